@@ -1,0 +1,117 @@
+"""Random crop, flip and erasing of a whole batch on its device, with a draw for each image.
+
+No loop over images and no wait for the device: the draws of all images are one small CPU tensor, sent once; where each
+pixel comes from is index arithmetic, and one gather fetches them all.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Random erasing (Zhong et al., 2017) with timm's limits: share of the area, and height over width.
+ERASED_AREA = (0.02, 1 / 3)
+ERASED_ASPECT = (0.3, 1 / 0.3)
+# Rows of the table of draws: crop top and left, flip, erase or not, area, aspect, box top and left.
+DRAWS = 8
+
+
+def augment(
+    x: Tensor,
+    rng: torch.Generator,
+    *,
+    crop_padding: int = 0,
+    crop_mode: str = "constant",
+    flip: float = 0.5,
+    erasing: float = 0.0,
+    erasing_fill: str = "pixel",
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Tensor:
+    """The images cropped, flipped, normalised and erased: float32 (B, 3, H, W), on the device of `x`, uint8 (B, 3, H, W).
+
+    `crop_padding` pixels are added on each side ("constant": black, or "reflect") before a crop of the size of `x`;
+    `flip` and `erasing` are shares of images. An erased box is filled with normal noise ("pixel") or the "mean", after
+    normalisation. `rng` is a CPU generator; it gives the same table of draws whichever steps are on, so that switching
+    one on leaves the others alone.
+    """
+    _check(x, crop_padding, crop_mode, erasing_fill)
+    draws = torch.rand(DRAWS, len(x), generator=rng)
+    noise_seed = int(torch.randint(2**62, (), generator=rng))
+    draws = draws.to(x.device, non_blocking=True)
+    if crop_padding or flip:
+        x = _crop_and_flip(x, draws, crop_padding, crop_mode, flip)
+    x = normalise(x, mean, std)
+    if not erasing:
+        return x
+    box = _boxes(draws, erasing, x.shape[-2], x.shape[-1])
+    if erasing_fill == "mean":
+        return x.masked_fill_(box, 0.0)
+    noise = torch.Generator(x.device).manual_seed(noise_seed)
+    return torch.where(box, torch.randn(x.shape, generator=noise, device=x.device), x)
+
+
+def normalise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """`(x / 255 - mean) / std` as float32, for uint8 (B, 3, H, W) or (3, H, W): bit-equal to ToTensor and Normalize."""
+    if x.dtype != torch.uint8:
+        raise ValueError(f"normalise takes uint8 images, not {x.dtype}: float images are normalised already.")
+    mean, std = (_channels(values, x.device) for values in (mean, std))
+    # A division, not a product with 1/255: the last bit would differ from the evaluation transform's.
+    return x.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def _channels(values: Sequence[float], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).to(device, non_blocking=True).view(-1, 1, 1)
+
+
+def _check(x: Tensor, padding: int, crop_mode: str, erasing_fill: str) -> None:
+    if x.dtype != torch.uint8 or x.dim() != 4:
+        raise ValueError(f"augment takes uint8 (B, C, H, W) images, not {x.dtype} {tuple(x.shape)}.")
+    if crop_mode not in ("constant", "reflect"):
+        raise ValueError(f"Unknown crop_mode {crop_mode!r}. Choose one of: 'constant', 'reflect'.")
+    if erasing_fill not in ("pixel", "mean"):
+        raise ValueError(f"Unknown erasing_fill {erasing_fill!r}. Choose one of: 'pixel', 'mean'.")
+    if padding < 0 or (crop_mode == "reflect" and padding >= min(x.shape[-2:])):
+        side = min(x.shape[-2:])
+        raise ValueError(f"crop_padding={padding} does not fit images of side {side}: 0 to {side - 1} can be reflected.")
+
+
+def _crop_and_flip(x: Tensor, draws: Tensor, padding: int, mode: str, flip: float) -> Tensor:
+    """Each image's own window of the padded image, mirrored where its third draw is below `flip`; uint8 (B, 3, H, W)."""
+    images, channels, height, width = x.shape
+    offset = (draws[:2] * (2 * padding + 1)).long()
+    columns = torch.arange(width, device=x.device)
+    columns = torch.where(draws[2, :, None] < flip, width - 1 - columns, columns) + offset[1, :, None]
+    rows = torch.arange(height, device=x.device) + offset[0, :, None]
+    if mode == "reflect":
+        # Reflected indices point into the image itself: nothing to pad.
+        rows, columns = _reflect(rows - padding, height), _reflect(columns - padding, width)
+    elif padding:
+        x = F.pad(x, (padding,) * 4)
+    pixel = (rows[:, :, None] * x.shape[-1] + columns[:, None, :]).view(images, 1, -1)
+    return x.flatten(2).gather(2, pixel.expand(-1, channels, -1)).view(images, channels, height, width)
+
+
+def _reflect(index: Tensor, size: int) -> Tensor:
+    return (size - 1) - ((size - 1) - index.abs()).abs()
+
+
+def _boxes(draws: Tensor, share: float, height: int, width: int) -> Tensor:
+    """True inside one box for each image whose fourth draw is below `share`: (B, 1, H, W).
+
+    timm draws again, up to ten times, when a box is larger than the image; here such a side is cut to the image's, since
+    an unknown number of tries cannot be batched. It concerns only boxes near the largest area and an extreme aspect.
+    """
+    area = (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * draws[4]) * (height * width)
+    low, high = (math.log(value) for value in ERASED_ASPECT)
+    aspect = torch.exp(low + (high - low) * draws[5])
+    inside = draws[3, :, None, None] < share
+    for axis, (size, side) in enumerate(((height, (area * aspect).sqrt()), (width, (area / aspect).sqrt()))):
+        side = side.round().clamp(1, size)
+        start = (draws[6 + axis] * (size - side + 1)).floor()
+        place = torch.arange(size, device=draws.device)
+        along = (place >= start[:, None]) & (place < (start + side)[:, None])
+        inside = inside & (along[:, :, None] if axis == 0 else along[:, None, :])
+    return inside[:, None]

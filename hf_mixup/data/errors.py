@@ -1,0 +1,15 @@
+"""The one error of this package, and the nearest name it can suggest."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class DataError(ValueError):
+    """Something about the data that the user can put right; the message holds the value and the way out."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A sentence " Did you mean 'x'?", or nothing if no choice is close; compares without regard to case."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    found = get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
+    return f" Did you mean {by_lower[found[0]]!r}?" if found else ""

@@ -1,0 +1,95 @@
+"""The order of the data as a plan: a pure function of (seed, epoch, processes, batch size)."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from .errors import DataError
+from .images import Images, collate
+
+
+class BatchPlan(Sampler):
+    """A batch sampler: lists of `(row, seed)`, one list a batch, for this rank and the epoch last set.
+
+    A new permutation each epoch, cut into batches of all ranks together; rank r takes the r-th part of each. So ranks
+    are disjoint and equally long, and two ranks of 32 see in each step what one of 64 sees. `seed` of a row is for its
+    augmentation and depends on (seed, epoch, row) alone. The tail that fills no batch on every rank is dropped (other
+    rows each epoch), or with `drop_last=False` shared equally, so that fewer than `world` rows are left out.
+    """
+
+    def __init__(self, rows: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1, drop_last: bool = True):
+        needed = world * (batch_size if drop_last else 1)
+        if batch_size < 1 or not 0 <= rank < world:
+            raise DataError(f"batch_size={batch_size}, rank={rank}, world={world}: need batch_size >= 1, 0 <= rank < world.")
+        if rows < needed:
+            raise DataError(
+                f"{rows} rows do not fill one batch of {batch_size} on each of {world} process(es), which takes {needed}: "
+                f"choose a batch size of at most {rows // world}, fewer processes, or a larger split."
+            )
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.rank, self.world, self.drop_last = rank, world, drop_last
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next iteration gives the order of this epoch."""
+        self.epoch = int(epoch)
+
+    def __len__(self) -> int:
+        full, tail = divmod(self.rows, self.world * self.batch_size)
+        return full + int(not self.drop_last and tail >= self.world)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, self.epoch))))
+        order = rng.permutation(self.rows)
+        seeds = rng.integers(2**62, size=self.rows)
+        step = self.world * self.batch_size
+        for batch in range(len(self)):
+            rows = order[batch * step : (batch + 1) * step]
+            share = len(rows) // self.world
+            rows = rows[self.rank * share : (self.rank + 1) * share]
+            yield list(zip(rows.tolist(), seeds[rows].tolist(), strict=True))
+
+
+class TrainLoader(ImageLoader):
+    """A DataLoader over `Images` in the order of a BatchPlan: `{"pixel_values": uint8 (B, 3, H, W), "labels": (B,)}`.
+
+    accelerate's `skip_first_batches` wraps the plan itself: it shares the epoch and skips without decoding.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        """Forwards the epoch to the plan."""
+        self.batch_sampler.set_epoch(epoch)
+
+    def __iter__(self):
+        # Before workers start, so that they share one decoded copy instead of making one each.
+        self.dataset.load()
+        return super().__iter__()
+
+
+def train_loader(images: Images, plan: BatchPlan, num_workers: int = 0, pin_memory: bool = False) -> TrainLoader:
+    """A loader of this rank's batches of the plan, with `set_epoch`; the same batches for any number of workers."""
+    if plan.rows != len(images):
+        raise DataError(f"The plan is for {plan.rows} rows, the images are {len(images)}: use BatchPlan(len(images), ...).")
+    # Its own generator: a DataLoader without one draws from the global one each epoch.
+    return TrainLoader(
+        images,
+        batch_sampler=plan,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        collate_fn=collate,
+        generator=torch.Generator(),
+    )
+
+
+def eval_loader(images: Images, batch_size: int, num_workers: int = 0, pin_memory: bool = False) -> DataLoader:
+    """A loader of every row once, in the split's order; the last batch may be smaller."""
+    return DataLoader(
+        images,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        collate_fn=collate,
+        generator=torch.Generator(),
+    )

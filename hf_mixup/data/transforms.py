@@ -1,0 +1,149 @@
+"""From an encoded image to a uint8 tensor: decoding, the evaluation transform, and the random transforms of one image.
+
+Everything goes through PIL, since timm's evaluation transform and transformers' pipeline do: another decoder or another
+resize differs by a few grey levels, enough to turn a close decision.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+
+import numpy as np
+import torch
+from datasets import DownloadConfig
+from datasets.utils.file_utils import xopen
+from PIL import Image, ImageOps
+from timm.data import create_transform, resolve_data_config
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.transforms import str_to_interp_mode, str_to_pil_interp
+from torch import Tensor
+from torchvision import transforms
+
+from .errors import DataError
+
+Transform = Callable[[Image.Image], Tensor]
+
+# timm's rule for RandAugment's shifts: at most this share of the image's side.
+TRANSLATE_SHARE = 0.45
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+
+class Undecodable(Exception):
+    """Bytes that are no image; the caller knows split and row and says so in a DataError."""
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image upright (EXIF orientation applied) and in three channels.
+
+    As `transformers.pipeline` reads it, by PIL's `convert("RGB")`: an alpha channel is dropped, not composited on a
+    background. One exception: 16-bit grey (PIL modes I;16 and I) is scaled to 8 bits, where PIL would clip every value
+    above 255 to white and lose the picture.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        deep = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        image = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        # The same pixels as convert("RGB") alone, without PIL's warning about them.
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def decode(value: dict | None, token: str | None = None) -> Image.Image:
+    """The RGB image of one undecoded cell `{"bytes", "path"}` of an Image column; Undecodable if it holds none."""
+    if not value or (value.get("bytes") is None and value.get("path") is None):
+        raise Undecodable("the cell is empty")
+    content = value["bytes"] if value.get("bytes") is not None else read(value["path"], token)
+    try:
+        return to_rgb(Image.open(BytesIO(content)))
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL raises nearly anything on broken files: OSError, SyntaxError, struct.error ...
+        raise Undecodable(f"{type(error).__name__}: {error}") from error
+
+
+def read(path: str, token: str | None) -> bytes:
+    """The content of a local or remote file; only a missing file counts as undecodable, a failing network does not."""
+    try:
+        with xopen(path, "rb", download_config=DownloadConfig(token=token)) as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise Undecodable(f"no file {path}") from error
+
+
+def eval_transform(pretrained_cfg: dict) -> Transform:
+    """A callable from a PIL image of any mode to uint8 (3, H, W): timm's evaluation transform before normalisation.
+
+    `pretrained_cfg` is timm's (input_size, interpolation, crop_pct, crop_mode, mean): what is saved with the model. So
+    `normalise(eval_transform(cfg)(image), mean, std)` is what the model gets from `transformers.pipeline`.
+    """
+    steps = create_transform(**resolve_data_config(pretrained_cfg), is_training=False, normalize=False)
+    return transforms.Compose([to_rgb, *steps.transforms])
+
+
+def train_transform(
+    size: int,
+    *,
+    scale: tuple[float, float] | None = None,
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    interpolation: str = "bicubic",
+    randaugment: str | None = None,
+    resize: int | None = None,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+) -> Transform | None:
+    """A callable from a PIL image to uint8 (3, size, size), or None where nothing per image is asked for.
+
+    `scale` asks for a random resized crop of that share of the area; otherwise `resize` asks for the shorter side at
+    `resize` and a random crop. `randaugment` is a timm string such as "rand-m9-mstd0.5-inc1"; `mean` fills what it
+    uncovers. It draws from the global generators: call it under `borrowed_generators`. Flips, padded crops and erasing
+    are not here but in `augment`, which does a whole batch on the device.
+    """
+    if scale is None and resize is None and randaugment is None:
+        return None
+    if scale is not None and resize is not None:
+        raise DataError(f"scale={scale} and resize={resize} are two ways to crop: give one of them.")
+    if resize is not None and resize < size:
+        raise DataError(f"resize={resize} is smaller than the crop: give at least size={size}.")
+    mode = str_to_interp_mode(interpolation)
+    if scale is not None:
+        crop = [transforms.RandomResizedCrop(size, scale, ratio, mode)]
+    elif resize is not None:
+        crop = [transforms.Resize(resize, mode), transforms.RandomCrop(size)]
+    else:
+        crop = [transforms.Resize(size, mode), transforms.CenterCrop(size)]
+    return transforms.Compose([*crop, *_randaugment(randaugment, size, interpolation, mean), transforms.PILToTensor()])
+
+
+def _randaugment(spec: str | None, size: int, interpolation: str, mean: tuple[float, ...]) -> list:
+    """timm's RandAugment with the parameters that timm's own training transform gives it, in a list, or an empty one."""
+    if spec is None:
+        return []
+    if not spec.startswith("rand"):
+        raise DataError(f"randaugment={spec!r} is not a RandAugment of timm: write for example 'rand-m9-mstd0.5-inc1'.")
+    settings = {
+        "translate_const": int(size * TRANSLATE_SHARE),
+        "img_mean": tuple(min(255, round(255 * value)) for value in mean),
+        "interpolation": str_to_pil_interp(interpolation),
+    }
+    return [rand_augment_transform(spec, settings)]
+
+
+@contextmanager
+def borrowed_generators(seed: int) -> Iterator[None]:
+    """Inside, the global generators of random, numpy and torch (CPU) start at `seed`; after, they are as before.
+
+    torchvision's and timm's transforms of one image draw from these three and take no generator. With them borrowed, an
+    augmentation is a function of its seed alone. Not for threads, which share them.
+    """
+    python, array, tensor = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    try:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        # default_generator, because torch.manual_seed would reseed the accelerators as well.
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(array)
+        torch.default_generator.set_state(tensor)

@@ -1,0 +1,113 @@
+"""Decoupled Mixup: each mixed class is also learnt as if the other were not there (Liu et al., 2023, section 4.1).
+
+Computed for each row, so it holds for a lam of each row's own and for lam = 1/2, unlike the authors' code.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..mix import Mix
+from . import load
+from ._base import Method
+
+MODES = ("both", "less", "more")
+SCALES = ("none", "pow", "exp")
+
+
+def decoupled_terms(logits: Tensor, y: Tensor, mix: Mix) -> Tensor:
+    """(B, K) in nats: minus the log-probability of each mixed image's class, the other images' classes left out.
+
+    `logits` and `y` (B, C), `y` one-hot; zero for an image without a class and for images of one class.
+    """
+    columns = [y.index_select(0, mix.index[:, k]) > 0 for k in range(mix.index.shape[1])]
+    classes = torch.stack(columns, 1)
+    others = classes.any(1, keepdim=True) & ~classes
+    alone = logits[:, None].masked_fill(others, -torch.inf)
+    own = (classes * logits[:, None]).sum(-1) / classes.sum(-1).clamp(min=1)
+    counts = classes.any(-1) & others.any(-1)
+    return torch.where(counts, alone.logsumexp(-1) - own, 0.0)
+
+
+def rescaled(lam: Tensor, scale: str, power: float, threshold: float) -> Tensor:
+    """Shares `lam` (in [0, 1]) pulled up: 1 from `threshold` on, below it `(lam / threshold) ** power` for "pow"."""
+    if scale == "none":
+        return torch.ones_like(lam)
+    if scale == "pow":
+        below = (lam / threshold) ** abs(power)
+    else:
+        base = abs(power) ** (-2 * threshold)
+        below = (abs(power) ** (2 * lam - 2 * threshold) - base) / (1 - base)
+    return torch.where(lam >= threshold, 1.0, below)
+
+
+@dataclass(eq=False)
+class DecoupledMix(Method):
+    """`base`: the method that mixes. `eta`: weight of the decoupled term. `mode`: for both images, or only the one
+    with less or more than `threshold` of the mix. `scale`, `scale_power`, `scale_threshold`: its weight by lam.
+    `two_hot`: instead, targets are the re-scaled shares of both classes, for the binary loss (section 4.2).
+    """
+
+    paper = "2203.10761"
+    title = "DecoupledMix"
+    group = "loss"
+    needs_forward = True
+    base: dict = field(default_factory=lambda: {"name": "mixup", "alpha": 1.0})
+    eta: float = 0.1
+    mode: str = "both"
+    threshold: float = 0.5
+    scale: str = "none"
+    scale_power: float = 1.0
+    scale_threshold: float = 1.0
+    two_hot: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.base = load(self.base)
+        if self.base.needs_forward:
+            raise ValueError(f"decoupledmix adds to the loss of its base, but {self.base.name} has a loss of its own.")
+        for value, known in ((self.mode, MODES), (self.scale, SCALES)):
+            if value not in known:
+                raise ValueError(f"DecoupledMix does not know {value!r}. Choose one of: {', '.join(known)}.")
+        if self.scale == "exp" and abs(self.scale_power) in (0, 1):
+            raise ValueError("DecoupledMix's scale 'exp' needs a scale_power other than 0 and 1.")
+
+    @property
+    def needs_net(self):
+        return self.base.needs_net
+
+    def build(self, net):
+        self.base.build(net)
+
+    def mix_batch(self, net, x, y, rng):
+        return self.base.mix(net, x, y, rng)
+
+    def forward(self, net, x, y, rng):
+        x, mix = self.mix(net, x, y, rng)
+        logits = net(x)
+        if self.two_hot:
+            raised = Mix(mix.index, self.raised(mix.weight), mix.mask)
+            return {"mix": net.loss(logits, raised(y).clamp(max=1))}
+        decoupled = (self.weights(mix) * decoupled_terms(logits, y, mix)).sum(1).mean()
+        return {"mix": net.loss(logits, mix(y)), "decoupled": self.eta * decoupled}
+
+    def raised(self, weight: Tensor) -> Tensor:
+        """`weight` (B, K) re-scaled, for the two-hot targets; as it is without a scale."""
+        return weight if self.scale == "none" else self.rescale(weight)
+
+    def rescale(self, weight: Tensor) -> Tensor:
+        return rescaled(weight, self.scale, self.scale_power, self.scale_threshold)
+
+    def weights(self, mix: Mix) -> Tensor:
+        """(B, K) weight of each image's decoupled term, before `eta`."""
+        weight = self.rescale(mix.weight)
+        if self.mode == "both":
+            return weight
+        less = mix.weight < self.threshold
+        if mix.weight.shape[1] == 2:  # exactly one of a pair: at the threshold the partner counts as the lesser
+            less = torch.stack([less[:, 0], ~less[:, 0]], 1)
+        return weight * (less if self.mode == "less" else ~less)
+
+    def after_step(self, net):
+        self.base.after_step(net)

@@ -1,0 +1,17 @@
+"""ERM: no mixing, the baseline every method is compared with (Vapnik, 1998)."""
+
+from dataclasses import dataclass
+
+from ..mix import Mix
+from ._base import Method
+
+
+@dataclass(eq=False)
+class ERM(Method):
+    """Empirical risk minimisation: images and targets as they are."""
+
+    title = "No mixing (ERM)"
+    group = "baseline"
+
+    def mix_batch(self, net, x, y, rng):
+        return x, Mix.none(x)

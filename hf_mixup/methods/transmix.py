@@ -1,0 +1,65 @@
+"""TransMix: the class token's attention decides how much each image counts (Chen et al., 2022, section 3.2)."""
+
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..mix import Mix
+from . import load
+from ._base import Method
+
+
+def attended_share(mask: Tensor, attention: Tensor) -> Tensor:
+    """(B,) share of the attention that falls on a row's own image.
+
+    `mask` (B or 1, 1, H, W) one where it shows, `attention` (B, h, w) not negative.
+    """
+    shown = F.interpolate(mask, size=attention.shape[-2:], mode="nearest")[:, 0]
+    return (shown * attention).sum((1, 2)) / attention.sum((1, 2))
+
+
+@dataclass(eq=False)
+class TransMix(Method):
+    """`base`: the method that mixes; `ratio`: how far lam goes from its share of pixels to its share of attention.
+
+    A batch that `base` mixes without a mask keeps its targets, so the authors' setting is a `choice` of CutMix
+    (weight 0.8) and Mixup.
+    """
+
+    paper = "2111.09833"
+    title = "TransMix"
+    group = "attention"
+    needs_net = True
+    needs_forward = True
+    base: dict = field(default_factory=lambda: {"name": "cutmix", "alpha": 1.0})
+    ratio: float = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.base = load(self.base)
+        if self.base.needs_forward:
+            raise ValueError(f"transmix re-weighs what its base mixed, but {self.base.name} does more than mix pixels.")
+        if not 0 <= self.ratio <= 1:
+            raise ValueError(f"TransMix's ratio is {self.ratio!r}: give a share from 0 (pixels) to 1 (attention).")
+
+    def build(self, net):
+        self.base.build(net)
+        with net.watching(for_method="transmix"):
+            pass
+
+    def mix_batch(self, net, x, y, rng):
+        return self.base.mix(net, x, y, rng)
+
+    def forward(self, net, x, y, rng):
+        x, mix = self.mix(net, x, y, rng)
+        if mix.mask is None or mix.mask.shape[1] != 1:
+            return {"mix": net.loss(net(x), mix(y))}
+        with net.watching(for_method="transmix") as look:
+            logits = net(x)
+            attention = look()
+        lam = (1 - self.ratio) * mix.lam + self.ratio * attended_share(mix.mask, attention)
+        return {"mix": net.loss(logits, Mix.pair(mix.partner, lam, mix.mask)(y))}
+
+    def after_step(self, net):
+        self.base.after_step(net)

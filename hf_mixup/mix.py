@@ -1,0 +1,59 @@
+"""Mix: who was mixed with whom, and how much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Row i of a mixed batch is `weight[i, k]` parts of row `index[i, k]`.
+
+    `index`: (B, K) long; column 0 is the row itself in methods that mix pairs.
+    `weight`: (B, K) float32; rows sum to one unless the method declares `free_weights`.
+    `mask`: (B or 1, K-1, H, W) in [0, 1], the shares of columns 0..K-2 (the last column gets the rest), so one
+    where the row's own image shows; None where the method has no mask.
+    """
+
+    index: Tensor
+    weight: Tensor
+    mask: Tensor | None = None
+
+    @classmethod
+    def pair(cls, partner: Tensor, lam: Tensor, mask: Tensor | None = None, device: torch.device | None = None) -> Mix:
+        """Each row with one partner: `lam` (B,) or (1,) is the share of the row itself, `partner` (B,) its row."""
+        device = device or lam.device
+        lam = lam.to(device, torch.float32, non_blocking=True).expand(len(partner))
+        partner = partner.to(device, non_blocking=True)
+        own = torch.arange(len(partner), device=device)
+        return cls(torch.stack([own, partner], 1), torch.stack([lam, 1 - lam], 1), mask)
+
+    @classmethod
+    def none(cls, x: Tensor) -> Mix:
+        """Nobody is mixed: every row of `x` (B, ...) keeps itself."""
+        own = torch.arange(len(x), device=x.device)
+        return cls(own[:, None], torch.ones(len(x), 1, device=x.device))
+
+    @property
+    def lam(self) -> Tensor:
+        """(B,) share of column 0."""
+        return self.weight[:, 0]
+
+    @property
+    def partner(self) -> Tensor:
+        """(B,) row of column 1."""
+        return self.index[:, 1]
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """(B, ...) what the mixed rows are worth: `sum_k weight[:, k] * y[index[:, k]]`, in float32 or wider."""
+        if not y.is_floating_point():
+            raise TypeError(
+                f"Targets of type {y.dtype} cannot be mixed: class numbers have no average. "
+                "Give one row of floats for each image, e.g. torch.nn.functional.one_hot(labels, num_classes).float()."
+            )
+        y = y.to(torch.promote_types(y.dtype, torch.float32))
+        weight = self.weight.to(y.dtype).reshape(*self.weight.shape, *[1] * (y.dim() - 1))
+        return sum(weight[:, k] * y.index_select(0, self.index[:, k]) for k in range(self.index.shape[1]))

@@ -1,0 +1,212 @@
+"""Net: a network as a method sees it. What is read inside it leaves no trace."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .anatomy import Layer, anatomy, as_map, attention_map, watching_attention
+from .ops.losses import smooth, soft_cross_entropy
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class LayerInfo(NamedTuple):
+    """A stage or block: `reduction` is the image's height over the map's."""
+
+    name: str
+    channels: int
+    reduction: int
+
+
+class Outputs(NamedTuple):
+    """`logits` (B, K), `pooled` (B, F) what the classifier reads, `tokens` (B, C, h, w) the last layer's map."""
+
+    logits: Tensor
+    pooled: Tensor
+    tokens: Tensor
+
+
+class Net(nn.Module):
+    """`model` with its loss. Passes run under `precision` (a torch dtype, or None) and return float32."""
+
+    def __init__(self, model: nn.Module, loss: Loss = soft_cross_entropy, label_smoothing: float = 0.0):
+        super().__init__()
+        self.model = model
+        self.row_loss = loss
+        self.label_smoothing = label_smoothing
+        self.precision: torch.dtype | None = None
+        self.parts = anatomy(model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, K) logits of images (B, C, H, W)."""
+        return self._run(self.model, x)
+
+    def _run(self, model: Callable, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, self.precision) if self.precision else nullcontext():
+            output = model(x)
+        return getattr(output, "logits", output).float()
+
+    def loss(self, logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+        """Loss of targets `y` (B, K), smoothed here: the batch's mean, or one number a row for `reduction="none"`."""
+        rows = self.row_loss(logits, smooth(y, self.label_smoothing))
+        return rows if reduction == "none" else rows.mean()
+
+    # What it is made of
+
+    @property
+    def name(self) -> str:
+        """The architecture's name, for messages."""
+        return self.parts.name
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """The last linear layer: `weight` (K, F), `bias` (K,)."""
+        return self._need(self.parts.classifier, "a linear classifier", "a network that ends in nn.Linear")
+
+    @property
+    def num_classes(self) -> int:
+        return self.classifier.out_features
+
+    @property
+    def num_features(self) -> int:
+        return self.classifier.in_features
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width the network is made for, where it says so."""
+        return self.parts.image_size
+
+    def layers(self, for_method: str = "this method") -> list[LayerInfo]:
+        """The stages of a CNN or Swin, the blocks of a ViT, from input to output; found by one pass of a blank image."""
+        self._need(self.parts.layers, "stages that can be read", SUPPORTED, for_method)
+        size = self.image_size or (64, 64)
+        weight = next(self.model.parameters())
+        channels = next(m.in_channels for m in self.model.modules() if isinstance(m, nn.Conv2d))
+        maps = {}
+        with torch.no_grad(), _evaluating(self.model), self._catching(self.parts.layers, maps):
+            self(torch.zeros(1, channels, *size, device=weight.device, dtype=weight.dtype))
+        shapes = [(layer.name, as_map(maps[layer.name], self.parts, size).shape) for layer in self.parts.layers]
+        return [LayerInfo(name, shape[1], round(size[0] / shape[2])) for name, shape in shapes]
+
+    # Looking
+
+    def outputs(self, x: Tensor) -> Outputs:
+        """Logits, pooled features and last map of one pass, with gradient."""
+        pooled, maps = [], {}
+        last = self._need(self.parts.layers, "stages that can be read", SUPPORTED)[-1:]
+        handle = self.classifier.register_forward_pre_hook(lambda _, args: pooled.append(args[0].float()))
+        try:
+            with self._catching(last, maps):
+                logits = self(x)
+        finally:
+            handle.remove()
+        return Outputs(logits, pooled[0], as_map(maps[last[0].name], self.parts, x.shape[-2:]).float())
+
+    def features(self, x: Tensor, layer: int | str = -1) -> Tensor:
+        """(B, C, h, w) float32 output of a layer, by number or name; with gradient unless the caller says otherwise."""
+        chosen, maps = self.layer(layer), {}
+        with self._catching([chosen], maps):
+            self(x)
+        return as_map(maps[chosen.name], self.parts, x.shape[-2:]).float()
+
+    def saliency(self, x: Tensor, y: Tensor) -> Tensor:
+        """(B, H, W) length over channels of the loss's gradient in the images, in eval mode.
+
+        Nothing is left behind: no parameter gradient is computed, no buffer moves, and flags are put back.
+        """
+        frozen = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        x = x.detach().requires_grad_()
+        with torch.enable_grad(), _evaluating(self.model):
+            logits = self._run(lambda image: functional_call(self.model, frozen, (image,)), x)
+            [gradient] = torch.autograd.grad(self.loss(logits, y, "none").sum(), x)
+        return gradient.float().square().sum(1).sqrt()
+
+    def attention(self, x: Tensor) -> Tensor:
+        """(B, h, w) how much the class token of the last block looks at each patch, summing to one; no gradient."""
+        with torch.no_grad(), _evaluating(self.model), self.watching() as look:
+            self(x)
+            return look()
+
+    @contextmanager
+    def watching(self, for_method: str = "this method") -> Iterator[Callable[[], Tensor]]:
+        """A function that gives the attention map of the last pass made inside, as `attention` but of that pass."""
+        self._need(self.parts.attention, "attention that can be read", "a ViT, DeiT or Swin", for_method)
+        sizes = []
+        handle = self.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape))
+        try:
+            with watching_attention(self.parts) as seen:
+                yield lambda: attention_map(seen[-1].detach(), self.parts, sizes[-1][0], tuple(sizes[-1][-2:]))
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def editing(self, layer: int | str, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Passes inside go on with `edit(output)` in place of a layer's output, whatever its layout: rows are images."""
+
+        def change(_, args, output):
+            if isinstance(output, tuple):
+                return edit(output[0]), *output[1:]
+            return edit(output)
+
+        handle = self.layer(layer).module.register_forward_hook(change)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def using(self, model: nn.Module) -> "Net":
+        """Another network, such as a frozen teacher, seen in the same way."""
+        net = Net(model, self.row_loss, self.label_smoothing)
+        net.precision = self.precision
+        return net
+
+    def copy(self) -> "Net":
+        """A copy for a momentum encoder: parameters and buffers of now, no gradient."""
+        return self.using(copy.deepcopy(self.model)).requires_grad_(False)
+
+    def layer(self, layer: int | str) -> Layer:
+        """A stage or block by number (negative from the end) or name."""
+        layers = self._need(self.parts.layers, "stages that can be read", SUPPORTED)
+        names = [known.name for known in layers]
+        if layer in names:
+            return layers[names.index(layer)]
+        if isinstance(layer, int) and -len(layers) <= layer < len(layers):
+            return layers[layer]
+        raise ValueError(f"{self.name} has no layer {layer!r}. Choose a number below {len(layers)} or one of: {names}.")
+
+    @contextmanager
+    def _catching(self, layers, maps: dict) -> Iterator[None]:
+        handles = [
+            layer.module.register_forward_hook(lambda _, args, output, name=layer.name: maps.__setitem__(name, output))
+            for layer in layers
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _need(self, part, what: str, instead: str, method: str = "this method"):
+        if not part:
+            raise ValueError(f"{method} needs {what}, which {self.name} has not: use {instead}.")
+        return part
+
+
+SUPPORTED = "a timm network with `feature_info`, or transformers' ResNet, ConvNeXt, ViT, DeiT or Swin"
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; every module's own flag afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

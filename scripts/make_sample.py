@@ -1,0 +1,68 @@
+"""Makes hf_mixup/data/sample/{train,test}.parquet: 200 + 50 images of each class of Fashion-MNIST.
+
+    python scripts/make_sample.py FOLDER
+
+FOLDER holds the four files of github.com/zalandoresearch/fashion-mnist, such as train-images-idx3-ubyte.gz (Debian's
+package dataset-fashion-mnist has them). Training rows come from train, test rows from t10k. The rows are drawn for each
+class by numpy's PCG64 with seed 0 and stay in the order of the file, so the same rows and pixels come out every time;
+the PNG bytes may differ between versions of Pillow.
+"""
+
+import argparse
+import gzip
+from io import BytesIO
+from pathlib import Path
+
+import datasets
+import numpy as np
+from PIL import Image
+
+NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+PER_CLASS = {"train": 200, "test": 50}
+FILES = {"train": "train", "test": "t10k"}
+SEED = 0
+SIDE = 28
+# Bytes before the data in an IDX file: a magic number and one length for each dimension.
+IMAGE_HEADER, LABEL_HEADER = 16, 8
+TARGET = Path(__file__).parents[1] / "hf_mixup" / "data" / "sample"
+
+
+def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images, uint8 (rows, 28, 28), and labels, uint8 (rows,), of one split."""
+    images = gzip.decompress((folder / f"{FILES[split]}-images-idx3-ubyte.gz").read_bytes())[IMAGE_HEADER:]
+    labels = gzip.decompress((folder / f"{FILES[split]}-labels-idx1-ubyte.gz").read_bytes())[LABEL_HEADER:]
+    return np.frombuffer(images, np.uint8).reshape(-1, SIDE, SIDE), np.frombuffer(labels, np.uint8)
+
+
+def choose(labels: np.ndarray, per_class: int) -> np.ndarray:
+    """Row numbers, sorted: `per_class` of each class, drawn without replacement."""
+    rng = np.random.Generator(np.random.PCG64(SEED))
+    rows = [rng.choice(np.flatnonzero(labels == name), per_class, replace=False) for name in range(len(NAMES))]
+    return np.sort(np.concatenate(rows))
+
+
+def png(pixels: np.ndarray) -> dict:
+    """The cell of an Image column."""
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def main() -> None:
+    """Writes both files and prints their sizes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder with the four .gz files")
+    folder = parser.parse_args().folder
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)})
+    TARGET.mkdir(parents=True, exist_ok=True)
+    for split, per_class in PER_CLASS.items():
+        images, labels = read(folder, split)
+        rows = choose(labels, per_class)
+        columns = {"image": [png(images[row]) for row in rows], "label": labels[rows].tolist()}
+        path = TARGET / f"{split}.parquet"
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(path)
+        print(f"{path}: {len(rows)} rows, {path.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
