@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import NamedTuple
 
 import torch
@@ -31,6 +31,10 @@ class Outputs(NamedTuple):
     tokens: Tensor
 
 
+class _Enough(Exception):
+    """Ends a pass that has given what it was made for."""
+
+
 class Net(nn.Module):
     """`model` with its loss. Passes run under `precision` (a torch dtype, or None) and return float32."""
 
@@ -40,11 +44,16 @@ class Net(nn.Module):
         self.row_loss = loss
         self.label_smoothing = label_smoothing
         self.precision: torch.dtype | None = None
+        self.compiled: Callable | None = None
         self.parts = anatomy(model)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, K) logits of images (B, C, H, W)."""
-        return self._run(self.model, x)
+        return self._run(self.compiled or self.model, x)
+
+    def compile_model(self, **options) -> None:
+        """Let passes run a compiled network; not for methods that look inside it."""
+        object.__setattr__(self, "compiled", torch.compile(self.model, **options))
 
     def _run(self, model: Callable, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, self.precision) if self.precision else nullcontext():
@@ -108,9 +117,12 @@ class Net(nn.Module):
         return Outputs(logits, pooled[0], as_map(maps[last[0].name], self.parts, x.shape[-2:]).float())
 
     def features(self, x: Tensor, layer: int | str = -1) -> Tensor:
-        """(B, C, h, w) float32 output of a layer, by number or name; with gradient unless the caller says otherwise."""
+        """(B, C, h, w) float32 output of a layer, by number or name; with gradient unless the caller says otherwise.
+
+        The pass ends there: what follows the layer is not run, and its buffers do not move.
+        """
         chosen, maps = self.layer(layer), {}
-        with self._catching([chosen], maps):
+        with suppress(_Enough), self._catching([chosen], maps, stop=True):
             self(x)
         return as_map(maps[chosen.name], self.parts, x.shape[-2:]).float()
 
@@ -167,7 +179,9 @@ class Net(nn.Module):
 
     def copy(self) -> "Net":
         """A copy for a momentum encoder: parameters and buffers of now, no gradient."""
-        return self.using(copy.deepcopy(self.model)).requires_grad_(False)
+        net = self.using(copy.deepcopy(self.model)).requires_grad_(False)
+        net.zero_grad()  # else the copy holds gradients that were there
+        return net
 
     def layer(self, layer: int | str) -> Layer:
         """A stage or block by number (negative from the end) or name."""
@@ -180,9 +194,14 @@ class Net(nn.Module):
         raise ValueError(f"{self.name} has no layer {layer!r}. Choose a number below {len(layers)} or one of: {names}.")
 
     @contextmanager
-    def _catching(self, layers, maps: dict) -> Iterator[None]:
+    def _catching(self, layers, maps: dict, stop: bool = False) -> Iterator[None]:
+        def catch(name, output):
+            maps[name] = output
+            if stop:
+                raise _Enough
+
         handles = [
-            layer.module.register_forward_hook(lambda _, args, output, name=layer.name: maps.__setitem__(name, output))
+            layer.module.register_forward_hook(lambda _, args, output, name=layer.name: catch(name, output))
             for layer in layers
         ]
         try:

@@ -1,5 +1,6 @@
 """The values of a configuration's fields: what a field takes, conversion to its type, its range."""
 
+import math
 import os
 import re
 import types
@@ -14,7 +15,7 @@ SINGULAR = {
     int: "a whole number",
     float: "a number",
     str: "text (in quotes)",
-    dict: "a mapping of plain data",
+    dict: "a mapping of plain data (finite numbers, text, lists)",
 }
 PLURAL = {float: "a list of numbers", int: "a list of whole numbers"}
 RANGES = {  # fields of TrainingArguments that accept values no run can use
@@ -67,7 +68,7 @@ def convert(field: Field, value: Any, where: str = "") -> Any:
 
 def _as(value: Any, kind: Any) -> Any:
     if kind is bool:
-        return value if isinstance(value, bool) else YES_NO[value.lower()]
+        return value if isinstance(value, bool) else YES_NO[_only(value, str).lower()]
     if kind in (int, float):
         return _number(value, kind)
     if kind is dict:
@@ -108,7 +109,7 @@ def _arguments(value: Any) -> Any:
         return [_arguments(item) for item in value]
     if isinstance(value, str):
         return float(value) if NUMBER.fullmatch(value) else value
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or (isinstance(value, bool | int | float) and math.isfinite(value)):
         return value
     raise TypeError
 
@@ -131,11 +132,13 @@ def is_enum(kind: Any) -> bool:
 
 
 def short(value: Any) -> str:
-    text = repr(value)
+    """The value as an error shows it: at most 80 characters, and never a token of the Hub."""
+    text = re.sub(r"hf_\w{8,}", "hf_...", repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def check(item: Field, value: Any) -> None:
+    """Nothing, if the value is one of the field's choices and its numbers are in the field's range."""
     choices, within = item.metadata.get("choices"), item.metadata.get("within") or RANGES.get(item.name)
     if choices and value is not None and value not in choices:
         raise ConfigError(f"{item.name} is {value!r}. Choose one of: {', '.join(choices)}.")

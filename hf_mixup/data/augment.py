@@ -30,7 +30,7 @@ def augment(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Tensor:
-    """The images cropped, flipped, normalised and erased: float32 (B, 3, H, W), on the device of `x`, uint8 (B, 3, H, W).
+    """The uint8 images (B, 3, H, W) cropped, flipped, normalised and erased: float32 (B, 3, H, W), where `x` is.
 
     `crop_padding` pixels are added on each side ("constant": black, or "reflect") before a crop of the size of `x`;
     `flip` and `erasing` are shares of images. An erased box is filled with normal noise ("pixel") or the "mean", after
@@ -38,19 +38,12 @@ def augment(
     one on leaves the others alone.
     """
     _check(x, crop_padding, crop_mode, erasing_fill)
-    draws = torch.rand(DRAWS, len(x), generator=rng)
+    draws = torch.rand(DRAWS, len(x), generator=rng).to(x.device, non_blocking=True)
     noise_seed = int(torch.randint(2**62, (), generator=rng))
-    draws = draws.to(x.device, non_blocking=True)
     if crop_padding or flip:
         x = _crop_and_flip(x, draws, crop_padding, crop_mode, flip)
     x = normalise(x, mean, std)
-    if not erasing:
-        return x
-    box = _boxes(draws, erasing, x.shape[-2], x.shape[-1])
-    if erasing_fill == "mean":
-        return x.masked_fill_(box, 0.0)
-    noise = torch.Generator(x.device).manual_seed(noise_seed)
-    return torch.where(box, torch.randn(x.shape, generator=noise, device=x.device), x)
+    return _erase(x, draws, erasing, erasing_fill, noise_seed) if erasing else x
 
 
 def normalise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -75,11 +68,13 @@ def _check(x: Tensor, padding: int, crop_mode: str, erasing_fill: str) -> None:
         raise ValueError(f"Unknown erasing_fill {erasing_fill!r}. Choose one of: 'pixel', 'mean'.")
     if padding < 0 or (crop_mode == "reflect" and padding >= min(x.shape[-2:])):
         side = min(x.shape[-2:])
-        raise ValueError(f"crop_padding={padding} does not fit images of side {side}: 0 to {side - 1} can be reflected.")
+        raise ValueError(
+            f"crop_padding={padding} does not fit images of side {side}: 0 to {side - 1} can be reflected."
+        )
 
 
 def _crop_and_flip(x: Tensor, draws: Tensor, padding: int, mode: str, flip: float) -> Tensor:
-    """Each image's own window of the padded image, mirrored where its third draw is below `flip`; uint8 (B, 3, H, W)."""
+    """Each image's own window of the padded image, mirrored where its third draw is below `flip`: uint8."""
     images, channels, height, width = x.shape
     offset = (draws[:2] * (2 * padding + 1)).long()
     columns = torch.arange(width, device=x.device)
@@ -98,11 +93,20 @@ def _reflect(index: Tensor, size: int) -> Tensor:
     return (size - 1) - ((size - 1) - index.abs()).abs()
 
 
+def _erase(x: Tensor, draws: Tensor, share: float, fill: str, noise_seed: int) -> Tensor:
+    """Normalised images with their boxes filled; zero is the mean there."""
+    box = _boxes(draws, share, x.shape[-2], x.shape[-1])
+    if fill == "mean":
+        return x.masked_fill_(box, 0.0)
+    noise = torch.Generator(x.device).manual_seed(noise_seed)
+    return torch.where(box, torch.randn(x.shape, generator=noise, device=x.device), x)
+
+
 def _boxes(draws: Tensor, share: float, height: int, width: int) -> Tensor:
     """True inside one box for each image whose fourth draw is below `share`: (B, 1, H, W).
 
-    timm draws again, up to ten times, when a box is larger than the image; here such a side is cut to the image's, since
-    an unknown number of tries cannot be batched. It concerns only boxes near the largest area and an extreme aspect.
+    timm draws again, up to ten times, when a box is larger than the image; here such a side is cut to the image's,
+    since an unknown number of tries cannot be batched. It concerns only large boxes with an extreme aspect.
     """
     area = (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * draws[4]) * (height * width)
     low, high = (math.log(value) for value in ERASED_ASPECT)

@@ -1,4 +1,4 @@
-"""What the columns of a data set must hold: an image and a class number; checked over whole columns, never row by row."""
+"""What the columns of a data set must hold: images and class numbers; checked over whole columns, not row by row."""
 
 import datasets
 import numpy as np
@@ -13,8 +13,9 @@ def check_columns(features: datasets.Features | None, names: list[str], image: s
     features = features or {}
     for column, role in ((image, "image"), (label, "label")):
         if column not in names:
+            advice = _advice(features, names, column, role)
             raise DataError(
-                f"{where} has no column {column!r}; its columns are {sorted(names)}.{_advice(features, names, column, role)} "
+                f"{where} has no column {column!r}; its columns are {sorted(names)}.{advice} "
                 f"Pass {role}_column=... with the right one."
             )
     kind = features.get(image)
@@ -52,7 +53,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def find_classes(feature: object, values: pa.ChunkedArray, where: str) -> list[str]:
-    """The class names: a ClassLabel's own, the sorted strings of a string column, or "0" to "K-1" of an integer column."""
+    """The class names: a ClassLabel's own, the sorted strings of a text column, or "0" to "K-1" of integers."""
     if isinstance(feature, datasets.ClassLabel):
         return list(feature.names)
     if is_text(values.type):
@@ -60,8 +61,8 @@ def find_classes(feature: object, values: pa.ChunkedArray, where: str) -> list[s
     if pa.types.is_integer(values.type):
         return [str(number) for number in range((pc.max(values).as_py() or 0) + 1)]
     raise DataError(
-        f"The label column of {where} holds {values.type}, not classes: pass label_column=... with a column of integers, "
-        "strings or ClassLabel."
+        f"The label column of {where} holds {values.type}, not classes: pass label_column=... with a column of "
+        "integers, strings or ClassLabel."
     )
 
 
@@ -81,13 +82,15 @@ def encode(values: pa.ChunkedArray, classes: list[str], where: str) -> np.ndarra
     return numbers
 
 
-def bad_label(value: object, what: str, classes: list[str], count: int = 1) -> str:
-    """The message for a label outside the classes."""
-    known = f"0..{len(classes) - 1}" if not isinstance(value, str) else f"the {len(classes)} classes of the training split"
-    hint = nearest(value, classes) if isinstance(value, str) else ""
+def bad_label(value: object, what: str, classes: list[str], count: int | None = None) -> str:
+    """The message for a label outside the classes; `count` is the number of such rows, where it is known."""
+    known, hint = f"0..{len(classes) - 1}", ""
+    if isinstance(value, str):
+        known, hint = f"the {len(classes)} classes known", nearest(value, classes)
     if value is None or value == -1:
-        hint = " None and -1 mark rows without a label, as in test splits kept secret: choose another split, or drop them."
-    return f"{what} has the label {value!r}, which is not in {known} ({count} such row(s)).{hint}"
+        hint = " None and -1 mark rows without a label, as in secret test splits: choose another split, or drop them."
+    others = f" ({count} such row(s))" if count else ""
+    return f"{what} has the label {value!r}, which is not in {known}{others}.{hint}"
 
 
 def integer_labels(dataset: datasets.Dataset, column: str) -> np.ndarray:
@@ -95,8 +98,8 @@ def integer_labels(dataset: datasets.Dataset, column: str) -> np.ndarray:
     values = column_values(dataset, column)
     if not pa.types.is_integer(values.type) or values.null_count:
         raise DataError(
-            f"The label column {column!r} holds {values.type} with {values.null_count} empty cell(s), not class numbers: "
-            "load the data with load_data, which encodes classes and checks them."
+            f"The label column {column!r} holds {values.type} with {values.null_count} empty cell(s), not class "
+            "numbers: load the data with load_data, which encodes classes and checks them."
         )
     return np.array(values.to_numpy(), dtype=np.int64)
 
@@ -109,5 +112,7 @@ def with_classes(dataset: datasets.Dataset, column: str, classes: list[str], whe
         return dataset
     order = dataset.column_names
     bare = dataset.remove_columns([column])
-    new = bare.add_column(column, pa.array(numbers), feature=datasets.Features({column: datasets.ClassLabel(names=classes)})[column])
+    new = bare.add_column(
+        column, pa.array(numbers), feature=datasets.Features({column: datasets.ClassLabel(names=classes)})[column]
+    )
     return new.select_columns(order)

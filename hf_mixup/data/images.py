@@ -31,9 +31,9 @@ NAMED_ROWS = 5
 class Images(Dataset):
     """`images[row]` is `{"pixel_values": uint8 (3, size, size), "labels": int}`; rows are ints or `(row, seed)` pairs.
 
-    Without `transform`, an image is prepared the same way each time: by `prepare` (such as `eval_transform(cfg)`), or by
-    default its shorter side is resized to `resize` (default `size`), bicubic, and the centre is cropped. Such a split is
-    decoded once and kept as one tensor if it takes at most 1 GiB (`keep="auto"`; True and False decide otherwise).
+    Without `transform`, an image is prepared the same way each time: by `prepare` (such as `eval_transform(cfg)`), or
+    by default its shorter side is resized to `resize` (default `size`), bicubic, and the centre is cropped. Such a
+    split is decoded once and kept as one tensor if it takes at most 1 GiB (`keep="auto"`; or True, or False).
     `transform`, such as `train_transform(...)`, runs instead on each RGB image, under the row's seed; nothing is kept.
 
     An image that cannot be read is a DataError that names split and row. With `skip_corrupt`, a kept split leaves such
@@ -119,7 +119,9 @@ class Images(Dataset):
     def _row_and_seed(self, row: int | tuple[int, int]) -> tuple[int, int]:
         number, seed = row if isinstance(row, tuple) else (row, None)
         if self.random and seed is None:
-            raise DataError(f"Row {number} comes without a seed for its transform: index with (row, seed), as BatchPlan does.")
+            raise DataError(
+                f"Row {number} comes without a seed for its transform: index with (row, seed), as BatchPlan does."
+            )
         if not -len(self.rows) <= number < len(self.rows):
             raise IndexError(f"Row {number} of {len(self.rows)} in split {self.split!r}.")
         return int(number) % len(self.rows), seed
@@ -166,11 +168,15 @@ class Images(Dataset):
 
     def _some_are_left(self) -> None:
         if bool(self.bad.all()):
-            raise DataError(f"None of the {len(self.bad)} images of split {self.split!r} can be read: check the image column.")
+            raise DataError(
+                f"None of the {len(self.bad)} images of split {self.split!r} can be read: check the image column."
+            )
 
     def _log(self) -> None:
         first = torch.nonzero(self.bad)[:NAMED_ROWS, 0].tolist()
-        logger.warning("Split %r: %d image(s) cannot be read and are skipped; first rows: %s", self.split, self.skipped, first)
+        logger.warning(
+            "Split %r: %d image(s) cannot be read and are skipped; first rows: %s", self.split, self.skipped, first
+        )
 
 
 def centre(size: int, resize: int) -> Transform:

@@ -22,11 +22,13 @@ class BatchPlan(Sampler):
     def __init__(self, rows: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1, drop_last: bool = True):
         needed = world * (batch_size if drop_last else 1)
         if batch_size < 1 or not 0 <= rank < world:
-            raise DataError(f"batch_size={batch_size}, rank={rank}, world={world}: need batch_size >= 1, 0 <= rank < world.")
+            raise DataError(
+                f"batch_size={batch_size}, rank={rank}, world={world}: need batch_size >= 1, 0 <= rank < world."
+            )
         if rows < needed:
             raise DataError(
-                f"{rows} rows do not fill one batch of {batch_size} on each of {world} process(es), which takes {needed}: "
-                f"choose a batch size of at most {rows // world}, fewer processes, or a larger split."
+                f"{rows} rows do not fill one batch of {batch_size} on each of {world} process(es), which takes "
+                f"{needed}: choose a batch size of at most {rows // world}, fewer processes, or a larger split."
             )
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.rank, self.world, self.drop_last = rank, world, drop_last
@@ -52,8 +54,16 @@ class BatchPlan(Sampler):
             yield list(zip(rows.tolist(), seeds[rows].tolist(), strict=True))
 
 
+class ImageLoader(DataLoader):
+    """A DataLoader over `Images`, decoded before workers start: they share one copy instead of making each one."""
+
+    def __iter__(self):
+        self.dataset.load()
+        return super().__iter__()
+
+
 class TrainLoader(ImageLoader):
-    """A DataLoader over `Images` in the order of a BatchPlan: `{"pixel_values": uint8 (B, 3, H, W), "labels": (B,)}`.
+    """Batches `{"pixel_values": uint8 (B, 3, H, W), "labels": int64 (B,)}` in the order of a BatchPlan.
 
     accelerate's `skip_first_batches` wraps the plan itself: it shares the epoch and skips without decoding.
     """
@@ -62,16 +72,13 @@ class TrainLoader(ImageLoader):
         """Forwards the epoch to the plan."""
         self.batch_sampler.set_epoch(epoch)
 
-    def __iter__(self):
-        # Before workers start, so that they share one decoded copy instead of making one each.
-        self.dataset.load()
-        return super().__iter__()
-
 
 def train_loader(images: Images, plan: BatchPlan, num_workers: int = 0, pin_memory: bool = False) -> TrainLoader:
     """A loader of this rank's batches of the plan, with `set_epoch`; the same batches for any number of workers."""
     if plan.rows != len(images):
-        raise DataError(f"The plan is for {plan.rows} rows, the images are {len(images)}: use BatchPlan(len(images), ...).")
+        raise DataError(
+            f"The plan is for {plan.rows} rows, the images are {len(images)}: use BatchPlan(len(images), ...)."
+        )
     # Its own generator: a DataLoader without one draws from the global one each epoch.
     return TrainLoader(
         images,
@@ -83,9 +90,9 @@ def train_loader(images: Images, plan: BatchPlan, num_workers: int = 0, pin_memo
     )
 
 
-def eval_loader(images: Images, batch_size: int, num_workers: int = 0, pin_memory: bool = False) -> DataLoader:
+def eval_loader(images: Images, batch_size: int, num_workers: int = 0, pin_memory: bool = False) -> ImageLoader:
     """A loader of every row once, in the split's order; the last batch may be smaller."""
-    return DataLoader(
+    return ImageLoader(
         images,
         batch_size=batch_size,
         num_workers=num_workers,

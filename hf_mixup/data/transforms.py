@@ -50,11 +50,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode(value: dict | None, token: str | None = None) -> Image.Image:
+def decode(value: dict | None) -> Image.Image:
     """The RGB image of one undecoded cell `{"bytes", "path"}` of an Image column; Undecodable if it holds none."""
     if not value or (value.get("bytes") is None and value.get("path") is None):
         raise Undecodable("the cell is empty")
-    content = value["bytes"] if value.get("bytes") is not None else read(value["path"], token)
+    content = value["bytes"] if value.get("bytes") is not None else read(value["path"])
     try:
         return to_rgb(Image.open(BytesIO(content)))
     except MemoryError:
@@ -63,10 +63,10 @@ def decode(value: dict | None, token: str | None = None) -> Image.Image:
         raise Undecodable(f"{type(error).__name__}: {error}") from error
 
 
-def read(path: str, token: str | None) -> bytes:
+def read(path: str) -> bytes:
     """The content of a local or remote file; only a missing file counts as undecodable, a failing network does not."""
     try:
-        with xopen(path, "rb", download_config=DownloadConfig(token=token)) as file:
+        with xopen(path, "rb", download_config=DownloadConfig()) as file:
             return file.read()
     except FileNotFoundError as error:
         raise Undecodable(f"no file {path}") from error
@@ -94,10 +94,9 @@ def train_transform(
 ) -> Transform | None:
     """A callable from a PIL image to uint8 (3, size, size), or None where nothing per image is asked for.
 
-    `scale` asks for a random resized crop of that share of the area; otherwise `resize` asks for the shorter side at
-    `resize` and a random crop. `randaugment` is a timm string such as "rand-m9-mstd0.5-inc1"; `mean` fills what it
-    uncovers. It draws from the global generators: call it under `borrowed_generators`. Flips, padded crops and erasing
-    are not here but in `augment`, which does a whole batch on the device.
+    `scale` asks for a random resized crop of that share of the area, `resize` for a shorter side of that length and a
+    random crop. `randaugment` is a timm string such as "rand-m9-mstd0.5-inc1"; `mean` fills what it
+    uncovers. It draws from the global generators: call it under `borrowed_generators`. Flips and erasing: `augment`.
     """
     if scale is None and resize is None and randaugment is None:
         return None
@@ -116,7 +115,7 @@ def train_transform(
 
 
 def _randaugment(spec: str | None, size: int, interpolation: str, mean: tuple[float, ...]) -> list:
-    """timm's RandAugment with the parameters that timm's own training transform gives it, in a list, or an empty one."""
+    """A list of timm's RandAugment, with the parameters that timm's own training transform gives it, or of nothing."""
     if spec is None:
         return []
     if not spec.startswith("rand"):

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..mix import Mix
 from ..ops.masks import boxes, outside, paste
-from ..ops.sampling import points
+from ..ops.sampling import integers, partners, points, uniform
 from ._base import Method
 
 
@@ -15,19 +16,47 @@ def cutmix(x: Tensor, lam: Tensor, partner: Tensor, centre: Tensor) -> tuple[Ten
 
     `x` (B, C, H, W), `lam` (B,) in [0, 1], `partner` (B,), `centre` (B or 1, 2) row and column of the box.
     """
-    corners = boxes(x.shape[-2:], lam, centre)
+    return cut(x, partner, boxes(x.shape[-2:], lam, centre))
+
+
+def cut(x: Tensor, partner: Tensor, corners: Tensor) -> tuple[Tensor, Mix]:
+    """Each image with the box `corners` (B or 1, 4), half-open top, bottom, left, right, of its partner."""
     mask = outside(corners, x.shape[-2:], x.device)
     return paste(x, partner, corners, mask), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 
 @dataclass(eq=False)
 class CutMix(Method):
-    """`alpha`: both parameters of the Beta distribution of lam before clipping."""
+    """`alpha`: both parameters of the Beta distribution of lam before clipping.
+
+    As in timm: `minmax` draws the box's sides uniformly from this range of the image's, all inside, instead;
+    `correct_lam=False` keeps the share that was drawn.
+    """
 
     paper = "1905.04899"
     title = "CutMix"
     alpha: float = 1.0
+    minmax: tuple[float, float] | None = None
+    correct_lam: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.minmax is not None and not 0 <= self.minmax[0] <= self.minmax[1] <= 1:
+            raise ValueError(f"CutMix's minmax is {self.minmax!r}: give a smallest and largest side from 0 to 1.")
 
     def mix_batch(self, net, x, y, rng):
+        if self.minmax is not None:
+            partner = partners(len(x), self.pairing, rng)
+            return cut(x, partner, self.inner_boxes(x, rng))
         lam, partner = self.draw(x, self.alpha, rng)
-        return cutmix(x, lam, partner, points(x.shape[-2:], self.draws(x), rng))
+        mixed, mix = cutmix(x, lam, partner, points(x.shape[-2:], self.draws(x), rng))
+        return mixed, mix if self.correct_lam else Mix.pair(partner, lam, mix.mask, device=x.device)
+
+    def inner_boxes(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """(B or 1, 4) corners of boxes with sides from `minmax`, wholly inside the image."""
+        corners = []
+        for size in x.shape[-2:]:
+            side = (size * uniform(*self.minmax, self.draws(x), rng)).long()
+            low = integers(size - side + 1, self.draws(x), rng)
+            corners += [low, low + side]
+        return torch.stack(corners, 1)

@@ -1,1 +1,21 @@
-"""A task turns a batch into `(net, x, y)`: one function each, called as `task(net, batch, rng)`."""
+"""A task turns a batch into `(net, x, y)`. One file = one task, called as `task(net, batch, rng)`."""
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pkgutil import iter_modules
+
+
+def available_tasks() -> list[str]:
+    """The names of all tasks, sorted."""
+    return sorted(module.name for module in iter_modules(__path__))
+
+
+def load_task(name: str | Callable, **arguments) -> Callable:
+    """The task `name` with its arguments; a function or module is returned as it is."""
+    if callable(name):
+        return name
+    if name not in available_tasks():
+        raise ValueError(f"Unknown task {name!r}. Choose one of: {', '.join(available_tasks())}.")
+    task = getattr(import_module(f"{__name__}.{name}"), name)
+    return partial(task, **arguments) if arguments else task

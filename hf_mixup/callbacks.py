@@ -1,0 +1,117 @@
+"""What happens between steps: the method's clock, averaged weights, named losses, and stopping in good order."""
+
+import signal
+import time
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+from transformers.trainer_callback import ProgressCallback
+
+from .methods import Method
+
+
+class MethodCallback(TrainerCallback):
+    """Tells the method where in the training it is, calls it after each step and averages its named losses."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.sums: dict[str, Tensor] = {}
+        self.steps = 0
+        self.started = None
+
+    def on_train_begin(self, args, state, control, **_):
+        self.total_steps = state.max_steps
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **_):
+        # here and not in the Trainer alone: after skipping batches it has a loader that does not know epochs
+        if hasattr(train_dataloader, "set_epoch"):
+            train_dataloader.set_epoch(int(state.epoch or 0))
+        self.started = time.perf_counter()
+
+    def on_step_begin(self, args, state, control, **_):
+        step = self.trainer.step
+        for module in step.method.modules():
+            if isinstance(module, Method):
+                module.step, module.total_steps = state.global_step, state.max_steps
+        off = getattr(args, "mixup_off_epoch", 0)
+        step.mixing = not off or (state.epoch or 0) < off
+
+    def on_optimizer_step(self, args, state, control, **_):
+        self.trainer.step.method.after_step(self.trainer.step.net)
+        if self.trainer.averaged is not None:
+            self.trainer.averaged.update()
+        self.steps += 1
+
+    def on_epoch_end(self, args, state, control, **_):
+        # kept with the state, so that a resumed run knows the whole time
+        state.log_history.append(
+            {"epoch": state.epoch, "step": state.global_step, "train_seconds": time.perf_counter() - self.started}
+        )
+
+    def add(self, losses: dict[str, Tensor], accumulated: int) -> None:
+        """Count in the named losses of one micro-batch, `accumulated` of which make a step."""
+        for name, loss in losses.items():
+            self.sums[name] = self.sums.get(name, 0) + loss.detach() / accumulated
+
+    def averages(self) -> dict[str, float]:
+        """Mean of each named loss over the steps since the last call; empty where there is only one."""
+        sums, steps = self.sums, max(self.steps, 1)
+        self.sums, self.steps = {}, 0
+        if len(sums) < 2:
+            return {}
+        means = (torch.stack(list(sums.values())) / steps).tolist()
+        return {f"loss_{name}": mean for name, mean in zip(sums, means)}
+
+
+class StopCallback(TrainerCallback):
+    """Ctrl-C and SIGTERM save a checkpoint after the present step and stop; a second one stops at once."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, accelerator):
+        self.accelerator, self.asked, self.stopped = accelerator, False, False
+
+    def on_train_begin(self, args, state, control, **_):
+        self.before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+
+    def _ask(self, number, frame):
+        self.asked = True
+        signal.signal(number, self.before[number])
+
+    def on_step_end(self, args, state, control, **_):
+        if self._agreed(args, state):
+            self.stopped = True
+            control.should_save = control.should_training_stop = True
+
+    def _agreed(self, args, state) -> bool:
+        """Whether any process was asked to stop; asking the others costs a wait, so every `logging_steps` steps."""
+        if self.accelerator.num_processes == 1:
+            return self.asked
+        if state.global_step % max(int(args.logging_steps), 1):
+            return False
+        asked = torch.tensor([self.asked], dtype=torch.int32, device=self.accelerator.device)
+        return bool(self.accelerator.reduce(asked, "sum").item())
+
+    def on_epoch_end(self, args, state, control, **_):
+        if self.stopped:
+            control.should_evaluate = control.should_save = control.should_log = False
+
+    def on_train_end(self, args, state, control, **_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+class ReportCallback(ProgressCallback):
+    """A progress bar, and one line for each evaluation."""
+
+    def on_log(self, args, state, control, logs=None, **_):
+        logs = logs or {}
+        if "loss" in logs:
+            self.loss = logs["loss"]
+        if not state.is_world_process_zero or "eval_loss" not in logs:
+            return
+        shown = {key.removeprefix("eval_"): value for key, value in logs.items() if key.startswith("eval_")}
+        words = [f"{name} {shown[name]:.4f}" for name in ("top1", "top5", "nll", "ece") if name in shown]
+        line = f"epoch {logs.get('epoch', 0):6.2f}  train loss {getattr(self, 'loss', float('nan')):.4f}  "
+        (self.training_bar.write if self.training_bar is not None else print)(line + "  ".join(words))

@@ -1,0 +1,247 @@
+"""MixupConfig, the one dataclass of a run, and `parse`, which makes it from a recipe and the command line."""
+
+import hashlib
+import json
+import sys
+import textwrap
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from transformers import SchedulerType, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from hf_mixup.recipe import ARGUMENTS, find, merge, read, words
+from hf_mixup.values import ConfigError, about, check, convert, kinds
+
+__all__ = ["ConfigError", "MixupConfig", "help_text", "parse"]
+
+USAGE = "RECIPE.yaml [--field value ...] [--method_args.name value ...]"
+EXAMPLE = "quickstart --method cutmix --method_args.alpha 0.2 --learning_rate 1e-3"
+GROUPS = {
+    "data": "Data",
+    "image_size": "Images",
+    "model": "Model",
+    "method": "Method",
+    "loss": "Training",
+    "resume": "Run",
+}
+REFUSED = {
+    "hub_token": "it would be kept in run records. Set the environment variable HF_TOKEN, or run `hf auth login`",
+    "remove_unused_columns": "it drops the image column before the images are read. Leave it out",
+    "dataloader_drop_last": "evaluation would lose its last rows too. Training drops its own incomplete batch",
+    "label_smoothing_factor": "it cannot smooth soft labels. Use label_smoothing",
+}
+SECRETS = {"token", "hub_token", "use_auth_token", "api_key"}
+FLOORED = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")  # the schedules that end at min_lr
+
+# What a recipe says of the Trainer's fields even where it is the default, and what never changes a run's result.
+TOLD = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate")
+TOLD += ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
+UNTOLD = ("output_dir", "recipe", "resume", "dry_run", "report_to", "run_name", "project", "debug", "disable_tqdm")
+UNTOLD += (
+    "log_",
+    "logging_",
+    "hub_",
+    "push_to_hub",
+    "trackio_",
+    "include_num_input",
+    "skip_memory",
+    "do_",
+    "local_rank",
+)
+UNTOLD += ("use_cpu", "ddp_", "fsdp", "parallelism_config", "dataloader_", "torch_compile", "torch_empty", "enable_jit")
+UNTOLD += ("activation_checkpointing", "gradient_checkpointing", "resume_from", "restore_callback", "per_device_eval")
+UNTOLD += ("eval_accumulation", "eval_do_concat", "eval_use_gather", "batch_eval", "prediction_loss", "include_for")
+CADENCE = ("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_")  # these decide which model is best
+CADENCE += ("metric_for_best", "greater_is_better")
+
+
+@dataclass(repr=False)  # TrainingArguments' own repr hides tokens
+class MixupConfig(TrainingArguments):
+    """Everything a run needs: the fields of a recipe, flat, over those of TrainingArguments."""
+
+    data: str = about("sample", "Data set: id on the Hub, local folder, or `sample` for the built-in one")
+    data_config: str | None = about(None, "Configuration of the data set, where it has several")
+    revision: str | None = about(None, "Commit, tag or branch of the data set")
+    streaming: bool = about(False, "Read the data while training, instead of downloading it first")
+    image_column: str = about("image", "Column of the images")
+    label_column: str = about("label", "Column of the labels")
+    train_split: str = about("train", "Split to train on")
+    eval_split: str | None = about(None, "Split to evaluate on; left out, the data set's validation or test split")
+    num_examples: int | None = about(None, "Train on the first so many images only", "[1, inf)")
+    skip_corrupt: bool = about(False, "Leave out images that cannot be decoded, and count them, instead of stopping")
+
+    image_size: int = about(32, "Height and width of a training image, pixels", "[1, inf)")
+    crop_padding: int = about(0, "Padding on each side before the random crop, pixels; 0 does not crop", "[0, inf)")
+    crop_mode: str = about("constant", "What the padding shows", choices=("constant", "reflect"))
+    random_resized_crop: list[float] | None = about(None, "Smallest and largest share of the area to crop", "(0, 1]")
+    flip: float = about(0.5, "Probability of a horizontal flip", "[0, 1]")
+    randaugment: str | None = about(None, "RandAugment in timm's words, as rand-m9-mstd0.5-inc1")
+    erasing: float = about(0.0, "Probability of erasing a rectangle", "[0, 1]")
+    eval_crop_pct: float = about(1.0, "Share of the side that the evaluation's centre crop keeps", "(0, 1]")
+    interpolation: str = about("bilinear", "How images are resized", choices=("bilinear", "bicubic", "nearest"))
+    mean: list[float] = about([0.485, 0.456, 0.406], "Mean of each channel, pixel values from 0 to 1", "[0, 1]")
+    std: list[float] = about([0.229, 0.224, 0.225], "Standard deviation of each channel, pixels 0 to 1", "(0, inf)")
+
+    model: str = about("resnet18", "Network: a name timm knows, a folder, or an id on the Hub")
+    model_args: dict[str, Any] = about({}, "Arguments of the network, as {drop_path_rate: 0.1}")
+    pretrained: bool = about(False, "Start from published weights")
+
+    method: str = about("mixup", "Mixup method; erm does not mix")
+    method_args: dict[str, Any] = about({}, "Arguments of the method, as {alpha: 0.2}")
+    task: str = about("classification", "What is learned: the name of a task")
+    task_args: dict[str, Any] = about({}, "Arguments of the task")
+    mixup_off_epoch: float = about(0.0, "Epoch from which nothing is mixed any more; 0 mixes to the end", "[0, inf)")
+
+    loss: str = about("ce", "Loss on the soft labels, softmax or sigmoid", choices=("ce", "bce"))
+    bce_threshold: float | None = about(None, "Soft labels above it count as 1 in bce, the others as 0", "[0, 1]")
+    bce_sum: bool = about(False, "Add up the classes in bce instead of averaging them")
+    label_smoothing: float = about(0.0, "Share of each label spread over all classes", "[0, 1)")
+    optimizer: str | None = about(
+        None, "Optimizer by timm's name, as sgd, adamw, lamb; left out, the Trainer's `optim`"
+    )
+    momentum: float = about(0.9, "Momentum of optimizers that have one", "[0, 1)")
+    layer_decay: float | None = about(None, "Factor on the learning rate for each layer down from the head", "(0, 1]")
+    optimizer_args: dict[str, Any] = about({}, "Further arguments of the optimizer, as {nesterov: true}")
+    min_lr: float = about(0.0, "Learning rate at the end of the cosine", "[0, inf)")
+    ema_decay: float | None = about(None, "Decay per step of averaged weights; left out, none are kept", "(0, 1)")
+    eval_weights: str = about("model", "Weights that are evaluated and published", choices=("model", "ema"))
+    channels_last: bool = about(False, "Store images with the channels last, faster on GPUs")
+
+    resume: bool = about(False, "Continue from the last checkpoint in output_dir")
+    dry_run: bool = about(False, "Check everything and stop before the first step")
+    recipe: str | None = about(None, "Name of the recipe file, filled in when it is read")
+
+    # Other defaults than TrainingArguments has.
+    output_dir: str | None = about(None, "Folder of the run; left out, outputs/<name of the recipe>")
+    lr_scheduler_type: SchedulerType | str = about("cosine_with_min_lr", "Schedule of the learning rate")
+    remove_unused_columns: bool = about(False, "Always false: the images are a column that the network does not name")
+    ddp_find_unused_parameters: bool | None = about(
+        False, "Look for unused parameters in every step; never needed here"
+    )
+    report_to: str | list[str] = about("none", "Where to report the metrics, as tensorboard or wandb, or none")
+    eval_strategy: IntervalStrategy | str = about("epoch", "When to evaluate", choices=("no", "steps", "epoch"))
+    logging_strategy: IntervalStrategy | str = about("epoch", "When to log", choices=("no", "steps", "epoch"))
+    save_strategy: SaveStrategy | str = about("epoch", "When to save", choices=("no", "steps", "epoch", "best"))
+    save_total_limit: int | None = about(2, "Checkpoints to keep, the newest; null keeps all", "[1, inf)")
+    seed: int = about(0, "Seed of everything random", "[0, 4294967295]")
+
+    def __post_init__(self):
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is None and type(None) not in kinds(item.type):
+                setattr(self, item.name, _default(item))
+            elif item.name in OWN or isinstance(value, str):  # the rest is TrainingArguments' to judge
+                setattr(self, item.name, convert(item, value))
+            check(item, getattr(self, item.name))
+        _check_together(self)
+        super().__post_init__()  # last: it starts the processes' group, which a wrong recipe need not wait for
+        _set_floor(self)
+
+    def recipe_dict(self) -> dict[str, Any]:
+        """What defines the run's result, as plain data: never where it runs, where it writes, or what it prints."""
+        skipped = UNTOLD if self.load_best_model_at_end else UNTOLD + CADENCE
+        told = [item for item in fields(self) if not item.name.startswith(skipped)]
+        values = {item.name: _plain(getattr(self, item.name)) for item in told}
+        usual = {item.name: _plain(_usual(item, getattr(self, item.name))) for item in told}
+        return {name: value for name, value in values.items() if name in OWN + TOLD or value != usual[name]}
+
+    def recipe_hash(self) -> str:
+        """16 hexadecimal digits that are equal for equal `recipe_dict`s, whatever files they came from."""
+        return hashlib.sha256(json.dumps(self.recipe_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+FIELDS = {item.name: item for item in fields(MixupConfig)}
+OWN = tuple(name for name in FIELDS if name not in TrainingArguments.__dataclass_fields__)
+
+
+def parse(argv: list[str]) -> MixupConfig:
+    """The configuration that `RECIPE.yaml [--field value ...]` asks for; `--help` prints every field and exits."""
+    if "-h" in argv or "--help" in argv:
+        print(help_text())
+        sys.exit(0)
+    if not argv or argv[0].startswith("-"):
+        raise ConfigError(f"The recipe comes first. Usage: {USAGE}, for example: {EXAMPLE}.")
+    path = find(argv[0])
+    settable = {name: item for name, item in FIELDS.items() if name != "recipe"}
+    values = merge(read(path, settable), words(argv[1:], settable), settable)
+    values["output_dir"] = values.get("output_dir") or f"outputs/{path.stem}"
+    try:
+        return MixupConfig(**values, recipe=path.name if Path(argv[0]).is_absolute() else argv[0])
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, OSError, ImportError) as error:  # what TrainingArguments refuses
+        raise ConfigError(f"{argv[0]}: {' '.join(str(error).split())}") from error
+
+
+def help_text() -> str:
+    """Every field with its default and help line: ours in groups, then those of TrainingArguments."""
+    lines = [f"usage: {USAGE}", f"example: {EXAMPLE}"]
+    for name in (*OWN, *(name for name in FIELDS if name not in OWN)):
+        item = FIELDS[name]
+        if name in GROUPS or name == "output_dir":
+            lines += ["", f"{GROUPS.get(name, 'The Trainer')}:"]
+        text = f"{' '.join(item.metadata.get('help', '').split())} (default: {_plain(_default(item))})"
+        text = "Refused: set HF_TOKEN or run `hf auth login`." if name == "hub_token" else text
+        lines += textwrap.wrap(text, 118, initial_indent=f"  --{name:<30} ", subsequent_indent=" " * 35)
+    return "\n".join(lines)
+
+
+def _default(item: Field) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def _usual(item: Field, value: Any) -> Any:
+    """The default of a field, as TrainingArguments leaves it when nothing was set."""
+    return type(value)() if is_dataclass(value) else _default(item)
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it; 1.0 and 1 are the same number."""
+    if isinstance(value, Enum):
+        return value.value
+    if is_dataclass(value):
+        return _plain(asdict(value))
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _check_together(config: MixupConfig) -> None:
+    for name, reason in REFUSED.items():
+        if value := getattr(config, name):
+            shown = "" if name == "hub_token" else f"={value}"
+            raise ConfigError(f"{name}{shown} is refused: {reason}.")
+    for name in ARGUMENTS:
+        if secret := SECRETS & getattr(config, name).keys():
+            raise ConfigError(f"{name}.{secret.pop()} is refused: {REFUSED['hub_token']}.")
+    if config.eval_weights == "ema" and config.ema_decay is None:
+        raise ConfigError(
+            "eval_weights is 'ema' but no averaged weights are kept. Set ema_decay, for example to 0.9999."
+        )
+    scale = config.random_resized_crop
+    if scale is not None and (len(scale) != 2 or scale[0] > scale[1]):
+        raise ConfigError(
+            f"random_resized_crop is {scale}, expected two numbers, smallest and largest share: [0.08, 1]."
+        )
+    for name in ("mean", "std"):
+        if len(getattr(config, name)) != 3:
+            raise ConfigError(f"{name} is {getattr(config, name)}, expected three numbers, one for each of R, G and B.")
+
+
+def _set_floor(config: MixupConfig) -> None:
+    given = dict(config.lr_scheduler_kwargs or {})
+    if config.lr_scheduler_type not in FLOORED:
+        if config.min_lr and "min_lr" not in given:
+            raise ConfigError(
+                f"min_lr is {config.min_lr}, which the schedule {config.lr_scheduler_type.value} does not know. "
+                f"Leave out lr_scheduler_type, or choose one of: {', '.join(FLOORED)}."
+            )
+    elif given.get("min_lr", config.min_lr) != config.min_lr or (config.min_lr and "min_lr_rate" in given):
+        raise ConfigError(f"min_lr is {config.min_lr} but lr_scheduler_kwargs is {given}. Give min_lr only.")
+    elif "min_lr_rate" not in given:
+        config.lr_scheduler_kwargs = {**given, "min_lr": config.min_lr}

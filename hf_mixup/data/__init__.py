@@ -1,0 +1,36 @@
+"""Data: two checked splits, uint8 batches in a planned order, and augmentation of whole batches on the device.
+
+data = load_data(data="sample")
+images = Images(data.train, data.image_column, data.label_column, size=28)
+loader = train_loader(images, BatchPlan(len(images), 128, seed=0))
+for batch in loader:
+    x = augment(batch["pixel_values"], rng, crop_padding=2, mean=(0.286,) * 3, std=(0.353,) * 3)
+"""
+
+from .augment import augment, normalise
+from .errors import DataError
+from .images import Images, collate
+from .plan import BatchPlan, ImageLoader, TrainLoader, eval_loader, train_loader
+from .source import Data, load_data
+from .stream import Stream
+from .transforms import borrowed_generators, eval_transform, to_rgb, train_transform
+
+__all__ = [
+    "BatchPlan",
+    "Data",
+    "DataError",
+    "ImageLoader",
+    "Images",
+    "Stream",
+    "TrainLoader",
+    "augment",
+    "borrowed_generators",
+    "collate",
+    "eval_loader",
+    "eval_transform",
+    "load_data",
+    "normalise",
+    "to_rgb",
+    "train_loader",
+    "train_transform",
+]

@@ -1,0 +1,98 @@
+"""Checkpoints that are whole or not there, and what they keep beside the network."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+
+from .optimization import Averaged
+from .step import MixupStep
+
+ASIDE = ".saving"
+
+
+class SaveError(OSError):
+    """A checkpoint could not be written; what was there before is untouched."""
+
+
+def last_checkpoint(folder: str | Path) -> str | None:
+    """The newest complete checkpoint in an output folder, None if there is none."""
+    return get_last_checkpoint(str(folder)) if Path(folder).is_dir() else None
+
+
+def save_checkpoint_whole(trainer, save: Callable[[], None], trial=None) -> None:
+    """Run `save` in a folder aside, and move the checkpoint to its place when every process has written its part."""
+    run, args, state = Path(trainer._get_output_dir(trial)), trainer.args, trainer.state
+    aside, name = run / ASIDE, f"checkpoint-{state.global_step}"
+    limit, args.save_total_limit = args.save_total_limit, None
+    trainer._saving_in = str(aside)
+    try:
+        save()
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise SaveError(_failed(name, run, error)) from error
+    finally:
+        trainer._saving_in, args.save_total_limit = None, limit
+    trainer.accelerator.wait_for_everyone()
+    if args.should_save:
+        if state.best_global_step:
+            state.best_model_checkpoint = str(run / f"checkpoint-{state.best_global_step}")
+        state.save_to_json(str(aside / name / "trainer_state.json"))
+        _move(aside, run, name)
+        rotate_checkpoints(output_dir=str(run), save_total_limit=limit, best_model_checkpoint=state.best_model_checkpoint)
+    trainer.accelerator.wait_for_everyone()
+    if args.push_to_hub:
+        trainer._push_from_checkpoint(str(run / name))
+
+
+def _move(aside: Path, run: Path, name: str) -> None:
+    if (run / name).exists():
+        os.replace(run / name, aside / "replaced")
+    os.replace(aside / name, run / name)
+    shutil.rmtree(aside)
+
+
+def _failed(name: str, run: Path, error: Exception) -> str:
+    last = last_checkpoint(run)
+    free = shutil.disk_usage(run).free / 2**20
+    kept = f"The last complete checkpoint is {last}" if last else "There is no earlier checkpoint"
+    return (
+        f"{name} could not be written to {run} ({error}); {free:.0f} MiB are free there. {kept}. Make room and start "
+        "again with --resume."
+    )
+
+
+def save_extra(folder: Path, step: MixupStep, averaged: Averaged | None) -> None:
+    """Write what method, task and averaging keep: `method.safetensors` and so on, each only if there is something."""
+    weights = {"method.safetensors": step.method.state_dict()}
+    if isinstance(step.task, nn.Module):
+        weights["task.safetensors"] = step.task.state_dict()
+    if averaged is not None:
+        weights |= dict([averaged.beside()])
+    for name, state in weights.items():
+        if state:
+            # copies, since safetensors refuses tensors that share memory
+            save_file({key: value.detach().clone().contiguous() for key, value in state.items()}, folder / name)
+
+
+def load_extra(folder: Path, step: MixupStep, averaged: Averaged | None) -> None:
+    """Read back what `save_extra` wrote."""
+    for module, name in ((step.method, "method.safetensors"), (step.task, "task.safetensors")):
+        if isinstance(module, nn.Module) and module.state_dict():
+            module.load_state_dict(_read(folder / name))
+    if averaged is not None:
+        averaged.restore(_read(folder / averaged.beside()[0]))
+
+
+def _read(file: Path) -> dict[str, torch.Tensor]:
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} is missing: the checkpoint was written with other settings. Resume with the recipe it was made by."
+        )
+    return load_file(file)

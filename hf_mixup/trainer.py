@@ -1,0 +1,223 @@
+"""MixupTrainer: transformers' Trainer, training through a mixup method."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate.utils import DynamoBackend
+from torch import nn
+from transformers import Trainer, TrainingArguments
+
+from .callbacks import MethodCallback
+from .data import BatchPlan, Images, Stream, augment, eval_loader, normalise, train_loader
+from .methods import Method, load
+from .net import Net
+from .ops.losses import binary_cross_entropy, soft_cross_entropy
+from .optimization import Averaged, make_optimizer, set_floors
+from .saving import load_extra, save_checkpoint_whole, save_extra
+from .step import MixupStep
+from .tasks import load_task
+
+
+class MixupTrainer(Trainer):
+    """A Trainer whose training step is a mixup method; evaluation, saving and logging are upstream's.
+
+    Takes what `Trainer` takes, in the same order, and `method` (a name, a mapping or a `Method`; None: what `args`
+    says, or Mixup) and `task` (a name or a function; None: likewise, or classification). `args` may be a MixupConfig
+    or plain TrainingArguments. Data: float `pixel_values` and integer `labels` from any data set and collator, or
+    `Images` and `Stream` of hf_mixup.data, whose uint8 batches are augmented on the device.
+    """
+
+    loss_is_scaled_for_ga = False  # our losses are batch means
+
+    def __init__(self, model=None, args=None, *rest, method: str | dict | Method | None = None, task=None, **kwargs):
+        args = args or TrainingArguments("tmp_trainer")
+        args._n_gpu = min(args.n_gpu, 1)  # one device a process: no nn.DataParallel
+        self.method = load(method or getattr(args, "method", "mixup"), **_arguments(args, "method", method))
+        self.task = load_task(task or getattr(args, "task", "classification"), **_arguments(args, "task", task))
+        self._step = self._prepared = self.averaged = None
+        self._micro, self._seeded = 0, -1
+        super().__init__(model, args, *rest, **kwargs)
+        if self.args.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor works on class numbers only: set MixupConfig.label_smoothing.")
+        self._check_compatible()
+        self.add_callback(MethodCallback(self))
+
+    def _check_compatible(self) -> None:
+        if self.args.torch_compile:
+            if self.method.needs_net:
+                raise ValueError(
+                    f"torch_compile cannot be used with method {self.method.name!r}, which looks inside the network."
+                )
+            # the network is compiled, by Net, and not the whole step
+            self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
+        if self.args.gradient_checkpointing and any(getattr(m, "edits_layers", False) for m in self.method.modules()):
+            raise ValueError(
+                f"gradient_checkpointing runs layers again without what {self.method.name!r} changed in them, and "
+                "gradients would be wrong: switch it off, or choose another method."
+            )
+
+    @property
+    def step(self) -> MixupStep:
+        """The training step around the present model, made when it is first asked for."""
+        if self._step is None or self._step.net.model is not self.model:
+            self._step, self._prepared = self._make_step(), None
+        return self._step
+
+    def _make_step(self) -> MixupStep:
+        args = self.args
+        loss = soft_cross_entropy
+        if getattr(args, "loss", "ce") == "bce":
+            loss = partial(binary_cross_entropy, threshold=args.bce_threshold, total=args.bce_sum)
+        net = Net(self.model, loss, getattr(args, "label_smoothing", 0.0))
+        if args.torch_compile:
+            net.compile_model(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+        self.method.build(net)
+        self.method.to(args.device)
+        memory_format = torch.contiguous_format
+        if getattr(args, "channels_last", False):
+            memory_format = torch.channels_last
+            self.model.to(memory_format=memory_format)
+        if getattr(args, "ema_decay", None):
+            self.averaged = Averaged(self.model, args.ema_decay, evaluated=args.eval_weights == "ema")
+        return MixupStep(net, self.method, self.task, *_preparation(args), memory_format)
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader=None) -> nn.Module:
+        # the Trainer itself prepares a model only if it gets back `self.model`: we train the step and evaluate the model
+        if not training:
+            return super()._wrap_model(model, training, dataloader)
+        step = self.step
+        if self._prepared is None:
+            self._prepared = self.accelerator.prepare_model(step)
+        return self._prepared
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.optimizer is None and getattr(self.args, "optimizer", None):
+            self.optimizer = make_optimizer(self.model, self.args)
+        given = self.optimizer is not None
+        optimizer = self.optimizer if given else super().create_optimizer(model)
+        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for module in (self.step.method, self.step.task):
+            own = [p for p in getattr(module, "parameters", list)() if p.requires_grad and id(p) not in known]
+            if own:
+                rate = getattr(module, "generator_lr", None) or self.args.learning_rate
+                optimizer.add_param_group({"params": own, "lr": rate})
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        made = self.lr_scheduler is None
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        floor = getattr(self.method, "generator_min_lr", None)
+        if made and floor is not None:
+            set_floors(scheduler, {id(p) for p in self.step.method.parameters()}, floor)
+        return scheduler
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The sum of the method's losses in training; in evaluation the loss of the unmixed batch, and its logits."""
+        if not model.training:
+            with self.accelerator.autocast():
+                loss, logits = self.step.evaluate(**inputs)
+            return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
+        losses = model(seed=self.next_seed(), **inputs)
+        self.method_callback.add(losses, self.current_gradient_accumulation_steps)
+        return sum(losses.values())
+
+    def next_seed(self) -> tuple[int, int, int, int]:
+        """Run seed, step, micro-batch and process: nothing to keep in a checkpoint, nothing shared between ranks."""
+        step = self.state.global_step
+        self._micro = self._micro + 1 if step == self._seeded else 0
+        self._seeded = step
+        return self.args.seed, step, self._micro, self.args.process_index
+
+    @property
+    def method_callback(self) -> MethodCallback:
+        return next(c for c in self.callback_handler.callbacks if isinstance(c, MethodCallback))
+
+    # Data
+
+    def get_train_dataloader(self):
+        data, args = self.train_dataset, self.args
+        if isinstance(data, Images):
+            plan = BatchPlan(
+                len(data), self._train_batch_size, seed=args.seed, rank=args.process_index, world=args.world_size
+            )
+            return train_loader(data, plan, args.dataloader_num_workers, args.dataloader_pin_memory)
+        if isinstance(data, Stream):
+            return data.loader(args.dataloader_num_workers, args.dataloader_pin_memory)
+        return super().get_train_dataloader()
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        data = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(data, Images):
+            loader = eval_loader(data, self.args.eval_batch_size, self.args.dataloader_num_workers)
+            return self.accelerator.prepare(loader) if self.args.world_size > 1 else loader
+        return super().get_eval_dataloader(eval_dataset)
+
+    # Evaluating and saving
+
+    def evaluation_loop(self, *args, **kwargs):
+        if self.averaged is None:
+            return super().evaluation_loop(*args, **kwargs)
+        with self.averaged.swapped():
+            return super().evaluation_loop(*args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Weights, configuration and preprocessor, and what method, task and averaging keep; never training_args.bin."""
+        folder = Path(output_dir or self.args.output_dir)
+        if not self.args.should_save:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if self.averaged is None:
+            model.save_pretrained(folder, state_dict=state_dict)
+        else:
+            with self.averaged.swapped():
+                model.save_pretrained(folder)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+        save_extra(folder, self.step, self.averaged)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_extra(Path(resume_from_checkpoint), self.step, self.averaged)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.averaged is not None:
+            self.averaged.take(self.model)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        save_checkpoint_whole(self, lambda: super(MixupTrainer, self)._save_checkpoint(model, trial), trial)
+
+    def _get_output_dir(self, trial) -> str:
+        return getattr(self, "_saving_in", None) or super()._get_output_dir(trial)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if getattr(self, "_saving_in", None) is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs.update(self.method_callback.averages())
+        super().log(logs, start_time)
+
+
+def _arguments(args, kind: str, given) -> dict:
+    """The recipe's arguments of its method or task; none where another one was given in code."""
+    return {} if given is not None else dict(getattr(args, f"{kind}_args", {}))
+
+
+def _preparation(args) -> tuple:
+    """`augment` and `normalise` for uint8 batches; None without a MixupConfig to say how."""
+    if not hasattr(args, "crop_padding"):
+        return None, None
+    statistics = {"mean": args.mean, "std": args.std}
+    change = partial(
+        augment,
+        crop_padding=args.crop_padding,
+        crop_mode=args.crop_mode,
+        flip=args.flip,
+        erasing=args.erasing,
+        **statistics,
+    )
+    return change, partial(normalise, **statistics)
