@@ -5,6 +5,7 @@ import time
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
@@ -102,16 +103,24 @@ class StopCallback(TrainerCallback):
             signal.signal(number, handler)
 
 
-class ReportCallback(ProgressCallback):
-    """A progress bar, and one line for each evaluation."""
+class BarCallback(ProgressCallback):
+    """Upstream's progress bars, without the logs between them."""
 
     def on_log(self, args, state, control, logs=None, **_):
-        logs = logs or {}
-        if "loss" in logs:
-            self.loss = logs["loss"]
-        if not state.is_world_process_zero or "eval_loss" not in logs:
-            return
-        shown = {key.removeprefix("eval_"): value for key, value in logs.items() if key.startswith("eval_")}
-        words = [f"{name} {shown[name]:.4f}" for name in ("top1", "top5", "nll", "ece") if name in shown]
-        line = f"epoch {logs.get('epoch', 0):6.2f}  train loss {getattr(self, 'loss', float('nan')):.4f}  "
-        (self.training_bar.write if self.training_bar is not None else print)(line + "  ".join(words))
+        pass
+
+
+class ReportCallback(TrainerCallback):
+    """One line for each evaluation."""
+
+    WORDS = ("top1", "top5", "nll", "ece")
+
+    def __init__(self):
+        self.loss = float("nan")
+
+    def on_log(self, args, state, control, logs=None, **_):
+        self.loss = (logs or {}).get("loss", self.loss)
+        if state.is_world_process_zero and logs and "eval_loss" in logs:
+            words = [f"{name} {logs[f'eval_{name}']:.4f}" for name in self.WORDS if f"eval_{name}" in logs]
+            epoch = logs.get("epoch", state.epoch or 0)
+            tqdm.write(f"epoch {epoch:6.2f}  train loss {self.loss:.4f}  " + "  ".join(words))

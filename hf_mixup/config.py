@@ -80,10 +80,10 @@ class MixupConfig(TrainingArguments):
     flip: float = about(0.5, "Probability of a horizontal flip", "[0, 1]")
     randaugment: str | None = about(None, "RandAugment in timm's words, as rand-m9-mstd0.5-inc1")
     erasing: float = about(0.0, "Probability of erasing a rectangle", "[0, 1]")
-    eval_crop_pct: float = about(1.0, "Share of the side that the evaluation's centre crop keeps", "(0, 1]")
-    interpolation: str = about("bilinear", "How images are resized", choices=("bilinear", "bicubic", "nearest"))
-    mean: list[float] = about([0.485, 0.456, 0.406], "Mean of each channel, pixel values from 0 to 1", "[0, 1]")
-    std: list[float] = about([0.229, 0.224, 0.225], "Standard deviation of each channel, pixels 0 to 1", "(0, inf)")
+    eval_crop_pct: float | None = about(None, "Share of the side that evaluation's centre crop keeps (weights' own, or 1)", "(0, 1]")
+    interpolation: str | None = about(None, "How images are resized (weights' own, or bilinear)", choices=("bilinear", "bicubic", "nearest"))
+    mean: list[float] | None = about(None, "Mean of each channel, pixels 0 to 1 (weights' own, or ImageNet's)", "[0, 1]")
+    std: list[float] | None = about(None, "Deviation of each channel, pixels 0 to 1 (weights' own, or ImageNet's)", "(0, inf)")
 
     model: str = about("resnet18", "Network: a name timm knows, a folder, or an id on the Hub")
     model_args: dict[str, Any] = about({}, "Arguments of the network, as {drop_path_rate: 0.1}")
@@ -229,7 +229,7 @@ def _check_together(config: MixupConfig) -> None:
             f"random_resized_crop is {scale}, expected two numbers, smallest and largest share: [0.08, 1]."
         )
     for name in ("mean", "std"):
-        if len(getattr(config, name)) != 3:
+        if getattr(config, name) is not None and len(getattr(config, name)) != 3:
             raise ConfigError(f"{name} is {getattr(config, name)}, expected three numbers, one for each of R, G and B.")
 
 

@@ -69,7 +69,7 @@ class MixupStep(nn.Module):
         if x.dtype == torch.uint8:
             change = self.normalise if rng is None else self.augment
             if change is None:
-                raise ValueError("uint8 images: give the trainer a MixupConfig with mean and std, or normalised floats.")
+                raise ValueError("uint8 images: give the trainer a processing_class with mean and std, or normalised floats.")
             x = change(x) if rng is None else change(x, rng)
         return x.contiguous(memory_format=self.memory_format)
 

@@ -18,6 +18,8 @@ from .saving import load_extra, save_checkpoint_whole, save_extra
 from .step import MixupStep
 from .tasks import load_task
 
+AUGMENTATIONS = ("crop_padding", "crop_mode", "flip", "erasing")  # fields of MixupConfig
+
 
 class MixupTrainer(Trainer):
     """A Trainer whose training step is a mixup method; evaluation, saving and logging are upstream's.
@@ -80,7 +82,7 @@ class MixupTrainer(Trainer):
             self.model.to(memory_format=memory_format)
         if getattr(args, "ema_decay", None):
             self.averaged = Averaged(self.model, args.ema_decay, evaluated=args.eval_weights == "ema")
-        return MixupStep(net, self.method, self.task, *_preparation(args), memory_format)
+        return MixupStep(net, self.method, self.task, *_preparation(args, self.processing_class), memory_format)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader=None) -> nn.Module:
         # the Trainer itself prepares a model only if it gets back `self.model`: we train the step and evaluate the model
@@ -135,21 +137,25 @@ class MixupTrainer(Trainer):
 
     # Data
 
+    @property
+    def _pin(self) -> bool:
+        return self.args.dataloader_pin_memory and self.args.device.type == "cuda"
+
     def get_train_dataloader(self):
         data, args = self.train_dataset, self.args
         if isinstance(data, Images):
             plan = BatchPlan(
                 len(data), self._train_batch_size, seed=args.seed, rank=args.process_index, world=args.world_size
             )
-            return train_loader(data, plan, args.dataloader_num_workers, args.dataloader_pin_memory)
+            return train_loader(data, plan, args.dataloader_num_workers, self._pin)
         if isinstance(data, Stream):
-            return data.loader(args.dataloader_num_workers, args.dataloader_pin_memory)
+            return data.loader(args.dataloader_num_workers, self._pin)
         return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset=None):
         data = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(data, Images):
-            loader = eval_loader(data, self.args.eval_batch_size, self.args.dataloader_num_workers)
+            loader = eval_loader(data, self.args.eval_batch_size, self.args.dataloader_num_workers, self._pin)
             return self.accelerator.prepare(loader) if self.args.world_size > 1 else loader
         return super().get_eval_dataloader(eval_dataset)
 
@@ -207,17 +213,11 @@ def _arguments(args, kind: str, given) -> dict:
     return {} if given is not None else dict(getattr(args, f"{kind}_args", {}))
 
 
-def _preparation(args) -> tuple:
-    """`augment` and `normalise` for uint8 batches; None without a MixupConfig to say how."""
-    if not hasattr(args, "crop_padding"):
+def _preparation(args, processor) -> tuple:
+    """`augment` and `normalise` for uint8 batches; None without a preprocessor to say mean and deviation."""
+    config = getattr(processor, "data_config", None) or vars(processor or object)
+    mean, std = (config.get(name, config.get(f"image_{name}")) for name in ("mean", "std"))
+    if mean is None or std is None:
         return None, None
-    statistics = {"mean": args.mean, "std": args.std}
-    change = partial(
-        augment,
-        crop_padding=args.crop_padding,
-        crop_mode=args.crop_mode,
-        flip=args.flip,
-        erasing=args.erasing,
-        **statistics,
-    )
-    return change, partial(normalise, **statistics)
+    chosen = {name: getattr(args, name) for name in AUGMENTATIONS if hasattr(args, name)}
+    return partial(augment, mean=mean, std=std, **chosen), partial(normalise, mean=mean, std=std)

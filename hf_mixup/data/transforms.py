@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from datasets import DownloadConfig
 from datasets.utils.file_utils import xopen
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from timm.data import create_transform, resolve_data_config
 from timm.data.auto_augment import rand_augment_transform
 from timm.data.transforms import str_to_interp_mode, str_to_pil_interp
@@ -40,14 +40,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     background. One exception: 16-bit grey (PIL modes I;16 and I) is scaled to 8 bits, where PIL would clip every value
     above 255 to white and lose the picture.
     """
-    image = ImageOps.exif_transpose(image)
+    # Lazy until here: a broken file has to show in `decode`. PIL's functions copy even where nothing changes.
+    image.load()
+    if image.getexif().get(ExifTags.Base.Orientation) is not None:
+        image = ImageOps.exif_transpose(image)
     if image.mode == "I" or image.mode.startswith("I;16"):
         deep = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
         image = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         # The same pixels as convert("RGB") alone, without PIL's warning about them.
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def decode(value: dict | None) -> Image.Image:

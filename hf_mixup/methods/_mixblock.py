@@ -1,5 +1,7 @@
 """Networks that make masks, for the methods that learn how to mix."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,6 +36,13 @@ def hinge(mask: Tensor, lam: Tensor, margin: float) -> Tensor:
     return ((share - lam.to(mask.device, non_blocking=True)).abs() - margin).clamp(min=0).mean()
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """A context in which operations on `device` keep the type of what they are given."""
+    if not torch.amp.is_autocast_available(device.type):  # "meta" knows no autocast to turn off
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 class MixBlock(nn.Module):
     """Where a row's own image shows, from the features of both (AutoMix, section 3.2, arXiv 2103.13027).
 
@@ -57,7 +66,7 @@ class MixBlock(nn.Module):
         """
         lam = lam.to(z.device, torch.float32, non_blocking=True).expand(len(z))
         # in float16 the products overflow, and in bfloat16 lam is lost in the sums
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z.device):
             own = z.float()
             other = own.index_select(0, partner.to(z.device, non_blocking=True))
             if self.lam_channel:

@@ -69,53 +69,65 @@ def enlarge(grid: Tensor, height: int, width: int | None = None) -> Tensor:
     return grid[:, :, None, :, None].expand(-1, -1, tall, -1, wide).reshape(count, rows * tall, columns * wide)
 
 
-def costs(x, worth, partner, beta, gamma, neigh_size, std) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Costs of keeping (B, n, n) and of giving away each block, and of unlike neighbours below and beside.
+def costs(
+    x: Tensor,
+    worth: Tensor,
+    partner: Tensor,
+    beta: float,
+    gamma: float,
+    neigh_size: int,
+    std: tuple[float, ...] | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What it costs to keep (B, n, n) and to give away each block; and unlike neighbours: below, (B, n-1, n), beside.
 
-    `worth` (B, n, n) saliency of each block. Keeping a block loses what the partner's is worth and conversely; where
-    two images meet, the difference of their pixels counts, for `gamma` parts of `beta`.
+    `worth` (B, n, n) saliency of each block. To keep a block loses what the partner's is worth, and conversely; where
+    two images meet, the difference of their pixels counts too, `gamma` times. The rest is as in `puzzlemix`.
     """
     blocks = worth.shape[1]
     beta = beta / blocks / BETA_UNIT
-    cells = neighbourhoods(x, blocks, neigh_size, std)
     keep, give = worth.index_select(0, partner), worth.clone()
-    edges = []
-    for axis in (1, 2):
-        # the second round looks at the turned image, whose columns are rows
-        seams = [beta * gamma * seam for seam in seam_differences(cells.transpose(2, 3) if axis == 2 else cells, blocks, partner)]
-        own, own_above, own_below, other = seams if axis == 1 else [seam.transpose(1, 2) for seam in seams]
-        last, first = keep.shape[axis] - 1, 1
-        keep.narrow(axis, 0, last).add_((own_above + own) / 2)
-        give.narrow(axis, 0, last).add_((own_below + other) / 2)
-        keep.narrow(axis, first, last).add_((own_below + own) / 2)
-        give.narrow(axis, first, last).add_((own_above + other) / 2)
-        edges.append(beta + (own_above + own_below - own - other) / 2)
-    return keep, give, *edges
+    down = _add_seams(keep, give, beta * gamma * seams(x, partner, blocks, neigh_size, std))
+    # beside is below in the image turned over its diagonal
+    across = beta * gamma * seams(x.transpose(2, 3), partner, blocks, neigh_size, std)
+    right = _add_seams(keep.transpose(1, 2), give.transpose(1, 2), across)
+    return keep, give, beta + down, beta + right.transpose(1, 2)
 
 
-def neighbourhoods(x: Tensor, blocks: int, neigh_size: int, std: tuple[float, ...] | None) -> Tensor:
-    """`x` (B, C, H, W) in pixel units, averaged over squares of `neigh_size`, or the next smaller that tile a block."""
-    sides = [side // blocks for side in x.shape[-2:]]
-    size = next(size for size in range(neigh_size, 0, -1) if all(side % size == 0 for side in sides))
-    cells = F.avg_pool2d(x.float(), size)
-    return cells if std is None else cells * cells.new_tensor(std)[:, None, None]
+def seams(x: Tensor, partner: Tensor, blocks: int, neigh_size: int, std: tuple[float, ...] | None = None) -> Tensor:
+    """(4, B, n-1, n) mean difference of pixels between each block and the one below.
 
-
-def seam_differences(cells: Tensor, blocks: int, partner: Tensor) -> list[Tensor]:
-    """Mean differences (B, n-1, n) across each seam between a block and the one below.
-
-    In order: within the own image; own above the partner's; the partner's above own; within the partner's.
+    In order: all of the own image; the own above the partner's; the partner's above the own; all of the partner's.
+    Pixels are first averaged over squares of `neigh_size`, or the next smaller that tile a block.
     """
-    tall = cells.shape[2] // blocks
-    above, below = cells[:, :, tall - 1 : -1 : tall], cells[:, :, tall::tall]
+    tall, wide = x.shape[2] // blocks, x.shape[3] // blocks
+    size = next(size for size in range(neigh_size, 0, -1) if tall % size == 0 and wide % size == 0)
+    rows = x.unflatten(2, (blocks, tall))
+
+    def line(rows):
+        cells = rows.float().mean(3).unflatten(3, (-1, size)).mean(4)
+        return cells if std is None else cells * cells.new_tensor(std)[:, None, None]
 
     def difference(above, below):
-        return (above - below).abs().mean(1).unflatten(-1, (blocks, -1)).mean(-1)
+        return (above - below).abs().mean(1).unflatten(2, (blocks, -1)).mean(3)
 
+    above, below = line(rows[:, :, :-1, -size:]), line(rows[:, :, 1:, :size])
     own = difference(above, below)
     own_above = difference(above, below.index_select(0, partner))
     own_below = difference(above.index_select(0, partner), below)
-    return [own, own_above, own_below, own.index_select(0, partner)]
+    return torch.stack([own, own_above, own_below, own.index_select(0, partner)])
+
+
+def _add_seams(keep: Tensor, give: Tensor, differences: Tensor) -> Tensor:
+    """Share differences between the blocks above and below, in place; what is left (B, n-1, n) to unlike neighbours.
+
+    `differences` (4, B, n-1, n) as from `seams`.
+    """
+    own, own_above, own_below, other = differences / 2
+    keep[:, :-1] += own_above + own
+    give[:, :-1] += own_below + other
+    keep[:, 1:] += own_below + own
+    give[:, 1:] += own_above + other
+    return own_above + own_below - own - other
 
 
 def choose(keep: Tensor, give: Tensor, down: Tensor, right: Tensor, lam: Tensor, eta: float, n_labels: int) -> Tensor:

@@ -11,29 +11,57 @@ from .masks import mingle
 @lru_cache(maxsize=16)
 def grid_distances(side: int, device: torch.device) -> Tensor:
     """(P, P) squared distance between blocks of a grid with P = side * side, in units of side - 1; do not write to it."""
-    place = torch.arange(side, device=device, dtype=torch.float32) / max(side - 1, 1)
+    place = torch.arange(side, device=device)
     place = torch.cartesian_prod(place, place)
-    return (place[:, None] - place).square().sum(-1)
+    # whole numbers first: equal distances must be equal to the last bit
+    return (place[:, None] - place).square().sum(-1) / max(side - 1, 1) ** 2
 
 
 @torch.no_grad()
 def plan(saliency: Tensor, wanted: Tensor, price: float) -> Tensor:
-    """(B, P) the block that moves to each block of a grid, -1 where none does; no block moves to two places.
+    """(B, P) the block that moves to each place of a grid, -1 where none does; no block moves to two places.
 
-    `saliency` (B, T, T) worth of each block, `wanted` (B, T, T) which places show, `price` per squared distance across
-    the grid. T rounds: every block claims its cheapest place, the cheapest claim wins, a lost claim becomes dearer by
-    one (Kim et al., arXiv 2009.06962, section 4.3).
+    `saliency` (B, T, T) worth of each block where it shows, `wanted` (B, T, T) which places show, `price` of crossing
+    the grid, by squared distance. T rounds: every block claims its cheapest place, the cheapest claim wins, and a lost
+    claim becomes dearer by one (Kim et al., arXiv 2009.06962, section 4.3).
     """
     count, side = saliency.shape[:2]
     distance = grid_distances(side, saliency.device) * price
-    worth, places = saliency.flatten(1)[:, :, None], wanted.flatten(1)[:, None].to(saliency.dtype)
-    cost = torch.addcmul(distance, worth, places, value=-1).flatten(0, 1)
-    claim, choice = cost.min(1)
+    places, worth = wanted.flatten(1).to(saliency.dtype), saliency.flatten()
+    penalty = torch.zeros(len(worth), side**2, dtype=torch.uint8, device=saliency.device)
+
+    def cost(rows):
+        block, image = rows % side**2, rows // side**2
+        return torch.addcmul(distance[block] + penalty[rows], worth[rows, None], places[image], value=-1)
+
+    choice = _nearest(wanted)
+    claim = distance.gather(1, choice.t()).t() - saliency.flatten(1) * places.gather(1, choice)
+    stays = torch.arange(side**2, device=choice.device).expand_as(choice)
+    # a block that no shown place can please stays, at no cost
+    choice, claim = torch.where(claim > 0, stays, choice).flatten(), claim.clamp(max=0).flatten()
     for left in reversed(range(side)):
         winner = _cheapest_claims(claim.view(count, -1), choice.view(count, -1))
         if left == 0:
             return winner
-        _claim_again(cost, claim, choice, winner)
+        lost = (winner.gather(1, choice.view(count, -1)) != stays).flatten()
+        rows = _those(lost)
+        penalty[rows, choice[rows]] += lost[rows]
+        claim[rows], choice[rows] = cost(rows).min(1)
+
+
+def _nearest(wanted: Tensor) -> Tensor:
+    """(B, P) the nearest place of the `wanted` (B, T, T), the first of equals; 0 where there is none.
+
+    Squared distances are sums over rows and columns, so their minimum is taken along columns, then along rows.
+    """
+    side = wanted.shape[1]
+    place = torch.arange(side, device=wanted.device)
+    # one number tells distance and place: the distance in whole grids of places
+    key = (place[:, None] - place).square() * side**2
+    far = 2 * side**4
+    along = torch.where(wanted[:, :, None], key + place, far).amin(3)
+    nearest = (along[:, None] + (key + place * side)[:, :, None]).amin(2)
+    return (nearest % side**2).flatten(1)
 
 
 def _cheapest_claims(claim: Tensor, choice: Tensor) -> Tensor:
@@ -47,16 +75,6 @@ def _cheapest_claims(claim: Tensor, choice: Tensor) -> Tensor:
     block = torch.arange(nobody, device=claim.device)
     winner = torch.full_like(choice, nobody).scatter_reduce(1, choice, torch.where(wins, block, nobody), "amin")
     return torch.where(winner == nobody, -1, winner)
-
-
-def _claim_again(cost: Tensor, claim: Tensor, choice: Tensor, winner: Tensor) -> None:
-    """Make lost claims dearer by one and let their blocks choose again: `cost` (B * P, P), the rest (B * P,), in place."""
-    block = torch.arange(winner.shape[1], device=cost.device)
-    lost = winner.gather(1, choice.view_as(winner)) != block
-    rows = _those(lost.flatten())
-    chosen = choice[rows]
-    cost[rows, chosen] += lost.flatten()[rows].to(cost.dtype)
-    claim[rows], choice[rows] = cost.index_select(0, rows).min(1)
 
 
 def _those(busy: Tensor) -> Tensor:

@@ -1,0 +1,144 @@
+"""Shared by all tests: one thread, no network, and networks small enough to build for each test."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+
+import pytest
+import timm
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from hf_mixup import Net
+
+torch.set_num_threads(1)
+
+CLASSES = 5
+SIZE = (16, 16)
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(7)
+
+
+@pytest.fixture
+def seeded():
+    """`seeded(3)`: a generator of that seed."""
+    return lambda seed: torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def images():
+    """`images(6, size=(16, 16))`: a batch of random images in [0, 1], whole numbers up to 255 for uint8."""
+
+    def make(count=6, size=SIZE, channels=3, dtype=torch.float32, seed=0) -> Tensor:
+        x = torch.rand(count, channels, *size, generator=torch.Generator().manual_seed(seed))
+        return x.to(dtype) if dtype.is_floating_point else (x * 255).to(dtype)
+
+    return make
+
+
+@pytest.fixture
+def one_hot():
+    """`one_hot(6)`: targets of images whose classes go round 0, 1, 2, ..."""
+    return lambda count=6, classes=CLASSES: torch.eye(classes)[torch.arange(count) % classes]
+
+
+def resnet(size=SIZE, classes=CLASSES, **args):
+    """timm's ResNet, four stages of 8 to 16 channels, with BatchNorm and without dropout."""
+    torch.manual_seed(0)
+    overlay = {"input_size": (3, *size)}
+    stages = {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)}
+    return timm.create_model("resnet18", num_classes=classes, pretrained_cfg_overlay=overlay, **{**stages, **args})
+
+
+def vit(size=SIZE, classes=CLASSES, **args):
+    """timm's ViT: three blocks, patches of 4 pixels, a class token."""
+    torch.manual_seed(0)
+    shape = {"patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 3}
+    return timm.create_model("vit_tiny_patch16_224", img_size=size, num_classes=classes, **{**shape, **args})
+
+
+@pytest.fixture
+def make_net():
+    """`make_net("cnn", (16, 16))`: a Net in training mode, of random weights that are the same each time."""
+
+    def make(kind="cnn", size=SIZE, classes=CLASSES, **args) -> Net:
+        model = {"cnn": resnet, "vit": vit}[kind](size, classes)
+        return Net(model, **args).train()
+
+    return make
+
+
+@pytest.fixture
+def resnet_model():
+    return resnet
+
+
+@pytest.fixture
+def vit_model():
+    return vit
+
+
+READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim", "bincount")
+READS_IN_PYTHON = ("tolist", "numpy", "__array__", "item", "__bool__", "__float__", "__int__", "__index__")
+
+
+def _storages(values) -> list:
+    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+class Watch(TorchDispatchMode):
+    """Raises when a value of the watched tensors, or of one made from them, is read: on a GPU the host would wait."""
+
+    def __init__(self, *tensors: Tensor):
+        super().__init__()
+        self.kept = {storage._cdata: storage for storage in _storages(tensors)}  # kept, so that no address is used twice
+        self.python = WatchPython(self)
+
+    def holds(self, values) -> bool:
+        return any(storage._cdata in self.kept for storage in _storages(values))
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name, arguments = function._schema.name.removeprefix("aten::"), (args, kwargs or {})
+        watched = self.holds(arguments)
+        by_mask = name.startswith("index") and any(
+            value.dtype == torch.bool and self.holds(value) for value in tree_leaves(args[1:2]) if torch.is_tensor(value)
+        )
+        assert not (watched and (name in READS or by_mask)), f"{name} reads a value"
+        output = function(*args, **kwargs or {})
+        if watched:
+            self.kept.update({storage._cdata: storage for storage in _storages(output)})
+        return output
+
+    def __enter__(self):
+        self.python.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.python.__exit__(*error)
+
+
+class WatchPython(TorchFunctionMode):
+    """The reads that a CPU tensor does without the dispatcher."""
+
+    def __init__(self, watch: Watch):
+        super().__init__()
+        self.watch = watch
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", "")
+        assert not (name in READS_IN_PYTHON and self.watch.holds(args)), f"{name} reads a value"
+        return function(*args, **kwargs or {})
+
+
+@pytest.fixture
+def watch():
+    """`with watch(x, y):` fails where something made from `x` or `y` is read by the host."""
+    return Watch

@@ -1,0 +1,59 @@
+"""What each method promises: one row a method, only where it differs from DEFAULTS. `test_contract.py` reads it."""
+
+DEFAULTS = {
+    "args": {},  # constructor arguments for a cheap test
+    "nets": ("cnn", "vit"),  # networks it works with; the first serves where one is enough
+    "sizes": ((12, 20), (15, 9)),  # image sizes other than a square it must work with
+    "mixes": True,  # False: images and targets stay as they are
+    "mask": True,  # returns a mask (with the arguments above)
+    "identity": None,  # arguments that force lam = 1; None where none can
+    "geometric": False,  # moves or resizes the partner: a pixel may come from another place (no P4)
+    "convex": True,  # a constant image stays constant (P3)
+    "keeps_drawn_lam": False,  # the label's lam is the drawn one, not the mask's mean (no P5)
+    "shared_lam": True,  # without per_image, one lam for the whole batch
+    "rolls": True,  # no draw belongs to a row: rolling the batch rolls the result (P8)
+    "plain_loss": True,  # at lam = 1, forward is the plain loss of the clean batch and nothing else
+    "integers": True,  # mixes uint8 images
+    "meta": True,  # a whole step can run on the meta device (no autocast and no random fields there)
+    "loss_call": -1,  # which of a step's calls of the loss is the network's for the mixed batch
+    "gradient": "network",  # the parameters that a step trains: "network", or also "method"
+}
+
+ROWS = {
+    "automix": {
+        "keeps_drawn_lam": True,
+        "plain_loss": False,
+        "integers": False,
+        "loss_call": -1,  # which of a step's calls of the loss is the network's for the mixed batch
+    "gradient": "method",
+        "meta": False,
+        "identity": {"alpha": 0.0},
+        "loss_call": 0,
+    },
+    "choice": {"mask": False, "args": {"methods": [{"name": "mixup"}, {"name": "cutmix"}]}},
+    "cutmix": {"identity": {"alpha": 0.0}},
+    "decoupledmix": {"mask": False, "identity": {"base": {"name": "mixup", "alpha": 0.0}}},
+    "erm": {"mixes": False, "mask": False},
+    "manifoldmix": {"mask": False, "identity": {"alpha": 0.0}},
+    "mixup": {"mask": False, "identity": {"alpha": 0.0}},
+    "puzzlemix": {
+        "args": {"grids": (2, 4)},
+        "identity": {"alpha": 0.0},
+        "geometric": True,  # transport
+        "shared_lam": False,
+        "integers": False,
+        "sizes": ((16, 32), (36, 20)),
+    },
+    "resizemix": {"geometric": True},
+    "transmix": {"nets": ("vit",), "identity": {"base": {"name": "cutmix", "alpha": 0.0}}},
+}
+
+
+def row(name: str) -> dict:
+    """The promises of method `name`."""
+    if name not in ROWS:
+        raise LookupError(f"The contract does not know {name!r}: add a row to tests/methods/rows.py.")
+    unknown = ROWS[name].keys() - DEFAULTS.keys()
+    if unknown:
+        raise LookupError(f"Row {name!r} has unknown entries {sorted(unknown)}. Known: {sorted(DEFAULTS)}.")
+    return DEFAULTS | ROWS[name]

@@ -1,0 +1,289 @@
+"""AutoMix: who learns from what, what the masks look like, and how the encoder follows."""
+
+import gc
+import weakref
+
+import pytest
+import timm
+import torch
+from torch import nn
+from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+
+from hf_mixup.methods import load
+from hf_mixup.methods.automix import automix, momentum_at
+from hf_mixup.net import Net
+
+CLASSES = 5
+SMALL_CNN = {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]}
+SMALL_VIT = {"img_size": 32, "patch_size": 8, "depth": 4, "embed_dim": 48, "num_heads": 3}
+
+
+def cnn():
+    return timm.create_model("resnet18", num_classes=CLASSES, **SMALL_CNN)
+
+
+def vit():
+    return timm.create_model("vit_tiny_patch16_224", num_classes=CLASSES, **SMALL_VIT)
+
+
+def wrapped():
+    config = TimmWrapperConfig(architecture="resnet18", num_labels=CLASSES, model_args=SMALL_CNN)
+    return TimmWrapperForImageClassification(config)
+
+
+def built(make=cnn, **hyperparameters):
+    """A network in train mode and AutoMix built for it."""
+    torch.manual_seed(0)
+    net = Net(make()).train()
+    method = load("automix", **hyperparameters)
+    method.build(net)
+    return net, method.train()
+
+
+def batch(count=6, side=32):
+    x = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
+    return x, torch.eye(CLASSES)[torch.arange(count) % CLASSES]
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def with_gradient(module):
+    return {name for name, p in module.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+
+
+@pytest.mark.parametrize("make", [cnn, vit, wrapped])
+def test_the_encoders_loss_teaches_the_block_and_nobody_else(make):
+    net, method = built(make)
+    losses = method(net, *batch(), rng())
+    assert set(losses) == {"mix", "onehot", "generator", "mask"}
+    losses["generator"].backward()
+    assert with_gradient(method.generator) == {"query.weight", "query.bias", "value.weight", "value.bias"}
+    for other in (net, method.encoder, method.head, method.encoder_head):
+        assert all(p.grad is None for p in other.parameters())
+
+
+@pytest.mark.parametrize("make", [cnn, vit, wrapped])
+def test_the_networks_losses_leave_the_block_alone(make):
+    net, method = built(make)
+    losses = method(net, *batch(), rng())
+    (losses["mix"] + losses["onehot"]).backward()
+    assert with_gradient(net) and with_gradient(method.head)
+    for other in (method.generator, method.encoder, method.encoder_head):
+        assert all(p.grad is None for p in other.parameters())
+
+
+def test_the_mask_loss_reaches_the_block_only():
+    net, method = built(mask_margin=0.0)
+    method(net, *batch(), rng())["mask"].backward()
+    assert with_gradient(method.generator) and not with_gradient(net)
+
+
+@pytest.mark.parametrize("make", [cnn, vit, wrapped])
+def test_masks_lie_inside_the_unit_interval_and_start_near_a_half(make):
+    net, method = built(make, lam_margin=0.0)
+    mixed, mix = method.mix(net, *batch(), rng())
+    assert mixed.shape == (6, 3, 32, 32) and mix.mask.shape == (6, 1, 32, 32)
+    assert mix.mask.min() > 0 and mix.mask.max() < 1 and not mix.mask.requires_grad
+    assert (mix.mask.mean() - 0.5).abs() < 0.05
+
+
+def test_the_middle_block_of_a_vit_and_the_last_stage_but_one_of_a_cnn_are_looked_at():
+    assert built(cnn)[1].chosen.name == "layer3"
+    assert built(vit)[1].chosen.name == "blocks.1"
+    assert built(vit, layer=2)[1].chosen.name == built(vit, layer="blocks.2")[1].chosen.name == "blocks.2"
+
+
+def test_lam_is_the_drawn_one_in_mix_and_forward_alike():
+    net, method = built()
+    x, y = batch()
+    _, mix = method.mix(net, x, y, rng(3))
+    lam, partner = method.draw(x, method.alpha, rng(3))
+    assert torch.equal(mix.lam, lam) and torch.equal(mix.partner, partner)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.05, 0.95, 1.0])
+def test_the_margin_rule_gives_plain_mixup(lam):
+    x, _ = batch()
+    mask = torch.rand(6, 1, 32, 32)
+    lam, partner = torch.full((6,), lam), torch.arange(6).roll(1)
+    mixed, mix = automix(x, mask, lam, partner, 0.08)
+    assert torch.equal(mix.mask, lam.reshape(-1, 1, 1, 1).expand_as(mask))
+    torch.testing.assert_close(mixed, lam[0] * x + (1 - lam[0]) * x[partner])
+    assert torch.equal(automix(x, mask, lam * 0 + 0.5, partner, 0.08)[1].mask, mask)
+
+
+def test_a_lam_of_one_is_the_identity():
+    net, method = built(alpha=0.0)
+    x, y = batch()
+    mixed, mix = method.mix(net, x, y, rng())
+    assert torch.equal(mixed, x) and torch.equal(mix(y), y)
+
+
+def test_the_encoder_follows_by_its_momentum():
+    net, method = built(momentum=0.9)
+    pairs = [(method.encoder.model, net.model), (method.encoder_head, method.head)]
+    with torch.no_grad():
+        for p in [*net.parameters(), *method.head.parameters()]:
+            p.add_(torch.randn_like(p))
+    old = [[p.clone() for p in slow.parameters()] for slow, _ in pairs]
+    buffers = [b.clone() for b in method.encoder.buffers()]
+    method.after_step(net)
+    for (slow, fast), before in zip(pairs, old):
+        for k, q, was in zip(slow.parameters(), fast.parameters(), before):
+            torch.testing.assert_close(k, 0.9 * was + 0.1 * q)
+            assert not k.requires_grad
+    assert all(torch.equal(a, b) for a, b in zip(buffers, method.encoder.buffers()))
+
+
+@pytest.mark.parametrize("step, momentum", [(0, 0.999), (10, 0.999), (11, 0.9990295), (50, 0.9994995), (100, 0.999999)])
+def test_the_momentum_rises_by_a_cosine_after_the_warmup(step, momentum):
+    assert momentum_at(step, 100, 0.999, 0.999999, 0.1) == pytest.approx(momentum, abs=5e-8)
+
+
+def test_the_mask_loss_fades_by_a_cosine_if_asked_to():
+    _, method = built(mask_schedule="cosine", mask_margin=0.0)
+    mask, lam = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0.25])
+    method.total_steps = 100
+    for step, expected in ((0, 0.025), (50, 0.0125), (100, 0.0)):
+        method.step = step
+        assert method.mask_loss(mask, lam).item() == pytest.approx(expected, abs=1e-8)
+
+
+def test_batchnorm_of_the_network_counts_its_own_two_passes():
+    net, method = built()
+    for _ in range(3):
+        method.mix(net, *batch(), rng())
+    assert net.model.bn1.num_batches_tracked == 0
+    method(net, *batch(), rng())
+    assert net.model.bn1.num_batches_tracked == 2
+    assert method.encoder.model.bn1.num_batches_tracked == 5
+    assert method.encoder.model.layer4[0].bn1.num_batches_tracked == 1  # mixed images only
+
+
+@pytest.mark.parametrize("make", [cnn, vit, wrapped])
+def test_the_encoder_is_a_copy_without_gradient_or_hooks(make):
+    net = Net(make())
+    net.loss(net(batch()[0]), batch()[1]).backward()
+    method = load("automix")
+    method.build(net)
+    assert all(not p.requires_grad and p.grad is None for p in method.encoder.parameters())
+    assert {id(p) for p in net.parameters()}.isdisjoint(id(p) for p in method.parameters())
+    for (name, p), (other, q) in zip(net.state_dict().items(), method.encoder.state_dict().items()):
+        assert name == other and torch.equal(p, q)
+    method(net, *batch(), rng())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in [*net.modules(), *method.modules()])
+
+
+def test_what_comes_after_the_layer_is_not_run():
+    net = Net(cnn())
+    ran = []
+    net.model.layer4.register_forward_hook(lambda *_: ran.append(1))
+    assert net.features(batch()[0], -2).shape == (6, 32, 2, 2) and not ran
+
+
+def test_a_pass_that_ended_early_keeps_nothing_alive():
+    net = Net(cnn())
+    x = batch()[0].clone()
+    alive = weakref.ref(x)
+    gc.disable()
+    net.features(x, -2)
+    del x
+    gone = alive() is None
+    gc.enable()
+    assert gone
+
+
+@pytest.mark.parametrize("make", [cnn, vit])
+def test_a_step_waits_for_no_device(make):
+    net = Net(make().to("meta")).train()
+    method = load("automix", lam_channel=True)
+    method.build(net)
+    x, y = batch()
+    losses = method(net, x.to("meta"), y.to("meta"), rng())
+    sum(losses.values()).backward()
+    method.after_step(net)
+    assert all(loss.is_meta for loss in losses.values())
+
+
+def test_its_state_goes_to_another_one_and_back():
+    net, method = built()
+    method.head.weight.data.add_(1)
+    _, other = built()
+    other.load_state_dict(method.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(method.state_dict().values(), other.state_dict().values()))
+    assert torch.equal(method.mix(net, *batch(), rng())[0], other.mix(net, *batch(), rng())[0])
+
+
+def test_a_momentum_of_one_fixes_block_and_encoder():
+    net, method = built(momentum=1.0)
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    losses = method(net, *batch(), rng())
+    sum(losses.values()).backward()
+    method.after_step(net)
+    assert set(losses) == {"mix", "onehot"} and not method.encoder.training
+    assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+    assert {name for name, p in method.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
+
+
+def test_the_block_is_spared_alike_on_all_processes():
+    net, method = built(update_prob=0.5)
+    ran = []
+    for process in range(2):
+        steps = []
+        for step in range(8):
+            method.common_rng = rng(step)
+            losses = method(net, *batch(), rng(100 * process + step))
+            assert losses["mask"].requires_grad
+            steps.append("generator" in losses)
+        ran.append(steps)
+    assert ran[0] == ran[1] and 0 < sum(ran[0]) < 8
+
+
+@pytest.mark.parametrize("count, training", [(1, True), (6, False)])
+def test_one_image_or_eval_mode_is_the_plain_loss(count, training):
+    net, method = built(vit)
+    net.eval()
+    x, y = batch(count)
+    losses = method.train(training)(net, x, y, rng())
+    assert set(losses) == {"mix"} and torch.equal(losses["mix"], net.loss(net(x), y))
+
+
+def test_each_row_may_have_its_own_lam_and_be_spared():
+    net, method = built(per_image=True, prob=0.5)
+    x, y = batch(30)
+    mixed, mix = method.mix(net, x, y, rng())
+    spared = mix.lam == 1
+    assert 0 < spared.sum() < 30 and mix.lam.unique().numel() > 5
+    assert torch.equal(mixed[spared], x[spared])
+    assert all(loss.isfinite() for loss in method(net, x, y, rng()).values())
+
+
+def test_the_encoder_runs_in_the_networks_precision():
+    net, method = built()
+    net.precision = torch.bfloat16
+    losses = method(net, *batch(), rng())
+    assert method.encoder.precision is torch.bfloat16
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+
+
+WRONG = [
+    {"mask_schedule": "linear"},
+    {"upsample": "cubic"},
+    {"update_prob": 2},
+    {"momentum": 0.9999999},
+    {"momentum": -1},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_hyperparameters_are_named(wrong):
+    with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
+        load("automix", **wrong)
+
+
+def test_a_network_without_stages_is_refused_by_name():
+    net = Net(nn.Sequential(nn.Flatten(), nn.Linear(12, CLASSES)))
+    with pytest.raises(ValueError, match="automix"):
+        load("automix").build(net)

@@ -1,0 +1,111 @@
+"""Losses of soft targets, one number a row."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hf_mixup import Mix, Net
+from hf_mixup.ops.losses import binary_cross_entropy, smooth, soft_cross_entropy
+
+
+@pytest.fixture
+def batch():
+    """Logits (6, 4), one-hot targets, and pairs of which each has a lam of its own."""
+    rng = torch.Generator().manual_seed(3)
+    logits = 2 * torch.randn(6, 4, generator=rng)
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    return logits, labels, Mix.pair(torch.arange(6).roll(-1), torch.rand(6, generator=rng))
+
+
+def hard_form(logits, labels, mix):
+    """mean_i lam_i l(i, y_i) + (1 - lam_i) l(i, y_partner(i)), from integer labels."""
+    own = F.cross_entropy(logits, labels, reduction="none")
+    other = F.cross_entropy(logits, labels[mix.partner], reduction="none")
+    return (mix.lam * own + (1 - mix.lam) * other).mean()
+
+
+def test_soft_targets_give_what_two_hard_losses_give(batch):
+    """timm issue 46: are they equal? Yes, also with a lam for each row."""
+    logits, labels, mix = batch
+    soft = soft_cross_entropy(logits, mix(F.one_hot(labels, 4).float())).mean()
+    torch.testing.assert_close(soft, hard_form(logits, labels, mix))
+
+
+def test_each_lam_stays_with_its_own_row(batch):
+    """Batch means first, lam after, is OpenMixup's bug: methods.md 1.3 found 1.7735 against the right 1.9414."""
+    logits, labels, mix = batch
+    own, other = F.cross_entropy(logits, labels), F.cross_entropy(logits, labels[mix.partner])
+    wrong = (mix.lam * own + (1 - mix.lam) * other).mean()
+    right = soft_cross_entropy(logits, mix(F.one_hot(labels, 4).float())).mean()
+    assert abs(right - wrong) > 0.05  # so that the test before can tell them apart
+    torch.testing.assert_close(right, hard_form(logits, labels, mix))
+
+
+def test_soft_cross_entropy_equals_torchs(batch):
+    logits, labels, mix = batch
+    y = mix(F.one_hot(labels, 4).float())
+    torch.testing.assert_close(soft_cross_entropy(logits, y), F.cross_entropy(logits, y, reduction="none"))
+
+
+def test_rows_may_weigh_more_or_less_than_one(batch):
+    logits, labels, _ = batch
+    weights = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 0.25])
+    y = weights[:, None] * F.one_hot(labels, 4)
+    expected = weights * F.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(soft_cross_entropy(logits, y), expected)
+
+
+def test_large_logits_do_not_overflow():
+    loss = soft_cross_entropy(torch.tensor([[1e4, -1e4]]), torch.tensor([[0.0, 1.0]]))
+    torch.testing.assert_close(loss, torch.tensor([2e4]))
+
+
+def test_binary_loss_is_the_mean_or_the_sum_over_classes(batch):
+    logits, labels, _ = batch
+    y = F.one_hot(labels, 4).float()
+    rows = F.binary_cross_entropy_with_logits(logits, y, reduction="none")
+    torch.testing.assert_close(binary_cross_entropy(logits, y), rows.mean(1))
+    torch.testing.assert_close(binary_cross_entropy(logits, y, total=True), rows.sum(1))
+
+
+def test_the_threshold_makes_targets_whole(batch):
+    logits, _, _ = batch
+    y = torch.tensor([[0.7, 0.3, 0.2, 0.0]] * 6)
+    hard = torch.tensor([[1.0, 1.0, 0.0, 0.0]] * 6)
+    whole = binary_cross_entropy(logits, y, threshold=0.2)
+    torch.testing.assert_close(whole, binary_cross_entropy(logits, hard))
+    assert y[0].tolist() == pytest.approx([0.7, 0.3, 0.2, 0.0])
+
+
+def test_smoothing_is_torchs(batch):
+    logits, labels, _ = batch
+    ours = soft_cross_entropy(logits, smooth(F.one_hot(labels, 4).float(), 0.1)).mean()
+    torch.testing.assert_close(ours, F.cross_entropy(logits, labels, label_smoothing=0.1))
+
+
+def test_smoothing_and_mixing_commute(batch):
+    _, labels, mix = batch
+    y = F.one_hot(labels, 4).float()
+    torch.testing.assert_close(smooth(mix(y), 0.1), mix(smooth(y, 0.1)))
+
+
+def test_smoothing_keeps_the_weight_of_a_row():
+    y = torch.tensor([[0.0, 0.0, 0.0], [1.5, 0.5, 0.0]])
+    torch.testing.assert_close(smooth(y, 0.3).sum(1), y.sum(1))
+    assert smooth(y, 0.3)[0].tolist() == [0, 0, 0]  # an unlabelled row stays unlabelled
+
+
+def test_smoothing_leaves_the_labels_alone():
+    """HF/transformers PR 13464: labels changed in place made metrics wrong."""
+    y = torch.eye(3)
+    smooth(y, 0.1)
+    assert torch.equal(y, torch.eye(3)) and y._version == 0
+
+
+def test_the_net_smooths_once_and_averages_last(batch, vit_model):
+    logits, labels, mix = batch
+    net = Net(vit_model(), label_smoothing=0.1)
+    y = mix(F.one_hot(labels, 4).float())
+    rows = soft_cross_entropy(logits, smooth(y, 0.1))
+    torch.testing.assert_close(net.loss(logits, y, reduction="none"), rows)
+    torch.testing.assert_close(net.loss(logits, y), rows.mean())

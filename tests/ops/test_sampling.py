@@ -1,0 +1,148 @@
+"""Draws have the distribution they say, from the generator they are given."""
+
+import math
+
+import pytest
+import torch
+
+from hf_mixup.ops.sampling import PAIRINGS, beta, generator, integers, on_device, partners, points, uniform
+
+SIGMAS = 5  # a right sampler misses a bound this wide once in 1.7 million runs
+COUNT = 20_000
+
+
+def close(mean, expected, sigma, count=COUNT):
+    return abs(float(mean) - expected) < SIGMAS * sigma / math.sqrt(count)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 2.0, 8.0])
+def test_beta_has_the_mean_and_variance_of_beta(alpha, rng):
+    lam = beta(alpha, COUNT, rng)
+    variance = 1 / (4 * (2 * alpha + 1))
+    # the squared distance from the mean lies in [0, 1/4]: its sigma is at most 1/8
+    assert close(lam.mean(), 0.5, math.sqrt(variance))
+    assert close((lam.double() - 0.5).square().mean(), variance, 1 / 8)
+
+
+def test_beta_of_one_is_uniform(rng):
+    lam = beta(1.0, COUNT, rng)
+    for quantile in (0.1, 0.5, 0.9):
+        assert close((lam < quantile).float().mean(), quantile, math.sqrt(quantile * (1 - quantile)))
+
+
+@pytest.mark.parametrize("alpha", [1e-30, 1e-6, 1e-3, 1e-2, 1e6])
+def test_beta_of_any_alpha_is_a_number_from_zero_to_one(alpha, rng):
+    lam = beta(alpha, COUNT, rng)
+    assert ((lam >= 0) & (lam <= 1)).all()  # false for NaN
+    assert close(lam.mean(), 0.5, 0.5)
+
+
+def test_a_tiny_alpha_takes_one_image_or_the_other(rng):
+    lam = beta(1e-6, 1000, rng)
+    assert ((lam < 1e-3) | (lam > 1 - 1e-3)).float().mean() > 0.99
+
+
+def test_alpha_zero_is_no_mixing(rng):
+    assert beta(0.0, 4, rng).tolist() == [1, 1, 1, 1]
+
+
+def test_draws_of_beta_are_independent(rng):
+    lam = beta(1.0, COUNT, rng)
+    products = (lam[1:] - 0.5) * (lam[:-1] - 0.5)
+    assert close(products.mean(), 0.0, 1 / 12)
+
+
+def test_uniform_stays_in_its_range(rng):
+    drawn = uniform(0.1, 0.8, COUNT, rng)
+    assert ((drawn >= 0.1) & (drawn < 0.8)).all() and drawn.dtype == torch.float32
+    assert close(drawn.mean(), 0.45, 0.7 / math.sqrt(12))
+
+
+@pytest.mark.parametrize("high", [7, torch.full((COUNT,), 7)])
+def test_each_whole_number_is_as_likely(high, rng):
+    counts = integers(high, COUNT, rng).bincount(minlength=7)
+    assert len(counts) == 7
+    for count in counts:
+        assert close(count / COUNT, 1 / 7, math.sqrt(6) / 7)
+
+
+def test_each_draw_can_have_its_own_range(rng):
+    high = torch.arange(1, 1001)
+    drawn = integers(high, 1000, rng)
+    assert (drawn >= 0).all() and (drawn < high).all()
+
+
+def test_points_reach_every_pixel_and_no_further(rng):
+    drawn = points((2, 3), 2000, rng)
+    assert drawn.unique(dim=0).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+@pytest.mark.parametrize("count", [2, 3, 7, 8])
+def test_each_row_is_the_partner_of_one(pairing, count, rng):
+    for _ in range(10):
+        assert partners(count, pairing, rng).sort().values.tolist() == list(range(count))
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+@pytest.mark.parametrize("count", [0, 1])
+def test_without_another_row_a_row_is_its_own_partner(pairing, count, rng):
+    assert partners(count, pairing, rng).tolist() == list(range(count))
+
+
+@pytest.mark.parametrize("pairing", ["shift", "derangement"])
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_nobody_is_paired_with_itself(pairing, count, rng):
+    for _ in range(50):
+        assert (partners(count, pairing, rng) != torch.arange(count)).all()
+
+
+def test_halves_and_even_flips_pair_nobody_with_itself(rng):
+    assert partners(4, "halves", rng).tolist() == [2, 3, 0, 1]
+    assert partners(4, "flip", rng).tolist() == [3, 2, 1, 0]
+    assert partners(5, "flip", rng).tolist() == [4, 3, 2, 1, 0]
+    assert (partners(5, "halves", rng) != torch.arange(5)).all()
+
+
+@pytest.mark.parametrize("pairing", ["shift", "permutation", "derangement"])
+def test_every_other_row_is_as_likely_a_partner(pairing, rng):
+    count, draws = 5, 4000
+    first = torch.stack([partners(count, pairing, rng)[0] for _ in range(draws)]).bincount(minlength=count)
+    candidates = range(count) if pairing == "permutation" else range(1, count)
+    share = 1 / len(candidates)
+    for row in candidates:
+        assert close(first[row] / draws, share, math.sqrt(share * (1 - share)), draws)
+
+
+def test_a_shift_moves_all_rows_alike(rng):
+    partner = partners(6, "shift", rng)
+    assert len(((partner - torch.arange(6)) % 6).unique()) == 1
+
+
+def test_an_unknown_pairing_lists_the_known(rng):
+    with pytest.raises(ValueError, match="'random'.*shift, permutation"):
+        partners(4, "random", rng)
+
+
+def test_draws_take_nothing_from_the_global_generator(rng):
+    before = torch.get_rng_state()
+    beta(0.2, 4, rng), uniform(0, 1, 4, rng), integers(9, 4, rng), points((4, 4), 4, rng)
+    [partners(5, pairing, rng) for pairing in PAIRINGS]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_generator_is_a_function_of_its_key():
+    assert torch.equal(torch.rand(3, generator=generator(1, 2)), torch.rand(3, generator=generator(1, 2)))
+
+
+def test_near_keys_give_unrelated_streams():
+    keys = [(0,), (1,), (0, 1), (1, 0), (1, 1), (0, 0, 1)]
+    draws = torch.stack([torch.rand(2000, generator=generator(*key)) for key in keys])
+    correlation = draws.corrcoef() - torch.eye(len(keys))
+    assert correlation.abs().max() < SIGMAS / math.sqrt(2000)  # sigma of a correlation of unrelated draws
+
+
+def test_a_device_generator_follows_from_the_host_generator(seeded):
+    cpu = torch.device("cpu")
+    first, again, other = (torch.rand(3, generator=on_device(seeded(seed), cpu)) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
