@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 # the stages (blocks) of transformers' own image classifiers, by model_type
@@ -80,7 +79,8 @@ def _transformers(model: nn.Module, kind: str) -> Anatomy:
     size = getattr(model.config, "image_size", None)
     return Anatomy(
         name=type(model).__name__,
-        layers=tuple(Layer(f"{STAGES[kind]}.{i}", stage) for i, stage in enumerate(stages)),
+        # Swin makes its map smaller at the end of a stage: what counts is what its last block gives
+        layers=tuple(Layer(f"{STAGES[kind]}.{i}", (getattr(s, "blocks", None) or [s])[-1]) for i, s in enumerate(stages)),
         classifier=_last_linear(model.classifier),
         attention=attention,
         block=block,
@@ -94,7 +94,8 @@ def _has(model: nn.Module, name: str) -> bool:
     return any(name == other for other, _ in model.named_modules())
 
 
-def _last_linear(module: nn.Module) -> nn.Linear | None:
+def _last_linear(module: nn.Module | tuple) -> nn.Linear | None:
+    module = module[0] if isinstance(module, tuple) else module  # a distilled network has two
     linear = [part for part in module.modules() if isinstance(part, nn.Linear)]
     return linear[-1] if linear else None
 
@@ -107,8 +108,7 @@ def _last_attention(model: nn.Module, name: str, part: str) -> tuple[nn.Module |
 
 def as_map(hidden, parts: Anatomy, image: tuple[int, int]) -> Tensor:
     """(B, C, h, w) the output of a layer for an `image` of that height and width: maps and patch tokens alike."""
-    if isinstance(hidden, tuple):
-        hidden = next((part for part in hidden[1:2] if torch.is_tensor(part) and part.dim() == 4), hidden[0])
+    hidden = hidden[0] if isinstance(hidden, tuple) else hidden
     if hidden.dim() == 4:
         return hidden.permute(0, 3, 1, 2) if parts.channels_last else hidden
     tokens = hidden[:, parts.prefix_tokens :]

@@ -1,6 +1,6 @@
 """timm's optimizers and averaged weights as the trainer uses them, and learning rates with floors of their own."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -32,24 +32,43 @@ def make_optimizer(model: nn.Module, args) -> torch.optim.Optimizer:
     return optimizer
 
 
-def set_floors(scheduler: torch.optim.lr_scheduler.LambdaLR, parameters: set[int], floor: float) -> None:
-    """Let the learning rate of the groups that hold `parameters` (ids) end at `floor` instead of the schedule's end."""
+def add_groups(optimizer: torch.optim.Optimizer, step: nn.Module, args) -> None:
+    """Let `optimizer` train what method and task have of their own, generators at their own learning rate.
+
+    A method with a `generator` may name its `generator_lr` and, for its end, `generator_min_lr`. Biases do not decay.
+    """
+    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    parts = [part for module in (step.method, step.task) if isinstance(module, nn.Module) for part in module.modules()]
+    own = [(part.generator, part.generator_lr, part.generator_min_lr) for part in parts if hasattr(part, "generator_lr")]
+    own += [(module, None, None) for module in (step.method, step.task) if isinstance(module, nn.Module)]
+    for module, rate, floor in own:
+        for decays in (True, False):
+            new = [p for p in module.parameters() if p.requires_grad and id(p) not in known and (p.dim() > 1) == decays]
+            if new:
+                known |= {id(p) for p in new}
+                decay = args.weight_decay if decays else 0.0
+                group = {"params": new, "lr": rate or args.learning_rate, "weight_decay": decay, "floor": floor}
+                optimizer.add_param_group(group)
+
+
+def set_floors(scheduler: torch.optim.lr_scheduler.LambdaLR) -> None:
+    """Let the learning rate of the groups that have a `floor` end there instead of at the schedule's end."""
     for number, group in enumerate(scheduler.optimizer.param_groups):
-        if group["params"] and id(group["params"][0]) in parameters:
-            share = floor / group["initial_lr"]
-            scheduler.lr_lambdas[number] = _Floored(scheduler.lr_lambdas[number], share)
+        if group.get("floor") is not None:
+            share = group["floor"] / group["initial_lr"]
+            scheduler.lr_lambdas[number] = _floored(scheduler.lr_lambdas[number], share)
 
 
-class _Floored:
-    """A factor on the learning rate that falls to `share` where the one it wraps falls to its own lowest value."""
+def _floored(factor: Callable[[int], float], share: float) -> Callable[[int], float]:
+    """A factor on the learning rate that falls to `share` where the given one falls to its own lowest value."""
+    lowest = getattr(factor, "keywords", {}).get("min_lr_rate", 0.0)
 
-    def __init__(self, factor, share: float):
-        self.factor, self.share = factor, share
-        self.lowest = getattr(factor, "keywords", {}).get("min_lr_rate", 0.0)
+    # a function and no object, since the scheduler would write an object into its checkpoint
+    def ended_at_share(step: int) -> float:
+        value = factor(step)
+        return value if value < lowest else share + (1 - share) * (value - lowest) / (1 - lowest)
 
-    def __call__(self, step: int) -> float:
-        value = (self.factor(step) - self.lowest) / (1 - self.lowest)
-        return max(value, 0.0) if step == 0 else self.share + (1 - self.share) * value
+    return ended_at_share
 
 
 class Averaged:

@@ -13,7 +13,7 @@ from .data import BatchPlan, Images, Stream, augment, eval_loader, normalise, tr
 from .methods import Method, load
 from .net import Net
 from .ops.losses import binary_cross_entropy, soft_cross_entropy
-from .optimization import Averaged, make_optimizer, set_floors
+from .optimization import Averaged, add_groups, make_optimizer, set_floors
 from .saving import load_extra, save_checkpoint_whole, save_extra
 from .step import MixupStep
 from .tasks import load_task
@@ -74,12 +74,10 @@ class MixupTrainer(Trainer):
         net = Net(self.model, loss, getattr(args, "label_smoothing", 0.0))
         if args.torch_compile:
             net.compile_model(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+        memory_format = torch.channels_last if getattr(args, "channels_last", False) else torch.contiguous_format
+        self.model.to(memory_format=memory_format)
         self.method.build(net)
         self.method.to(args.device)
-        memory_format = torch.contiguous_format
-        if getattr(args, "channels_last", False):
-            memory_format = torch.channels_last
-            self.model.to(memory_format=memory_format)
         if getattr(args, "ema_decay", None):
             self.averaged = Averaged(self.model, args.ema_decay, evaluated=args.eval_weights == "ema")
         return MixupStep(net, self.method, self.task, *_preparation(args, self.processing_class), memory_format)
@@ -98,20 +96,14 @@ class MixupTrainer(Trainer):
             self.optimizer = make_optimizer(self.model, self.args)
         given = self.optimizer is not None
         optimizer = self.optimizer if given else super().create_optimizer(model)
-        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for module in (self.step.method, self.step.task):
-            own = [p for p in getattr(module, "parameters", list)() if p.requires_grad and id(p) not in known]
-            if own:
-                rate = getattr(module, "generator_lr", None) or self.args.learning_rate
-                optimizer.add_param_group({"params": own, "lr": rate})
+        add_groups(optimizer, self.step, self.args)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         made = self.lr_scheduler is None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        floor = getattr(self.method, "generator_min_lr", None)
-        if made and floor is not None:
-            set_floors(scheduler, {id(p) for p in self.step.method.parameters()}, floor)
+        if made:
+            set_floors(scheduler)
         return scheduler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -7,10 +7,12 @@ from torch import Tensor
 
 from .masks import mingle
 
+IN_CACHE = 2**19  # numbers a processor works on without waiting for its memory
+
 
 @lru_cache(maxsize=16)
 def grid_distances(side: int, device: torch.device) -> Tensor:
-    """(P, P) squared distance between blocks of a grid with P = side * side, in units of side - 1; do not write to it."""
+    """(P, P) squared distances in a grid of P = side * side blocks, in units of side - 1; not to be written to."""
     place = torch.arange(side, device=device)
     place = torch.cartesian_prod(place, place)
     # whole numbers first: equal distances must be equal to the last bit
@@ -32,21 +34,29 @@ def plan(saliency: Tensor, wanted: Tensor, price: float) -> Tensor:
 
     def cost(rows):
         block, image = rows % side**2, rows // side**2
-        return torch.addcmul(distance[block] + penalty[rows], worth[rows, None], places[image], value=-1)
+        base = distance.index_select(0, block) + penalty.index_select(0, rows)
+        return base.addcmul_(worth.index_select(0, rows)[:, None], places.index_select(0, image), value=-1)
 
-    choice = _nearest(wanted)
-    claim = distance.gather(1, choice.t()).t() - saliency.flatten(1) * places.gather(1, choice)
-    stays = torch.arange(side**2, device=choice.device).expand_as(choice)
-    # a block that no shown place can please stays, at no cost
-    choice, claim = torch.where(claim > 0, stays, choice).flatten(), claim.clamp(max=0).flatten()
+    claim, choice = _first_claims(distance, saliency.flatten(1), wanted)
+    stays = torch.arange(side**2, device=choice.device)
     for left in reversed(range(side)):
         winner = _cheapest_claims(claim.view(count, -1), choice.view(count, -1))
-        if left == 0:
-            return winner
         lost = (winner.gather(1, choice.view(count, -1)) != stays).flatten()
         rows = _those(lost)
+        if left == 0 or len(rows) == 0:
+            return winner
         penalty[rows, choice[rows]] += lost[rows]
         claim[rows], choice[rows] = cost(rows).min(1)
+
+
+def _first_claims(distance: Tensor, worth: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """(B * P,) least cost and (B * P,) place of each block, without a table of all costs."""
+    choice = _nearest(wanted)
+    shows = wanted.flatten(1).gather(1, choice)
+    claim = distance.gather(1, choice.t()).t() - worth * shows
+    stays = torch.arange(len(distance), device=choice.device)
+    # a block for which every shown place is too far stays hidden, at no cost
+    return claim.clamp(max=0).flatten(), torch.where(claim > 0, stays, choice).flatten()
 
 
 def _nearest(wanted: Tensor) -> Tensor:
@@ -55,13 +65,13 @@ def _nearest(wanted: Tensor) -> Tensor:
     Squared distances are sums over rows and columns, so their minimum is taken along columns, then along rows.
     """
     side = wanted.shape[1]
-    place = torch.arange(side, device=wanted.device)
+    place = torch.arange(side, device=wanted.device, dtype=torch.int32)
     # one number tells distance and place: the distance in whole grids of places
-    key = (place[:, None] - place).square() * side**2
-    far = 2 * side**4
-    along = torch.where(wanted[:, :, None], key + place, far).amin(3)
-    nearest = (along[:, None] + (key + place * side)[:, :, None]).amin(2)
-    return (nearest % side**2).flatten(1)
+    distance = (place[:, None] - place).square() * side**2
+    far = torch.full_like(place[:1], 2 * side**4)
+    along = torch.where(wanted[:, :, :, None], distance + place[:, None], far).amin(2)
+    nearest = (along[:, :, None] + (distance + place[:, None] * side)[:, :, None]).amin(1)
+    return (nearest % side**2).flatten(1).long()
 
 
 def _cheapest_claims(claim: Tensor, choice: Tensor) -> Tensor:
@@ -90,30 +100,29 @@ def compose(x: Tensor, partner: Tensor, mask: Tensor, own: Tensor, other: Tensor
     `x` (B, C, H, W), `partner` (B,), `mask` (B, T, T) in [0, 1], `own` and `other` (B, P) the block that each place
     shows. Exact where the mask is 0 or 1; float32 or wider inside; whole-number images are rounded.
     """
-    (count, channels, height, width), side, mask = x.shape, mask.shape[-1], mask.flatten(1)
-    # an image row cut to the width of a block is a line: blocks are moved line by line, in one gather
+    (count, channels, height, width), side = x.shape, mask.shape[-1]
+    # an image row cut to the width of a block is a line: blocks move line by line, in one gather
     lines = x.reshape(-1, width // side)
-    row, place = torch.arange(count, device=x.device)[:, None], torch.arange(side**2, device=x.device)
-    own = _first_line(row, own, x.shape, side)
-    other = _first_line(partner[:, None], other, x.shape, side)
-    start = torch.where(mask > 0, own, other)
-    plane = torch.arange(channels, device=x.device)[:, None] * height * side
-    below = torch.arange(height // side, device=x.device) * side
-    index = start.view(count, 1, side, 1, side) + plane[:, :, None, None] + below[:, None]
-    mixed = lines.index_select(0, index.flatten())
-    # only blocks that show both images need arithmetic
-    both = _those(((mask > 0) & (mask < 1)).flatten())
-    here, there = (
-        (first.flatten()[both, None, None] + plane + below).flatten()
-        for first in (_first_line(row, place, x.shape, side), other)
-    )
-    share = mask.flatten()[both].repeat_interleave(plane.numel() * below.numel())
-    mixed[here] = mingle(mixed.index_select(0, here), lines.index_select(0, there), share[:, None])
-    return mixed.view(x.shape)
+    row = torch.arange(count, device=x.device)
+    own, other = (_first_line(*pair, x.shape, side) for pair in ((row, own), (partner, other)))
+    plane = torch.arange(channels, device=x.device)[:, None, None, None] * height * side
+    below = torch.arange(height // side, device=x.device)[:, None] * side
+    share = mask[:, None, :, None].expand(-1, channels, -1, height // side, -1)
+
+    def gather(first):
+        index = first.view(-1, 1, side, 1, side) + plane + below
+        return lines.index_select(0, index.flatten())
+
+    mixed = torch.empty_like(x, memory_format=torch.contiguous_format)
+    step = max(IN_CACHE // x[0].numel(), 1) if x.device.type == "cpu" else count
+    for start in range(0, count, step):
+        part = slice(start, start + step)
+        done = mingle(gather(own[part]), gather(other[part]), share[part].reshape(-1, 1))
+        mixed[part] = done.view(-1, channels, height, width)
+    return mixed
 
 
 def _first_line(image: Tensor, block: Tensor, shape: torch.Size, side: int) -> Tensor:
-    """Number of the first line of the `block` (B, P) of an `image` (B, 1), when images of `shape` are cut into lines."""
+    """(B, P) the first line of each `block` (B, P) of each `image` (B,), as `compose` cuts images of `shape` to lines."""
     _, channels, height, _ = shape
-    return (image * channels * height + block // side * (height // side)) * side + block % side
-
+    return (image[:, None] * channels * height + block // side * (height // side)) * side + block % side

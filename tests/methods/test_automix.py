@@ -54,11 +54,12 @@ def with_gradient(module):
 
 
 @pytest.mark.parametrize("make", [cnn, vit, wrapped])
-def test_the_encoders_loss_teaches_the_block_and_nobody_else(make):
+def test_the_blocks_losses_teach_the_block_and_nobody_else(make):
     net, method = built(make)
     losses = method(net, *batch(), rng())
     assert set(losses) == {"mix", "onehot", "generator", "mask"}
-    losses["generator"].backward()
+    losses["generator"].backward(retain_graph=True)
+    losses["mask"].backward()
     assert with_gradient(method.generator) == {"query.weight", "query.bias", "value.weight", "value.bias"}
     for other in (net, method.encoder, method.head, method.encoder_head):
         assert all(p.grad is None for p in other.parameters())
@@ -72,12 +73,6 @@ def test_the_networks_losses_leave_the_block_alone(make):
     assert with_gradient(net) and with_gradient(method.head)
     for other in (method.generator, method.encoder, method.encoder_head):
         assert all(p.grad is None for p in other.parameters())
-
-
-def test_the_mask_loss_reaches_the_block_only():
-    net, method = built(mask_margin=0.0)
-    method(net, *batch(), rng())["mask"].backward()
-    assert with_gradient(method.generator) and not with_gradient(net)
 
 
 @pytest.mark.parametrize("make", [cnn, vit, wrapped])
@@ -112,13 +107,6 @@ def test_the_margin_rule_gives_plain_mixup(lam):
     assert torch.equal(mix.mask, lam.reshape(-1, 1, 1, 1).expand_as(mask))
     torch.testing.assert_close(mixed, lam[0] * x + (1 - lam[0]) * x[partner])
     assert torch.equal(automix(x, mask, lam * 0 + 0.5, partner, 0.08)[1].mask, mask)
-
-
-def test_a_lam_of_one_is_the_identity():
-    net, method = built(alpha=0.0)
-    x, y = batch()
-    mixed, mix = method.mix(net, x, y, rng())
-    assert torch.equal(mixed, x) and torch.equal(mix(y), y)
 
 
 def test_the_encoder_follows_by_its_momentum():
@@ -176,13 +164,6 @@ def test_the_encoder_is_a_copy_without_gradient_or_hooks(make):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in [*net.modules(), *method.modules()])
 
 
-def test_what_comes_after_the_layer_is_not_run():
-    net = Net(cnn())
-    ran = []
-    net.model.layer4.register_forward_hook(lambda *_: ran.append(1))
-    assert net.features(batch()[0], -2).shape == (6, 32, 2, 2) and not ran
-
-
 def test_a_pass_that_ended_early_keeps_nothing_alive():
     net = Net(cnn())
     x = batch()[0].clone()
@@ -193,18 +174,6 @@ def test_a_pass_that_ended_early_keeps_nothing_alive():
     gone = alive() is None
     gc.enable()
     assert gone
-
-
-@pytest.mark.parametrize("make", [cnn, vit])
-def test_a_step_waits_for_no_device(make):
-    net = Net(make().to("meta")).train()
-    method = load("automix", lam_channel=True)
-    method.build(net)
-    x, y = batch()
-    losses = method(net, x.to("meta"), y.to("meta"), rng())
-    sum(losses.values()).backward()
-    method.after_step(net)
-    assert all(loss.is_meta for loss in losses.values())
 
 
 def test_its_state_goes_to_another_one_and_back():
@@ -268,16 +237,7 @@ def test_the_encoder_runs_in_the_networks_precision():
     assert all(loss.dtype == torch.float32 for loss in losses.values())
 
 
-WRONG = [
-    {"mask_schedule": "linear"},
-    {"upsample": "cubic"},
-    {"update_prob": 2},
-    {"momentum": 0.9999999},
-    {"momentum": -1},
-]
-
-
-@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("wrong", [{"mask_schedule": "linear"}, {"upsample": "cubic"}, {"momentum": 0.9999999}])
 def test_wrong_hyperparameters_are_named(wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
         load("automix", **wrong)

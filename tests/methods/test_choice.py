@@ -1,0 +1,116 @@
+"""Choice: one of several methods for each batch."""
+
+import math
+
+import pytest
+import torch
+
+from hf_mixup import available, load
+
+SIGMAS = 5  # a right sampler misses a bound this wide once in 1.7 million runs
+MIXUP, CUTMIX, ERM = {"name": "mixup", "alpha": 0.8}, {"name": "cutmix", "alpha": 1.0}, {"name": "erm"}
+
+
+def test_the_default_is_deits():
+    values = load("choice").hyperparameters()
+    assert [(method["name"], method["alpha"]) for method in values["methods"]] == [("cutmix", 1.0), ("mixup", 0.8)]
+    assert values["weights"] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("weights, share", [([0.5, 0.5], 0.5), ([3, 1], 0.75), ([0.1, 0.9], 0.1)])
+def test_methods_are_chosen_by_their_weights(weights, share, rng):
+    draws, method = 2000, load("choice", methods=[CUTMIX, MIXUP], weights=weights)
+    chosen = sum(method.choose(rng).name == "cutmix" for _ in range(draws)) / draws
+    assert abs(chosen - share) < SIGMAS * math.sqrt(share * (1 - share) / draws)
+
+
+@pytest.mark.parametrize("only", range(3))
+def test_all_the_weight_on_one_method_is_that_method(only, images, one_hot, rng):
+    methods, x, y = [MIXUP, CUTMIX, ERM], images(), one_hot()
+    choice = load("choice", methods=methods, weights=[float(i == only) for i in range(3)])
+    for _ in range(5):
+        state = rng.get_state()
+        choice.choose(rng)
+        alone = load(methods[only]).mix(None, x, y, rng)
+        after = rng.get_state()
+        rng.set_state(state)
+        mixed, mix = choice.mix(None, x, y, rng)
+        assert torch.equal(mixed, alone[0]) and torch.equal(mix(y), alone[1](y))
+        assert torch.equal(rng.get_state(), after)
+
+
+def test_not_mixing_is_erm(images, one_hot, rng):
+    mixed, mix = load("choice", methods=[ERM]).mix(None, images(), one_hot(), rng)
+    assert torch.equal(mixed, images()) and torch.equal(mix(one_hot()), one_hot())
+
+
+def test_the_chosen_methods_own_forward_runs(make_net, images, one_hot, rng):
+    net, base = make_net("vit"), {"name": "decoupledmix", "base": MIXUP}
+    losses = load("choice", methods=[base])(net, images(), one_hot(), rng)
+    assert sorted(losses) == ["decoupled", "mix"]
+
+
+def test_the_choice_is_the_same_on_all_processes(rng, seeded):
+    """Two ranks have different generators and one common one; different choices would stop DDP."""
+    first, second = load("choice"), load("choice")
+    first.common_rng, second.common_rng = seeded(1), seeded(1)
+    chosen = [(first.choose(seeded(10 + i)).name, second.choose(seeded(20 + i)).name) for i in range(20)]
+    assert all(one == other for one, other in chosen) and len(set(chosen)) == 2
+
+
+def test_a_choice_needs_what_its_methods_need():
+    assert not load("choice").needs_net and not load("choice").needs_forward
+    assert load("choice", methods=[CUTMIX, {"name": "transmix"}]).needs_net
+    decoupled = load("choice", methods=[{"name": "decoupledmix"}])
+    assert decoupled.needs_forward and not decoupled.needs_net
+
+
+def test_pairing_and_per_image_are_handed_down_unless_set(images, one_hot, rng):
+    choice = load("choice", methods=[MIXUP, CUTMIX | {"pairing": "halves"}], pairing="flip", per_image=True)
+    assert [method.pairing for method in choice.methods] == ["flip", "halves"]
+    assert all(method.per_image for method in choice.methods)
+
+
+def test_eval_mode_reaches_the_methods():
+    choice = load("choice").eval()
+    assert not any(method.training for method in choice.methods)
+    assert all(method.training for method in choice.train().methods)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [0.0, 0.0], [math.nan, 1.0], [math.inf, 1.0]])
+def test_impossible_weights_are_refused(weights):
+    with pytest.raises(ValueError, match="(?i)weights"):
+        load("choice", methods=[MIXUP, CUTMIX], weights=weights)
+
+
+def test_an_empty_choice_is_refused():
+    with pytest.raises(ValueError, match="0 methods"):
+        load("choice", methods=[])
+
+
+def test_a_misspelt_method_inside_names_the_nearest():
+    with pytest.raises(ValueError, match="'cutmx'.*Did you mean 'cutmix'"):
+        load("choice", methods=[{"name": "cutmx"}])
+
+
+def test_a_nameless_method_inside_is_refused_in_words():
+    with pytest.raises(ValueError, match='needs its "name"'):
+        load("choice", methods=[{"alpha": 1.0}])
+
+
+def test_choices_can_be_nested(images, one_hot, rng):
+    outer = load("choice", methods=[{"name": "choice", "methods": [MIXUP]}, CUTMIX])
+    assert load({"name": "choice", **outer.hyperparameters()}).hyperparameters() == outer.hyperparameters()
+    assert outer.mix(None, images(), one_hot(), rng)[0].shape == images().shape
+
+
+def test_the_same_generator_makes_the_same_choices(seeded):
+    choice = load("choice")
+    once, again = (
+        [choice.choose(generator).name for _ in range(10)] for generator in (seeded(1), seeded(1))
+    )
+    assert once == again
+
+
+def test_the_directory_is_the_registry():
+    assert "choice" in available() and not any(name.startswith("_") for name in available())

@@ -1,0 +1,157 @@
+"""Manifold Mixup: mixing hidden states."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from hf_mixup import Net, load
+
+KINDS = ("cnn", "vit")
+
+
+class Stages(nn.Module):
+    """Stages that are linear in the image, then a rest that is not; told to the package as timm's networks are."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, stride=2)
+        self.head = nn.Linear(4, 5)
+        self.feature_info = [{"module": "first"}, {"module": "second"}]
+
+    def get_classifier(self):
+        return self.head
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layer_zero_is_mixup_to_the_bit(kind, make_net, images, one_hot, rng):
+    net = make_net(kind)
+    net.model.eval()
+    manifold, plain = load("manifoldmix", alpha=1.0, layers=(0,)), load("mixup", alpha=1.0)
+    for _ in range(3):
+        state = rng.get_state()
+        torch.randint(1, (), generator=rng)  # the draw of the layer
+        expected = plain(net, images(), one_hot(), rng)["mix"]
+        rng.set_state(state)
+        assert torch.equal(manifold(net, images(), one_hot(), rng)["mix"], expected)
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_behind_linear_stages_it_is_mixup_of_the_images(layer, images, one_hot, seeded):
+    torch.manual_seed(0)
+    net = Net(Stages())
+    losses = [
+        load("manifoldmix", layers=(chosen,), per_image=True)(net, images(), one_hot(), seeded(1))["mix"]
+        for chosen in (0, layer)
+    ]
+    torch.testing.assert_close(losses[1], losses[0])
+
+
+def test_behind_other_stages_it_is_not_mixup_of_the_images(make_net, images, one_hot, seeded):
+    net = make_net("vit")
+    first, second = (load("manifoldmix", layers=(layer,))(net, images(), one_hot(), seeded(1))["mix"] for layer in (0, 2))
+    assert abs(first - second) > 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_the_layer_asked_for_is_mixed_and_none_before(kind, layer, make_net, images, one_hot, rng):
+    net = make_net(kind)
+    net.model.eval()
+    x, outputs = images(), {}
+    modules = [known.module for known in net.parts.layers]
+    hooks = [m.register_forward_hook(lambda m, args, out, i=i: outputs.__setitem__(i, out)) for i, m in enumerate(modules)]
+    net(x)
+    clean = dict(outputs)
+    outputs.clear()
+    method = load("manifoldmix", layers=(layer,))
+    method(net, x, one_hot(), rng)
+    for hook in hooks:
+        hook.remove()
+    equal = [torch.equal(outputs[i], clean[i]) for i in range(len(modules))]
+    # these hooks come before the edit, so that stage `layer` still shows its clean output
+    assert equal == [i < layer for i in range(len(modules))]
+
+
+def test_the_hidden_states_are_mixed_as_the_labels_are(make_net, images, one_hot, seeded):
+    """One stage behind which a linear classifier follows: logits are mixed with the labels' lam."""
+    given = []
+
+    def remember(logits, y):
+        given.append((logits.detach(), y))
+        return logits.sum(1)
+
+    net = make_net("cnn", loss=remember)
+    net.model.eval()
+    last = len(net.parts.layers)
+    y = torch.eye(6)
+    load("manifoldmix", layers=(last,), per_image=True)(net, images(), y, seeded(2))
+    logits, target = given[0]
+    torch.testing.assert_close(logits, target @ net(images()).detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_layers_are_drawn(kind, make_net, images, one_hot, rng):
+    net, mixed_after = make_net(kind), set()
+    for _ in range(40):  # a layer is missed with probability 3 (2/3)^40, one in 3.7 million
+        seen = []
+        method = load("manifoldmix")
+        # what `editing` hooks is the stage that was drawn; the input when none was
+        handles = [
+            known.module.register_forward_hook(lambda m, *_: seen.append(len(m._forward_hooks))) for known in net.parts.layers
+        ]
+        method(net, images(2), one_hot(2), rng)
+        for handle in handles:
+            handle.remove()
+        assert sum(count - 1 for count in seen) <= 1  # one hook a pass at most
+        mixed_after.add(next((i + 1 for i, count in enumerate(seen) if count > 1), 0))
+    assert mixed_after == {0, 1, 2}
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_gradient_reaches_both_images_of_a_pair(layer, make_net, images, one_hot, rng):
+    """The loss of one row has gradient in its own image and in its partner's, and in no other."""
+
+    def first_row_only(logits, y):
+        return (y * logits.log_softmax(-1)).sum(-1) * (torch.arange(len(y)) == 0)
+
+    net = make_net("cnn", loss=first_row_only)
+    net.model.eval()  # so that BatchNorm does not couple the rows
+    x = images().requires_grad_()
+    load("manifoldmix", layers=(layer,), pairing="halves")(net, x, one_hot(), rng)["mix"].backward()
+    assert x.grad.flatten(1).abs().sum(1).gt(0).tolist() == [True, False, False, True, False, False]
+
+
+def test_the_hook_is_gone_after_an_exception_in_the_network(make_net, images, one_hot, rng):
+    net = make_net("cnn")
+    with pytest.raises(RuntimeError):
+        load("manifoldmix", layers=(2,))(net, images(channels=4), one_hot(), rng)
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_a_stage_that_the_network_has_not_is_refused_at_build(make_net):
+    with pytest.raises(ValueError, match="stage 9.*has 4.*up to 4"):
+        load("manifoldmix", layers=(0, 9)).build(make_net("cnn"))
+
+
+@pytest.mark.parametrize("layers", [(), (-1,), (0, -2)])
+def test_impossible_layers_are_refused(layers):
+    with pytest.raises(ValueError, match="layers"):
+        load("manifoldmix", layers=layers)
+
+
+def test_a_network_without_stages_is_refused_by_name():
+    with pytest.raises(ValueError, match="manifoldmix needs stages.*Sequential"):
+        load("manifoldmix").build(Net(nn.Sequential(nn.Flatten(), nn.Linear(48, 5))))
+
+
+def test_swins_stages_are_mixed_too(images, one_hot, rng):
+    torch.manual_seed(0)
+    args = {"img_size": 32, "patch_size": 4, "window_size": 4, "embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2)}
+    net = Net(timm.create_model("swin_tiny_patch4_window7_224", num_classes=5, **args))
+    method = load("manifoldmix", layers=(1, 2))
+    method.build(net)
+    method(net, images(size=(32, 32)), one_hot(), rng)["mix"].backward()

@@ -1,0 +1,204 @@
+"""Mixup, CutMix and ResizeMix: worked values, exactness, and one graph under torch.compile."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hf_mixup import load
+from hf_mixup.methods.cutmix import cutmix
+from hf_mixup.methods.mixup import mixup
+from hf_mixup.methods.resizemix import patches, resizemix
+from hf_mixup.ops.masks import boxes
+from hf_mixup.ops.sampling import points
+
+SIGMAS = 5  # a right sampler misses a bound this wide once in 1.7 million runs
+COUNT = 40_000
+ROLL = torch.tensor([1, 2, 3, 0])
+
+
+def same(number, count=4):
+    return torch.full((count,), number)
+
+
+def test_mixup_is_the_weighted_mean(images):
+    x = images(4)
+    mixed, mix = mixup(x, torch.tensor([0.1, 0.5, 0.9, 1.0]), ROLL)
+    torch.testing.assert_close(mixed[0], 0.1 * x[0] + 0.9 * x[1])
+    assert torch.equal(mixed[3], x[3])
+    torch.testing.assert_close(mix.lam, torch.tensor([0.1, 0.5, 0.9, 1.0]))
+
+
+def test_mixup_mixes_hidden_states_of_any_shape(rng):
+    hidden = torch.rand(4, 7, 5, generator=rng)
+    torch.testing.assert_close(mixup(hidden, same(0.25), ROLL)[0], 0.25 * hidden + 0.75 * hidden[ROLL])
+
+
+def test_mixup_with_oneself_changes_nothing(images):
+    x = images(4)
+    torch.testing.assert_close(mixup(x, same(0.3), torch.arange(4))[0], x)
+
+
+# CutMix
+
+
+@pytest.mark.parametrize("centre, low, high, lam", [((4, 4), 2, 6, 0.75), ((0, 0), 0, 2, 0.9375)])
+def test_cutmix_gives_the_worked_boxes(images, centre, low, high, lam):
+    """methods.md section 11: 8x8 pixels, lam .75."""
+    x = images(4, (8, 8))
+    mixed, mix = cutmix(x, same(0.75), ROLL, torch.tensor([centre]))
+    expected = x.clone()
+    expected[:, :, low:high, low:high] = x[ROLL][:, :, low:high, low:high]
+    assert torch.equal(mixed, expected) and mix.lam.tolist() == [lam] * 4
+
+
+def test_cutmix_lam_is_the_share_of_pixels_that_are_the_own_images(images, rng):
+    x, method = images(8, (15, 22)), load("cutmix", per_image=True)
+    for _ in range(5):
+        mixed, mix = method.mix(None, x, torch.eye(8), rng)
+        own, other = (mixed == x).all(1), (mixed == x[mix.partner]).all(1)
+        assert (own ^ other).all()
+        torch.testing.assert_close(own.float().mean((1, 2)), mix.lam, atol=1e-7, rtol=0)
+
+
+def kept_shares(alpha, size, rng):
+    """lam of CutMix, for COUNT draws, by boxes alone."""
+    method = load("cutmix", alpha=alpha, per_image=True)
+    x = torch.empty(COUNT, 1, *size, device="meta")  # only its shape counts
+    lam, _ = method.draw(x, alpha, rng)
+    top, bottom, left, right = boxes(size, lam, points(size, COUNT, rng)).unbind(1)
+    return 1 - (bottom - top) * (right - left) / math.prod(size)
+
+
+@pytest.mark.parametrize("alpha, mean, untouched", [(1.0, 0.701, 0.004), (0.2, 0.725, 0.17)])
+def test_cutmix_keeps_more_than_was_drawn(alpha, mean, untouched, rng):
+    """methods.md section 11, at 32 px; its numbers are rounded to half a unit of their last digit."""
+    lam = kept_shares(alpha, (32, 32), rng).double()
+    assert abs(float(lam.mean()) - mean) < SIGMAS * float(lam.std()) / math.sqrt(COUNT) + 0.0005
+    last_digit = 0.0005 if untouched < 0.01 else 0.005
+    sigma = math.sqrt(untouched * (1 - untouched) / COUNT)
+    assert abs(float((lam == 1).double().mean()) - untouched) < SIGMAS * sigma + last_digit
+
+
+def test_cutmix_boxes_reach_every_corner(rng):
+    method, seen = load("cutmix", per_image=True), torch.zeros(1, 1, 6, 6)
+    for _ in range(20):
+        seen = seen + (1 - method.mix(None, torch.rand(16, 1, 6, 6, generator=rng), torch.eye(16), rng)[1].mask).sum(0)
+    assert (seen > 0).all()
+
+
+def test_boxes_of_their_own_lie_in_different_places(rng):
+    """kornia issue 4712: one cut position served all rows."""
+    x = torch.rand(32, 1, 32, 32, generator=rng)
+    mask = load("cutmix", per_image=True).mix(None, x, torch.eye(32), rng)[1].mask
+    assert len(mask.flatten(1).unique(dim=0)) > 24
+
+
+# ResizeMix
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
+def test_resizemix_gives_the_worked_patch(images, interpolation):
+    """methods.md section 11: 8x8 pixels, scale .5, a 4x4 patch and lam .75."""
+    x = images(4, (8, 8))
+    mixed, mix = resizemix(x, same(0.5), ROLL, torch.tensor([[0.99, 0.0]]), interpolation)
+    small = F.interpolate(x[ROLL], size=(4, 4), mode=interpolation)
+    assert torch.equal(mixed[:, :, 4:, :4], small)
+    assert torch.equal(mixed[:, :, :4], x[:, :, :4]) and torch.equal(mixed[:, :, :, 4:], x[:, :, :, 4:])
+    assert mix.lam.tolist() == [0.75] * 4 and mix.mask.mean() == 0.75
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
+@pytest.mark.parametrize("size", [(16, 16), (15, 22)])
+def test_a_patch_of_its_own_is_resized_as_a_shared_one(images, rng, interpolation, size):
+    x = images(4, size)
+    for _ in range(10):
+        scale = 0.1 + 0.7 * torch.rand(4, generator=rng)
+        place = torch.rand(4, 2, generator=rng)
+        own, mix = resizemix(x, scale, ROLL, place, interpolation)
+        for i in range(4):
+            shared, mix_of_shared = resizemix(x, scale[i : i + 1], ROLL, place[i : i + 1], interpolation)
+            torch.testing.assert_close(own[i], shared[i], atol=1e-5, rtol=0)
+            assert mix.lam[i] == mix_of_shared.lam[0]
+
+
+def test_the_whole_patch_is_inside_the_image(rng):
+    corners = patches((15, 22), 0.1 + 0.9 * torch.rand(2000, generator=rng), torch.rand(2000, 2, generator=rng))
+    top, bottom, left, right = corners.unbind(1)
+    assert (top >= 0).all() and (left >= 0).all() and (bottom <= 15).all() and (right <= 22).all()
+    assert (bottom > top).all() and (right > left).all()
+
+
+def test_patches_touch_every_border(rng):
+    top, bottom, left, right = patches((8, 8), same(0.5, 500), torch.rand(500, 2, generator=rng)).unbind(1)
+    assert (top.min(), bottom.max(), left.min(), right.max()) == (0, 8, 0, 8)
+
+
+def test_a_scale_of_nothing_still_pastes_a_pixel(images):
+    mix = resizemix(images(4, (8, 8)), same(0.01), ROLL, torch.zeros(1, 2))[1]
+    assert mix.lam.tolist() == [1 - 1 / 64] * 4
+
+
+def test_resizemix_stays_within_its_scope(rng):
+    for alpha in (None, 0.2, 1.0):
+        scales = load("resizemix", alpha=alpha, scope=(0.3, 0.6)).scales(2000, rng)
+        assert ((scales >= 0.3) & (scales <= 0.6)).all()
+
+
+def test_resizemix_by_default_draws_scales_uniformly(rng):
+    scales = load("resizemix").scales(COUNT, rng)
+    assert abs(float(scales.mean()) - 0.45) < SIGMAS * 0.7 / math.sqrt(12 * COUNT)
+
+
+def test_resizemix_with_alpha_zero_mixes_nothing_or_is_refused(images, rng):
+    """The message for a bad alpha says: 0 (no mixing)."""
+    try:
+        method = load("resizemix", alpha=0.0)
+    except ValueError:
+        return
+    assert torch.equal(method.mix(None, images(), torch.eye(6), rng)[0], images())
+
+
+@pytest.mark.parametrize("scope", [(0.0, 0.5), (0.6, 0.5), (0.5, 1.5), (math.nan, 0.5)])
+def test_an_impossible_scope_is_refused(scope):
+    with pytest.raises(ValueError, match="scope"):
+        load("resizemix", scope=scope)
+
+
+# torch.compile
+
+CALLS = {
+    "mixup": lambda x, lam, point: mixup(x, lam, ROLL),
+    "cutmix": lambda x, lam, point: cutmix(x, lam, ROLL, (point * 16).long()),
+    "resizemix": lambda x, lam, point: resizemix(x, lam, ROLL, point),
+    "resizemix nearest": lambda x, lam, point: resizemix(x, lam, ROLL, point, "nearest"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("rows", ["shared", "own"])
+def test_compiling_breaks_no_graph_and_changes_nothing(name, rows, images, rng):
+    torch.compiler.reset()
+    compiled = torch.compile(CALLS[name], backend="eager", fullgraph=True)
+    for _ in range(3):
+        count = 4 if rows == "own" else 1
+        lam, point = 0.1 + 0.8 * torch.rand(count, generator=rng), torch.rand(count, 2, generator=rng)
+        mixed, mix = CALLS[name](images(4), lam.expand(4), point.expand(4, 2))
+        again, mix_again = compiled(images(4), lam.expand(4), point.expand(4, 2))
+        torch.testing.assert_close(again, mixed, atol=1e-5, rtol=0)
+        assert torch.equal(mix.weight, mix_again.weight) and torch.equal(mix.index, mix_again.index)
+
+
+def test_compiling_does_not_compile_again_for_another_box(images, rng):
+    torch.compiler.reset()
+    graphs = []
+
+    def count(graph, example):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(CALLS["cutmix"], backend=count, fullgraph=True)
+    for _ in range(4):
+        compiled(images(4), torch.rand(4, generator=rng), torch.rand(4, 2, generator=rng))
+    assert len(graphs) == 1

@@ -1,0 +1,146 @@
+"""TransMix: labels by what the network looked at."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hf_mixup import Mix, Net, load
+from hf_mixup.methods.transmix import attended_share
+from hf_mixup.ops.losses import soft_cross_entropy
+from hf_mixup.ops.masks import outside
+
+CUTMIX = {"name": "cutmix", "alpha": 1.0}
+
+
+def mask_of(box, size=(16, 16)):
+    return outside(torch.tensor([box]), size, torch.device("cpu"))
+
+
+def test_uniform_attention_gives_the_area():
+    mask = mask_of([4, 12, 0, 8])  # of whole patches of 4 pixels
+    share = attended_share(mask, torch.full((3, 4, 4), 0.2))
+    torch.testing.assert_close(share, mask.mean().expand(3))
+
+
+def test_attention_inside_the_box_is_none_of_the_own_image():
+    attention = torch.zeros(1, 4, 4)
+    attention[0, 1:3, :2] = 0.25
+    assert attended_share(mask_of([4, 12, 0, 8]), attention).tolist() == [0.0]
+    assert attended_share(1 - mask_of([4, 12, 0, 8]), attention).tolist() == [1.0]
+
+
+def test_attention_need_not_sum_to_one(rng):
+    attention = torch.rand(2, 4, 4, generator=rng)
+    mask = mask_of([4, 12, 0, 8])
+    torch.testing.assert_close(attended_share(mask, 7 * attention), attended_share(mask, attention))
+
+
+def test_the_share_is_the_authors(rng):
+    """TransMix/timm_train.py of Chen et al.: mask to the patches by nearest, sum of attention in the box."""
+    attention = torch.rand(2, 4, 4, generator=rng)
+    mask = mask_of([3, 11, 1, 7])
+    pasted = F.interpolate(1 - mask, size=(4, 4), mode="nearest").flatten(1)
+    row = attention.flatten(1) / attention.flatten(1).sum(1, keepdim=True)
+    torch.testing.assert_close(attended_share(mask, attention), 1 - (row * pasted).sum(1))
+
+
+class Given:
+    """A loss that remembers the targets."""
+
+    def __call__(self, logits, y):
+        self.y = y
+        return soft_cross_entropy(logits, y)
+
+
+def labels_of_a_step(make_net, images, seeded, **changes):
+    given = Given()
+    net = make_net("vit", classes=6, loss=given)
+    net.model.eval()
+    method = load("transmix", **changes)
+    method.build(net)
+    y = torch.eye(6)
+    method(net, images(), y, seeded(5))
+    mixed, mix = method.mix(net, images(), y, seeded(5))
+    return net, mixed, mix, given.y
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.5, 1.0])
+def test_lam_goes_from_pixels_to_attention_by_ratio(ratio, make_net, images, seeded):
+    net, mixed, mix, y = labels_of_a_step(make_net, images, seeded, ratio=ratio)
+    share = attended_share(mix.mask, net.attention(mixed))  # that of the mixed image
+    lam = (1 - ratio) * mix.lam + ratio * share
+    torch.testing.assert_close(y, Mix.pair(mix.partner, lam)(torch.eye(6)))
+
+
+def test_by_default_attention_counts_for_half():
+    assert load("transmix").ratio == 0.5
+
+
+def test_each_row_gets_a_lam_of_its_own(make_net, images, seeded):
+    y = labels_of_a_step(make_net, images, seeded)[3]
+    assert len(y.diagonal().unique()) > 1
+    torch.testing.assert_close(y.sum(1), torch.ones(6))
+
+
+def test_attention_all_in_the_box_halves_lam(make_net, images, seeded):
+    """A class token that looks at black patches only, and a box that is black."""
+    net = make_net("vit")
+    method = load("transmix")
+    mixed, mix = method.mix(net, images(), torch.eye(6), seeded(5))
+    attention = 1 - F.interpolate(mix.mask, size=(4, 4), mode="nearest")[:, 0]
+    lam = (1 - method.ratio) * mix.lam + method.ratio * attended_share(mix.mask, attention.expand(6, -1, -1))
+    torch.testing.assert_close(lam, mix.lam / 2)
+
+
+def test_no_gradient_flows_through_attention(make_net, images, seeded):
+    given = Given()
+    net = make_net("vit", loss=given)
+    load("transmix")(net, images(), torch.eye(5)[torch.arange(6) % 5], seeded(5))
+    assert not given.y.requires_grad
+
+
+def test_a_base_without_a_mask_keeps_its_label(make_net, images, seeded):
+    _, _, mix, y = labels_of_a_step(make_net, images, seeded, base={"name": "mixup", "alpha": 1.0})
+    assert mix.mask is None and torch.equal(y, mix(torch.eye(6)))
+
+
+def test_the_authors_choice_of_bases_runs(make_net, images, one_hot, rng):
+    base = {"name": "choice", "methods": [CUTMIX, {"name": "mixup", "alpha": 0.8}], "weights": [0.8, 0.2]}
+    method, net = load("transmix", base=base, prob=0.9), make_net("vit")
+    for _ in range(5):
+        assert method(net, images(), one_hot(), rng)["mix"].isfinite()
+
+
+def test_the_networks_attention_is_as_fast_as_before(make_net, images, one_hot, rng):
+    net = make_net("vit")
+    fused = [module.fused_attn for module in net.model.modules() if hasattr(module, "fused_attn")]
+    load("transmix")(net, images(), one_hot(), rng)
+    assert [module.fused_attn for module in net.model.modules() if hasattr(module, "fused_attn")] == fused
+
+
+def test_dropout_does_not_hide_what_was_looked_at(images, vit_model, seeded):
+    """Attention is read before its dropout: with the most dropout, labels are still those of all patches."""
+    targets = []
+    for drop in (0.0, 0.9):
+        given = Given()
+        net = Net(vit_model(classes=6, attn_drop_rate=drop), loss=given).train()
+        net.model.blocks[:-1].eval()  # so that the last block is given the same tokens
+        load("transmix", ratio=1.0)(net, images(), torch.eye(6), seeded(5))
+        targets.append(given.y)
+    torch.testing.assert_close(targets[1], targets[0])
+
+
+def test_a_network_without_attention_is_refused_by_name(make_net):
+    with pytest.raises(ValueError, match="transmix needs attention.*resnet18.*ViT"):
+        load("transmix").build(make_net("cnn"))
+
+
+def test_a_base_that_does_more_than_mix_is_refused():
+    with pytest.raises(ValueError, match="manifoldmix"):
+        load("transmix", base={"name": "manifoldmix"})
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan")])
+def test_an_impossible_ratio_is_refused(ratio):
+    with pytest.raises(ValueError, match="ratio"):
+        load("transmix", ratio=ratio)
