@@ -42,8 +42,8 @@ def puzzlemix(
 ) -> tuple[Tensor, Mix]:
     """Each image's salient blocks beside its partner's; lam becomes the mean of the mask, whose levels are 0, .5 and 1.
 
-    `x` (B, C, H, W); `saliency` (B, h, w) not negative; `lam` (B,) or (1,) the share asked for; `partner` (B,); `blocks`
-    a side, a divisor of height and width. Options as in `PuzzleMix`. Blocks move, so no pixel need be a blend in place.
+    `x` (B, C, H, W); `saliency` (B, h, w) not negative; `lam` (B,) or (1,) the share asked for; `partner` (B,);
+    `blocks` a side divide height and width. Options as in `PuzzleMix`. Blocks move, so pixels are not blends in place.
     """
     lam, partner = (draw.to(x.device, non_blocking=True) for draw in (lam.expand(len(x)), partner))
     with torch.no_grad():

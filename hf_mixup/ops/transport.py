@@ -123,6 +123,6 @@ def compose(x: Tensor, partner: Tensor, mask: Tensor, own: Tensor, other: Tensor
 
 
 def _first_line(image: Tensor, block: Tensor, shape: torch.Size, side: int) -> Tensor:
-    """(B, P) the first line of each `block` (B, P) of each `image` (B,), as `compose` cuts images of `shape` to lines."""
+    """(B, P) the first line of each `block` (B, P) of each `image` (B,), as `compose` cuts images of `shape`."""
     _, channels, height, _ = shape
     return (image[:, None] * channels * height + block // side * (height // side)) * side + block % side

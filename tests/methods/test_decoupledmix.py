@@ -47,7 +47,7 @@ class Fixed(Method):
 
 def step(labels=LABELS, logits=LOGITS, lam=0.7, **changes):
     """Losses of a step whose base mixes with this lam, a number or one a row."""
-    method = load("decoupledmix", base=Fixed(lam), **changes)
+    method = load("decoupledmix", base=Fixed(lam=lam), **changes)
     return method(Net(Table(logits)), torch.zeros(2, 3, 4, 4), one_hot(labels), None)
 
 
@@ -183,7 +183,7 @@ def test_two_hot_targets_are_the_scaled_shares():
         given.append(y)
         return logits.sum(1)
 
-    base = Fixed(torch.tensor([0.25, 0.81]))
+    base = Fixed(lam=torch.tensor([0.25, 0.81]))
     method = load("decoupledmix", base=base, two_hot=True, scale="pow", scale_power=0.5)
     losses = method(Net(Table(), loss=remember), torch.zeros(2, 3, 4, 4), one_hot(), None)
     assert list(losses) == ["mix"]
