@@ -1,16 +1,18 @@
 """`python -m hf_mixup RECIPE.yaml [--field value ...]`: train, evaluate, save, document."""
 
 import os
+import shlex
 import sys
 
 from accelerate import PartialState
+from transformers.utils import logging
 
 from .config import MixupConfig, parse
 from .data import Data, DataError, load_data
-from .models import ModelError
+from .folder import UsedFolder
 from .publish import PushError
 from .saving import SaveError
-from .train import RunError, Stopped, dry_run, publish, run
+from .train import dry_run, publish, run
 
 BAD_INPUT = 2
 FAILED = 1
@@ -19,7 +21,8 @@ INTERRUPTED = 130
 
 def main(argv: list[str]) -> int:
     """The exit status of a run: 0, or 2 for bad input, 1 for a failure outside, 130 when interrupted."""
-    command = f"{os.path.basename(sys.argv[0])} {' '.join(argv)}"
+    logging.disable_progress_bar()  # transformers' own, for files; training keeps its bar
+    data = None
     try:
         config = parse(argv)
         tell_processes()
@@ -31,23 +34,33 @@ def main(argv: list[str]) -> int:
         if config.push_to_hub and PartialState().is_main_process:
             print(f"Pushed to {publish(config)}")
         return 0
-    except Stopped as stopped:
-        resume = command if "--resume" in argv else f"{command} --resume"
-        say(f"{stopped} Continue with: {resume}")
+    except KeyboardInterrupt as stopped:
+        say(f"{stopped or 'Interrupted.'} Continue with: {resuming(argv)}")
         return INTERRUPTED
     except (SaveError, PushError) as error:
         say(str(error))
         return FAILED
-    except (DataError, ModelError, RunError, ValueError) as error:
-        if not isinstance(error, (DataError, ModelError, RunError)) and not is_ours(error):
+    except UsedFolder as error:
+        say(f"{error} The command: {resuming(argv)}")
+        return BAD_INPUT
+    except ValueError as error:
+        if not is_ours(error):
             raise
-        say(str(error))
+        # what one process met while training, the others may not know
+        say(str(error), everywhere=data is not None and isinstance(error, DataError))
         return BAD_INPUT
 
 
 def is_ours(error: ValueError) -> bool:
-    """Whether an error of a general type was raised on purpose: a wrong field or method, found before training."""
+    """Whether an error was raised on purpose, about something that the user can put right."""
     return type(error).__module__.startswith("hf_mixup")
+
+
+def resuming(argv: list[str]) -> str:
+    """The command that continues this run with as many processes."""
+    count = PartialState().num_processes
+    start = f"accelerate launch --multi_gpu --num_processes {count}" if count > 1 else "python"
+    return f"{start} -m hf_mixup {shlex.join(argv if argv[-1] == '--resume' else [*argv, '--resume'])}"
 
 
 def load(config: MixupConfig) -> Data:
@@ -58,13 +71,16 @@ def load(config: MixupConfig) -> Data:
 
 
 def tell_processes() -> None:
-    """Print the number of processes, and warn where a launcher asked for more than it started."""
+    """Print the number of processes, and warn where a launcher was asked for several and started one."""
     state = PartialState()
-    asked = int(os.environ.get("ACCELERATE_NUM_PROCESSES", os.environ.get("WORLD_SIZE", 1)))
     if state.is_main_process:
         print(f"{state.num_processes} process(es) on {state.device.type}")
-    if asked != state.num_processes:
-        say(f"Warning: {asked} processes were asked for and {state.num_processes} started.")
+    # with several, accelerate sets the first; without MPI, `accelerate launch --cpu` then starts one, and no WORLD_SIZE
+    if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ and state.num_processes == 1:
+        say(
+            "Warning: several processes were asked for and 1 started. Without MPI, CPUs take: "
+            "accelerate launch --multi_gpu --num_processes N -m hf_mixup RECIPE.yaml --use_cpu"
+        )
 
 
 def show(plan: dict[str, str]) -> None:
@@ -78,17 +94,24 @@ def report(config: MixupConfig, record: dict) -> None:
     """Print the final table and how to load the model."""
     if not PartialState().is_main_process:
         return
-    rows = {**record["final"], "images/s": record["images_per_s"], "seconds": record["wall_s"], "peak MB": record["peak_mb"]}
+    rows = {
+        **record["final"],
+        "images/s": record["images_per_s"],
+        "seconds": record["wall_s"],
+        "peak MB": record["peak_mb"],
+    }
     print("\n| " + " | ".join(rows) + " |\n|" + "---|" * len(rows))
-    print("| " + " | ".join(f"{value:.4g}" for value in rows.values()) + " |\n")
+    print("| " + " | ".join("none" if value is None else f"{value:.4g}" for value in rows.values()) + " |\n")
     print(f"Card: {config.output_dir}/README.md   Record: {config.output_dir}/run.json")
-    print(f'Reload: python -c "from transformers import pipeline; '
-          f"print(pipeline('image-classification', model='{config.output_dir}'))\"")
+    print(
+        f'Reload: python -c "from transformers import pipeline; '
+        f"print(pipeline('image-classification', model='{config.output_dir}'))\""
+    )
 
 
-def say(text: str) -> None:
-    """Print a message for people, once, on the error stream."""
-    if PartialState().is_main_process:
+def say(text: str, everywhere: bool = False) -> None:
+    """Print a message for people on the error stream: once, or on each process that has it."""
+    if everywhere or PartialState().is_main_process:
         print(text, file=sys.stderr)
 
 

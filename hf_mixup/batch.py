@@ -4,6 +4,7 @@ import os
 
 import torch
 import torch.nn.functional as F
+from accelerate.data_loader import DataLoaderAdapter
 from torch import Tensor, nn
 
 from .methods import Method, load
@@ -16,7 +17,8 @@ class BatchMixup(nn.Module):
     """`images, targets = BatchMixup("cutmix", num_classes=10)(images, labels)`, as timm's and torchvision's.
 
     `images` (B, C, H, W), `labels` int (B,) or float (B, K); targets are float32 (B, K). In eval mode images come
-    back as they are. Draws are a pure function of `seed` (None: torch's initial seed), process and loader worker.
+    back as they are. Draws are a pure function of `seed` (None: torch's initial seed) and process; in a loader's worker
+    also of the worker's seed, which is another in each epoch and comes from torch's.
     `inplace` writes the result to `images` and needs `pairing="halves"`.
     """
 
@@ -44,6 +46,11 @@ class BatchMixup(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         y = targets(labels, self.num_classes)
+        if y.dim() != 2 or y.shape[1] != self.num_classes:
+            raise ValueError(
+                f"Labels of shape {tuple(labels.shape)} and type {labels.dtype}: give class numbers (B,) as integers, "
+                f"or rows of {self.num_classes} floats."
+            )
         if not self.training:
             return images, y
         mixed, mix = self.method.mix(None, images, y, self.rng)
@@ -57,9 +64,9 @@ class BatchMixup(nn.Module):
         if self._rng_of != os.getpid():
             worker = torch.utils.data.get_worker_info()
             seed = torch.initial_seed() if self.seed is None else self.seed
-            # a worker's initial seed has its number in it already
-            number = worker.id + 1 if worker and self.seed is not None else 0
-            self._rng, self._rng_of = generator(seed % 2**63, _rank(), number), os.getpid()
+            # not the worker's number: workers are made anew in each epoch, which would repeat the draws
+            of_worker = worker.seed % 2**63 if worker else 0
+            self._rng, self._rng_of = generator(seed % 2**63, _rank(), of_worker), os.getpid()
         return self._rng
 
     def __getstate__(self):
@@ -88,13 +95,17 @@ class MixupCollator:
         batch = self.collate(examples)
         missing = {"pixel_values", "labels"} - set(batch)
         if missing:
-            raise KeyError(f"The batch has {sorted(batch)} and lacks {sorted(missing)}: give a `collate` that makes them.")
+            raise KeyError(
+                f"The batch has {sorted(batch)} and lacks {sorted(missing)}: give a `collate` that makes them."
+            )
         images, labels = self.batch_mixup(batch["pixel_values"], batch["labels"])
         return {**batch, "pixel_values": images, "labels": labels}
 
     def into(self, loader: torch.utils.data.DataLoader) -> torch.utils.data.DataLoader:
         """`loader`, from now on mixing what its own collator makes."""
-        self.collate, loader.collate_fn = loader.collate_fn, self
+        # accelerate's loaders, which a Trainer gives, ask the one inside them
+        inner = loader.base_dataloader if isinstance(loader, DataLoaderAdapter) else loader
+        self.collate, inner.collate_fn = inner.collate_fn, self
         return loader
 
 
@@ -126,11 +137,17 @@ def from_timm(
     correct_lam: bool = True,
     label_smoothing: float = 0.1,
     num_classes: int = 1000,
+    multi_label: bool = False,
 ) -> BatchMixup:
     """A `BatchMixup` with the arguments and the distribution of timm's `Mixup`, odd batches included.
 
     The modes "elem" and "pair" draw lam for each row; which of Mixup and CutMix it is, is drawn for each batch.
+    `multi_label`: labels are given as (B, K) floats, which a `BatchMixup` takes in any case.
     """
+    if multi_label and label_smoothing:
+        raise ValueError(
+            "timm smooths multi_label targets towards 0.5, which is not done here: give label_smoothing=0."
+        )
     if mode not in ("batch", "elem", "pair"):
         raise ValueError(f"Unknown mode {mode!r}. Choose one of: batch, pair, elem.")
     cut = cutmix_alpha > 0 or cutmix_minmax is not None

@@ -22,7 +22,7 @@ class MethodCallback(TrainerCallback):
         self.started = None
 
     def on_train_begin(self, args, state, control, **_):
-        self.total_steps = state.max_steps
+        self.sums, self.steps = {}, 0
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **_):
         # here and not in the Trainer alone: after skipping batches it has a loader that does not know epochs
@@ -31,7 +31,7 @@ class MethodCallback(TrainerCallback):
         self.started = time.perf_counter()
 
     def on_step_begin(self, args, state, control, **_):
-        step = self.trainer.step
+        step, self.trainer._micro = self.trainer.step, 0
         for module in step.method.modules():
             if isinstance(module, Method):
                 module.step, module.total_steps = state.global_step, state.max_steps
@@ -69,6 +69,7 @@ class StopCallback(TrainerCallback):
     """Ctrl-C and SIGTERM save a checkpoint after the present step and stop; a second one stops at once."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    EVERY = 10  # steps between which processes ask each other
 
     def __init__(self, accelerator):
         self.accelerator, self.asked, self.stopped = accelerator, False, False
@@ -86,10 +87,10 @@ class StopCallback(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def _agreed(self, args, state) -> bool:
-        """Whether any process was asked to stop; asking the others costs a wait, so every `logging_steps` steps."""
+        """Whether any process was asked to stop; asking the others costs a wait, so not at every step."""
         if self.accelerator.num_processes == 1:
             return self.asked
-        if state.global_step % max(int(args.logging_steps), 1):
+        if state.global_step % self.EVERY:
             return False
         asked = torch.tensor([self.asked], dtype=torch.int32, device=self.accelerator.device)
         return bool(self.accelerator.reduce(asked, "sum").item())

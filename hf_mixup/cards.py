@@ -10,7 +10,9 @@ SAMPLE_OF = "zalando-datasets/fashion_mnist"  # the embedded sample is a part of
 ARXIV = "https://arxiv.org/abs/"
 
 
-def model_card(record: dict, title: str, paper: str, base_model: str | None, library: str, needs_import: bool) -> ModelCard:
+def model_card(
+    record: dict, title: str, paper: str, base_model: str | None, library: str, needs_import: bool
+) -> ModelCard:
     """The card of a finished run; `paper` is the method's arXiv id, `base_model` the Hub id that was fine-tuned."""
     method, data, final = record["method"], record["data"], record["final"]
     eval_split = data["eval_split"]
@@ -28,19 +30,23 @@ def model_card(record: dict, title: str, paper: str, base_model: str | None, lib
         "eval_rows": data["splits"][eval_split],
         "use": use(record, needs_import),
         "versions": ", ".join(f"{package} {number}" for package, number in record["versions"].items()),
-        **{metric: f"{final[metric]:.4f}" for metric in ("top1", "top5", "nll", "ece")},
+        **{metric: shown(final[metric]) for metric in ("top1", "top5", "nll", "ece")},
         **{key: record[key] for key in ("seed", "images_per_s", "device", "wall_s", "peak_mb", "recipe_hash")},
         "revision": data["revision"],
     }
-    return ModelCard.from_template(
-        _front(record, values["title"], eval_split, base_model, library), template_path=str(template("model_card.md")), **values
-    )
+    front = _front(record, values["title"], eval_split, base_model, library)
+    return ModelCard.from_template(front, template_path=str(template("model_card.md")), **values)
 
 
 def _front(record: dict, title: str, eval_split: str, base_model: str | None, library: str) -> ModelCardData:
     data, final = record["data"], record["final"]
     source = hub_id(data["path"])
-    metrics = (("accuracy", "top1", "Top-1"), ("accuracy", "top5", "Top-5"), ("nll", "nll", "NLL"), ("ece", "ece", "ECE"))
+    metrics = (
+        ("accuracy", "top1", "Top-1"),
+        ("accuracy", "top5", "Top-5"),
+        ("nll", "nll", "NLL"),
+        ("ece", "ece", "ECE"),
+    )
     results = [
         EvalResult(
             task_type="image-classification",
@@ -54,6 +60,7 @@ def _front(record: dict, title: str, eval_split: str, base_model: str | None, li
             metric_name=name,
         )
         for kind, key, name in metrics
+        if final[key] is not None
     ]
     return ModelCardData(
         library_name=library,
@@ -76,11 +83,16 @@ def use(record: dict, needs_import: bool, folder: str = "FOLDER_OR_REPO") -> str
     )
 
 
+def shown(value: float | None) -> str:
+    """A metric with four digits; a training that diverged has none."""
+    return "none" if value is None else f"{value:.4f}"
+
+
 def hub_id(path: str) -> str | None:
     """The data set's id on the Hub, None for a local folder."""
     if path == "sample":
         return SAMPLE_OF
-    return None if Path(path).exists() or path.count("/") > 1 else path
+    return None if path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).exists() else path
 
 
 def data_name(path: str) -> str:

@@ -126,6 +126,8 @@ class MixupConfig(TrainingArguments):
     logging_strategy: IntervalStrategy | str = about("epoch", "When to log", choices=("no", "steps", "epoch"))
     save_strategy: SaveStrategy | str = about("epoch", "When to save", choices=("no", "steps", "epoch", "best"))
     save_total_limit: int | None = about(2, "Checkpoints to keep, the newest; null keeps all", "[1, inf)")
+    # upstream's True waits for the device at every step, and hides that a loss is no number
+    logging_nan_inf_filter: bool = about(False, "Leave losses that are no numbers out of the log")
     seed: int = about(0, "Seed of everything random", "[0, 4294967295]")
 
     def __post_init__(self):

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from .anatomy import Layer, anatomy, as_map, attention_map, watching_attention
 from .ops.losses import smooth, soft_cross_entropy
@@ -56,6 +55,7 @@ class Net(nn.Module):
         object.__setattr__(self, "compiled", torch.compile(self.model, **options))
 
     def _run(self, model: Callable, x: Tensor) -> Tensor:
+        x = x if self.precision else x.to(next(self.model.parameters()).dtype)
         with torch.autocast(x.device.type, self.precision) if self.precision else nullcontext():
             output = model(x)
         return getattr(output, "logits", output).float()
@@ -131,11 +131,9 @@ class Net(nn.Module):
 
         Nothing is left behind: no parameter gradient is computed, no buffer moves, and flags are put back.
         """
-        frozen = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
         x = x.detach().requires_grad_()
-        with torch.enable_grad(), _evaluating(self.model):
-            logits = self._run(lambda image: functional_call(self.model, frozen, (image,)), x)
-            [gradient] = torch.autograd.grad(self.loss(logits, y, "none").sum(), x)
+        with torch.enable_grad(), _evaluating(self.model), _frozen(self.model):
+            [gradient] = torch.autograd.grad(self.loss(self(x), y, "none").sum(), x)
         return gradient.float().square().sum(1).sqrt()
 
     def attention(self, x: Tensor) -> Tensor:
@@ -229,3 +227,16 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter takes part in gradients inside; those that did do again afterwards."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

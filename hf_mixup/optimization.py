@@ -37,9 +37,12 @@ def add_groups(optimizer: torch.optim.Optimizer, step: nn.Module, args) -> None:
 
     A method with a `generator` may name its `generator_lr` and, for its end, `generator_min_lr`. Biases do not decay.
     """
+    usual = optimizer.defaults.get("lr", args.learning_rate)  # a given optimizer has its own
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
     parts = [part for module in (step.method, step.task) if isinstance(module, nn.Module) for part in module.modules()]
-    own = [(part.generator, part.generator_lr, part.generator_min_lr) for part in parts if hasattr(part, "generator_lr")]
+    own = [
+        (part.generator, part.generator_lr, part.generator_min_lr) for part in parts if hasattr(part, "generator_lr")
+    ]
     own += [(module, None, None) for module in (step.method, step.task) if isinstance(module, nn.Module)]
     for module, rate, floor in own:
         for decays in (True, False):
@@ -47,7 +50,7 @@ def add_groups(optimizer: torch.optim.Optimizer, step: nn.Module, args) -> None:
             if new:
                 known |= {id(p) for p in new}
                 decay = args.weight_decay if decays else 0.0
-                group = {"params": new, "lr": rate or args.learning_rate, "weight_decay": decay, "floor": floor}
+                group = {"params": new, "lr": rate or usual, "weight_decay": decay, "floor": floor}
                 optimizer.add_param_group(group)
 
 

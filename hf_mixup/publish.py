@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
@@ -43,8 +43,9 @@ def write_card(folder: Path, config, run: dict, model: PreTrainedModel) -> None:
     base = config.model if "/" in config.model and not Path(config.model).exists() else None
     if config.pretrained and timm_model and base is None:
         base = f"timm/{config.model}"
-    ours = config.model in networks.__all__
-    card = model_card(run, cls.title or run["method"]["name"], cls.paper, base, "timm" if timm_model else "transformers", ours)
+    library = "timm" if timm_model else "transformers"
+    ours = getattr(model.config, "architecture", None) in networks.__all__
+    card = model_card(run, cls.title or run["method"]["name"], cls.paper, base, library, ours)
     card.save(folder / "README.md")
 
 
@@ -62,8 +63,8 @@ def push(folder: Path, repo: str, private: bool | None = None, revision: str | N
                 repo_id=name, folder_path=folder, ignore_patterns=LEFT_OUT, commit_message="Run", revision=revision
             )
         )
-    except (OSError, HfHubHTTPError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, HTTPError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
         raise PushError(
             f"The run in {folder} is complete but could not be pushed to {repo!r} ({type(error).__name__}: {reason}). "
             f"Check the login (`hf auth login`) and push it with: hf upload {repo} {folder} --exclude 'checkpoint-*'"
@@ -75,12 +76,17 @@ def _retried(call):
     for attempt in range(TRIES):
         try:
             return call()
-        except (OSError, HfHubHTTPError) as error:
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            passing = status is None or status == 429 or status >= 500
-            if not passing or attempt == TRIES - 1:
+        except (OSError, HTTPError, RuntimeError) as error:  # RuntimeError: a file's upload was given up
+            if not _may_pass(error) or attempt == TRIES - 1:
                 raise
             time.sleep(WAIT * 2**attempt)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same request may succeed in a moment."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code == 429 or error.response.status_code >= 500
+    return not isinstance(error, (OfflineModeIsEnabled, LocalTokenNotFoundError))
 
 
 def load_pretrained(

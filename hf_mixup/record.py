@@ -1,6 +1,7 @@
 """The run record: one JSON a run, with all that tables, cards and claims are made from."""
 
 import json
+import math
 import os
 import platform
 import resource
@@ -17,20 +18,25 @@ PACKAGES = ("torch", "torchvision", "transformers", "datasets", "accelerate", "t
 METRICS = ("top1", "top5", "nll", "ece")
 
 
+class RecordError(ValueError):
+    """A file that is no run record; the message says what to do."""
+
+
 def opening(config, data, model, method, world_size: int) -> dict:
     """What is known before the first step; fractions are 0 to 1, sizes in rows and parameters."""
     return {
         "schema_version": SCHEMA_VERSION,
         "status": "running",
-        "recipe": config.recipe_dict(),
+        "recipe": portable(config.recipe_dict()),
         "recipe_name": config.recipe,
         "recipe_hash": config.recipe_hash(),
-        "method": {"name": method.name, "args": method.hyperparameters()},
+        "method": {"name": method.name, "args": portable(method.hyperparameters())},
         "data": {
-            **{name: getattr(data, name) for name in ("path", "config", "revision", "splits")},
+            "path": data_path(data.path),
+            **{name: getattr(data, name) for name in ("config", "revision", "splits")},
             **{name: getattr(data, name) for name in ("train_split", "eval_split")},
         },
-        "model": {"name": config.model, "args": config.model_args, "parameters": _count(model)},
+        "model": {"name": portable(config.model), "args": portable(config.model_args), "parameters": _count(model)},
         "seed": config.seed,
         "world_size": world_size,
         "versions": versions(),
@@ -49,7 +55,7 @@ def closing(record: dict, trainer, final: dict[str, float], skipped: dict[str, i
         "status": "finished",
         "data": {**record["data"], "skipped": skipped},
         "epochs": epochs(history),
-        "final": {name: final[f"eval_{name}"] for name in ("loss", *METRICS) if f"eval_{name}" in final},
+        "final": {name: _finite(final[f"eval_{name}"]) for name in ("loss", *METRICS) if f"eval_{name}" in final},
         "steps": trainer.state.global_step,
         "images_per_s": round(images / seconds, 1) if seconds else None,
         "wall_s": round(seconds, 1),
@@ -65,15 +71,40 @@ def epochs(history: list[dict]) -> list[dict]:
         losses |= {key: value for key, value in entry.items() if key == "loss" or key.startswith("loss_")}
         if "eval_loss" in entry:
             metrics = {name: entry[f"eval_{name}"] for name in METRICS if f"eval_{name}" in entry}
-            found.append({"epoch": entry["epoch"], **losses, "eval_loss": entry["eval_loss"], **metrics})
+            numbers = {**losses, "eval_loss": entry["eval_loss"], **metrics}
+            found.append({"epoch": entry["epoch"], **{name: _finite(value) for name, value in numbers.items()}})
     return found
+
+
+def _finite(number: float) -> float | None:
+    """The number as JSON knows it: None for NaN and infinity, which a training that diverged gives."""
+    return number if math.isfinite(number) else None
+
+
+def portable(value):
+    """Plain data without the machine's folders: of an absolute path its last part, as `./name`."""
+    if isinstance(value, dict):
+        return {key: portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    return local_name(value) if isinstance(value, str) and value.startswith(("/", "~")) else value
+
+
+def data_path(path: str) -> str:
+    """The data set's id on the Hub or `sample`; of a local folder its own name."""
+    return local_name(path) if path != "sample" and Path(path).expanduser().is_dir() else path
+
+
+def local_name(path: str) -> str:
+    """A local folder's own name, marked as one by `./`."""
+    return f"./{Path(path).expanduser().resolve().name}"
 
 
 def write(record: dict, folder: Path) -> None:
     """Put the record into `folder`, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".{NAME}"
-    aside.write_text(json.dumps(record, indent=2) + "\n")
+    aside.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
     os.replace(aside, folder / NAME)
 
 
@@ -83,9 +114,12 @@ def read(folder: str | Path) -> dict | None:
     if not file.is_file():
         return None
     try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not valid JSON ({error}): move it away, or choose another output_dir.") from error
+        record = json.loads(file.read_text())
+    except ValueError as error:  # also text that is not UTF-8
+        raise RecordError(f"{file} is not valid JSON ({error}): move it away, or choose another output_dir.") from error
+    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+        raise RecordError(f"{file} is not the record of a run by this version: choose another output_dir.")
+    return record
 
 
 def versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+from transformers.utils import PushToHubMixin
 
 from .optimization import Averaged
 from .step import MixupStep
@@ -31,24 +32,36 @@ def save_checkpoint_whole(trainer, save: Callable[[], None], trial=None) -> None
     run, args, state = Path(trainer._get_output_dir(trial)), trainer.args, trainer.state
     aside, name = run / ASIDE, f"checkpoint-{state.global_step}"
     limit, args.save_total_limit = args.save_total_limit, None
+    if args.should_save:
+        shutil.rmtree(aside, ignore_errors=True)  # what a killed run left
+    trainer.accelerator.wait_for_everyone()
     trainer._saving_in = str(aside)
     try:
         save()
+        _name_best(state, run, name)
+        trainer.accelerator.wait_for_everyone()
+        if args.should_save:
+            state.save_to_json(str(aside / name / "trainer_state.json"))  # once more, with the best one's final name
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise SaveError(_failed(name, run, error)) from error
     finally:
         trainer._saving_in, args.save_total_limit = None, limit
-    trainer.accelerator.wait_for_everyone()
     if args.should_save:
-        if state.best_global_step:
-            state.best_model_checkpoint = str(run / f"checkpoint-{state.best_global_step}")
-        state.save_to_json(str(aside / name / "trainer_state.json"))
         _move(aside, run, name)
-        rotate_checkpoints(output_dir=str(run), save_total_limit=limit, best_model_checkpoint=state.best_model_checkpoint)
+        rotate_checkpoints(
+            output_dir=str(run), save_total_limit=limit, best_model_checkpoint=state.best_model_checkpoint
+        )
     trainer.accelerator.wait_for_everyone()
     if args.push_to_hub:
         trainer._push_from_checkpoint(str(run / name))
+
+
+def _name_best(state, run: Path, name: str) -> None:
+    """On every process: the best checkpoint, where one was saved at the best step, is in `run` and not aside."""
+    best = f"checkpoint-{state.best_global_step}"
+    if state.best_global_step and (best == name or (run / best).is_dir()):
+        state.best_model_checkpoint = str(run / best)
 
 
 def _move(aside: Path, run: Path, name: str) -> None:
@@ -68,6 +81,15 @@ def _failed(name: str, run: Path, error: Exception) -> str:
     )
 
 
+def save_network(model: nn.Module, folder: Path, as_checkpoint: bool) -> None:
+    """Write weights and configuration for `from_pretrained`; of a module that is not transformers', the weights."""
+    if isinstance(model, PushToHubMixin):
+        # else some native networks' weights get their old names, which the Trainer does not know when it loads them
+        model.save_pretrained(folder, save_original_format=not as_checkpoint)
+    else:
+        save_file(_copies(model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def save_extra(folder: Path, step: MixupStep, averaged: Averaged | None) -> None:
     """Write what method, task and averaging keep: `method.safetensors` and so on, each only if there is something."""
     weights = {"method.safetensors": step.method.state_dict()}
@@ -77,8 +99,12 @@ def save_extra(folder: Path, step: MixupStep, averaged: Averaged | None) -> None
         weights |= dict([averaged.beside()])
     for name, state in weights.items():
         if state:
-            # copies, since safetensors refuses tensors that share memory
-            save_file({key: value.detach().clone().contiguous() for key, value in state.items()}, folder / name)
+            save_file(_copies(state), folder / name)
+
+
+def _copies(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Safetensors refuses tensors that share memory."""
+    return {key: value.detach().clone().contiguous() for key, value in state.items()}
 
 
 def load_extra(folder: Path, step: MixupStep, averaged: Averaged | None) -> None:

@@ -57,7 +57,7 @@ class MixupStep(nn.Module):
 
     @torch.no_grad()
     def evaluate(self, pixel_values: Tensor, labels: Tensor, **_) -> tuple[Tensor, Tensor]:
-        """Mean loss and logits (B, K) of a batch, unmixed and without augmentation, on targets that are not smoothed."""
+        """Mean loss and logits (B, K) of a batch, unmixed, without augmentation, on targets that are not smoothed."""
         device = pixel_values.device.type
         self.net.precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
@@ -69,7 +69,9 @@ class MixupStep(nn.Module):
         if x.dtype == torch.uint8:
             change = self.normalise if rng is None else self.augment
             if change is None:
-                raise ValueError("uint8 images: give the trainer a processing_class with mean and std, or normalised floats.")
+                raise ValueError(
+                    "uint8 images: give the trainer a processing_class with mean and std, or normalised floats."
+                )
             x = change(x) if rng is None else change(x, rng)
         return x.contiguous(memory_format=self.memory_format)
 
@@ -81,7 +83,7 @@ class MixupStep(nn.Module):
             )
 
     def _touch(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`losses` with every trained parameter in the graph, so that a branch skipped on one rank does not stop DDP."""
+        """`losses` with every trained parameter in the graph, so that a branch skipped on a rank does not stop DDP."""
         parameters = list(self.method.parameters())
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             parameters = list(self.parameters())

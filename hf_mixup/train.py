@@ -1,5 +1,6 @@
 """A run from its configuration to its folder: train, evaluate, save, document."""
 
+import copy
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,15 +13,13 @@ from . import record
 from .callbacks import BarCallback, ReportCallback, StopCallback
 from .config import MixupConfig
 from .data import Data, Images, Stream, eval_transform, to_rgb, train_transform
+from .folder import RunError, check_folder, check_world, nothing_left, told_when_full
+from .methods import Method, load
 from .metrics import compute_metrics
 from .models import build_model
 from .publish import export, push
 from .saving import last_checkpoint
 from .trainer import MixupTrainer
-
-
-class RunError(ValueError):
-    """The run cannot start as asked; the message says what to change. Nothing was written."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -33,24 +32,39 @@ def run(config: MixupConfig, data: Data) -> dict:
     before = check_folder(config, folder)
     if before is not None and before["status"] == "finished":
         return before
+    with nothing_left(folder):
+        return _train(config, data, folder, before)
+
+
+def _train(config: MixupConfig, data: Data, folder: Path, before: dict | None) -> dict:
     trainer, processor = make_trainer(config, data)
     opening = record.opening(config, data, trainer.model, trainer.method, trainer.args.world_size)
     check_world(before, opening)
     if trainer.is_world_process_zero():
-        record.write(opening, folder)
+        with told_when_full(folder):
+            record.write(opening, folder)
     stop = StopCallback(trainer.accelerator)
     trainer.add_callback(stop)
     start = last_checkpoint(folder) if config.resume else None
     trainer.train(resume_from_checkpoint=start)
     if stop.stopped:
         raise Stopped(f"Stopped after step {trainer.state.global_step}; {last_checkpoint(folder)} is complete.")
-    final = trainer.evaluate()
+    final = final_metrics(trainer)
     skipped = {"train": trainer.train_dataset.skipped, "eval": trainer.eval_dataset.skipped}
     finished = record.closing(opening, trainer, final, skipped)
     if trainer.is_world_process_zero():
-        export(folder, trainer, processor, config, finished)
+        with told_when_full(folder):
+            export(folder, trainer, processor, config, finished)
     trainer.accelerator.wait_for_everyone()
     return finished
+
+
+def final_metrics(trainer: MixupTrainer) -> dict[str, float]:
+    """The evaluation of the weights that are published: the last one, if it was made after the last step."""
+    made = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    if made and made[-1]["step"] == trainer.state.global_step and not trainer.args.load_best_model_at_end:
+        return made[-1]
+    return trainer.evaluate()
 
 
 def publish(config: MixupConfig) -> str:
@@ -60,9 +74,40 @@ def publish(config: MixupConfig) -> str:
 
 
 def make_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]:
-    """The trainer of a run and the image processor that is saved with it."""
+    """The trainer of a run and the image processor that is saved with it; RunError for what training would refuse."""
+    if data.train_rows is None and config.max_steps <= 0:
+        raise RunError(
+            f"The rows of the streamed split {data.train_split!r} of {data.path!r} are not known, so an epoch has no "
+            "length: give num_examples (its rows), or max_steps."
+        )
     set_seed(config.seed)
-    model, processor = build_model(
+    model, processor = make_model(config, data)
+    method = make_method(config)
+    args = copy.copy(config)
+    args.push_to_hub = False  # we push once, at the end
+    try:
+        trainer = MixupTrainer(
+            model,
+            args,
+            train_dataset=train_images(config, data, processor),
+            eval_dataset=eval_images(config, data, processor),
+            processing_class=processor,
+            compute_metrics=compute_metrics,
+            method=method,
+        )
+        check_trainer(trainer)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    for callback in [ReportCallback(), *([] if config.disable_tqdm else [BarCallback()])]:
+        trainer.add_callback(callback)
+    return trainer, processor
+
+
+def make_model(config: MixupConfig, data: Data) -> tuple:
+    """The network and its image processor."""
+    return build_model(
         config.model,
         classes=data.classes,
         image_size=config.image_size,
@@ -73,30 +118,38 @@ def make_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]
         interpolation=config.interpolation,
         crop_pct=config.eval_crop_pct,
     )
-    pushes, config.push_to_hub = config.push_to_hub, False  # once, at the end, by us
+
+
+def make_method(config: MixupConfig) -> Method:
+    """The method with its arguments; RunError if they do not fit."""
     try:
-        trainer = MixupTrainer(
-            model,
-            config,
-            train_dataset=train_images(config, data, processor),
-            eval_dataset=eval_images(config, data, processor),
-            processing_class=processor,
-            compute_metrics=compute_metrics,
-        )
-        step = trainer.step
-    except (TypeError, ValueError) as error:
+        return load(config.method, **config.method_args)
+    except TypeError as error:  # a value of another type than the method computes with
+        raise RunError(f"method_args {config.method_args} do not fit method {config.method!r}: {error}.") from error
+    except ValueError as error:
         raise RunError(str(error)) from error
-    finally:
-        config.push_to_hub = pushes
-    if config.per_device_train_batch_size == 1 and step.normalises_batch:
+
+
+def check_trainer(trainer: MixupTrainer) -> None:
+    """Raise ValueError now for what would end the training later: batch, images, optimizer, schedule, best metric."""
+    args = trainer.args
+    if args.per_device_train_batch_size == 1 and trainer.step.normalises_batch:
         raise RunError(
-            f"per_device_train_batch_size is 1, and {config.model} has BatchNorm, which needs two images: give 2 or more."
+            f"per_device_train_batch_size is 1, and {args.model} has BatchNorm, which needs two images: give 2 or more."
         )
-    for callback in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(callback)
-    for callback in [ReportCallback(), *([] if config.disable_tqdm else [BarCallback()])]:
-        trainer.add_callback(callback)
-    return trainer, processor
+    for images in (trainer.train_dataset, trainer.eval_dataset):
+        if isinstance(images, Images):
+            images.load()
+    trainer.get_train_dataloader()
+    try:
+        trainer.create_optimizer()
+        trainer.create_scheduler(num_training_steps=1)
+    except TypeError as error:
+        raise RunError(f"lr_scheduler_kwargs {args.lr_scheduler_kwargs}: {error}.") from error
+    trainer.optimizer = trainer.lr_scheduler = None  # training makes its own
+    best = (args.metric_for_best_model or "loss").removeprefix("eval_")
+    if best not in ("loss", *record.METRICS):
+        raise RunError(f"metric_for_best_model is {best!r}. Choose one of: loss, {', '.join(record.METRICS)}.")
 
 
 def eval_images(config: MixupConfig, data: Data, processor) -> Images:
@@ -143,41 +196,6 @@ def train_images(config: MixupConfig, data: Data, processor) -> Images | Stream:
     )
 
 
-def check_folder(config: MixupConfig, folder: Path) -> dict | None:
-    """The record of the run to resume, None for a new one; raise if the folder holds something else."""
-    before = record.read(folder)
-    used = before is not None or last_checkpoint(folder) is not None or (folder / "model.safetensors").exists()
-    PartialState().wait_for_everyone()
-    if not used:
-        return None
-    command = f"scripts/train.py {config.recipe} --output_dir {folder} --resume"
-    if not config.resume:
-        raise RunError(
-            f"{folder} holds a run already. Continue it with `python {command}`, or choose another --output_dir."
-        )
-    if before is None:
-        raise RunError(f"{folder} has no {record.NAME}, so it cannot be told which recipe it is of: choose another --output_dir.")
-    if before["recipe_hash"] != config.recipe_hash():
-        raise RunError(f"{folder} holds a run of another recipe: {_differences(before['recipe'], config.recipe_dict())}. "
-                       "Resume with the same values, or choose another --output_dir.")
-    return before
-
-
-def check_world(before: dict | None, now: dict) -> None:
-    """Raise if a run is resumed with other processes or data than it began with."""
-    for what, old, new in (
-        ("processes", before and before["world_size"], now["world_size"]),
-        ("data revision", before and before["data"]["revision"], now["data"]["revision"]),
-    ):
-        if before is not None and old != new:
-            raise RunError(f"The run began with {what} {old} and cannot go on exactly with {new}: use {old} again.")
-
-
-def _differences(before: dict, now: dict) -> str:
-    keys = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-    return "; ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in keys) or "its fields differ"
-
-
 def dry_run(config: MixupConfig, data: Data) -> dict:
     """The plan of a run, after one training step on one batch; the output folder is not touched."""
     planned, config.output_dir = config.output_dir, tempfile.mkdtemp()
@@ -193,7 +211,7 @@ def dry_run(config: MixupConfig, data: Data) -> dict:
     finally:
         shutil.rmtree(config.output_dir)
         config.output_dir = planned
-    return plan(config, data, trainer, loader, {name: float(loss) for name, loss in losses.items()})
+    return plan(config, data, trainer, loader, {name: loss.item() for name, loss in losses.items()})
 
 
 def plan(config: MixupConfig, data: Data, trainer: MixupTrainer, loader, losses: dict[str, float]) -> dict[str, str]:

@@ -1,20 +1,21 @@
 """MixupTrainer: transformers' Trainer, training through a mixup method."""
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate.utils import DynamoBackend
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import TimmWrapperImageProcessor, Trainer, TrainingArguments
 
 from .callbacks import MethodCallback
-from .data import BatchPlan, Images, Stream, augment, eval_loader, normalise, train_loader
+from .data import BatchPlan, Images, Stream, StreamLoader, augment, eval_loader, normalise, train_loader
 from .methods import Method, load
 from .net import Net
 from .ops.losses import binary_cross_entropy, soft_cross_entropy
 from .optimization import Averaged, add_groups, make_optimizer, set_floors
-from .saving import load_extra, save_checkpoint_whole, save_extra
+from .saving import load_extra, save_checkpoint_whole, save_extra, save_network
 from .step import MixupStep
 from .tasks import load_task
 
@@ -38,7 +39,7 @@ class MixupTrainer(Trainer):
         self.method = load(method or getattr(args, "method", "mixup"), **_arguments(args, "method", method))
         self.task = load_task(task or getattr(args, "task", "classification"), **_arguments(args, "task", task))
         self._step = self._prepared = self.averaged = None
-        self._micro, self._seeded = 0, -1
+        self._micro = 0
         super().__init__(model, args, *rest, **kwargs)
         if self.args.label_smoothing_factor:
             raise ValueError("label_smoothing_factor works on class numbers only: set MixupConfig.label_smoothing.")
@@ -53,9 +54,14 @@ class MixupTrainer(Trainer):
                 )
             # the network is compiled, by Net, and not the whole step
             self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
-        if self.args.gradient_checkpointing and any(getattr(m, "edits_layers", False) for m in self.method.modules()):
+        if self.compute_loss_func is not None:
             raise ValueError(
-                f"gradient_checkpointing runs layers again without what {self.method.name!r} changed in them, and "
+                "compute_loss_func would not be used: the loss is the method's. Choose a task or MixupConfig.loss."
+            )
+        hidden = [m for m in self.method.modules() if isinstance(m, Method) and m.group == "hidden"]
+        if self.args.gradient_checkpointing and hidden:
+            raise ValueError(
+                f"gradient_checkpointing runs layers again without what {hidden[0].name!r} changed in them, and "
                 "gradients would be wrong: switch it off, or choose another method."
             )
 
@@ -83,7 +89,7 @@ class MixupTrainer(Trainer):
         return MixupStep(net, self.method, self.task, *_preparation(args, self.processing_class), memory_format)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader=None) -> nn.Module:
-        # the Trainer itself prepares a model only if it gets back `self.model`: we train the step and evaluate the model
+        # the Trainer itself prepares a model only if it gets back `self.model`: we train the step, evaluate the model
         if not training:
             return super()._wrap_model(model, training, dataloader)
         step = self.step
@@ -96,7 +102,13 @@ class MixupTrainer(Trainer):
             self.optimizer = make_optimizer(self.model, self.args)
         given = self.optimizer is not None
         optimizer = self.optimizer if given else super().create_optimizer(model)
+        groups = len(optimizer.param_groups)
         add_groups(optimizer, self.step, self.args)
+        if self.lr_scheduler is not None and len(optimizer.param_groups) > groups:
+            raise ValueError(
+                f"Method {self.method.name!r} trains networks of its own, which the given scheduler does not know: "
+                "pass optimizers=(optimizer, None)."
+            )
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
@@ -118,10 +130,8 @@ class MixupTrainer(Trainer):
 
     def next_seed(self) -> tuple[int, int, int, int]:
         """Run seed, step, micro-batch and process: nothing to keep in a checkpoint, nothing shared between ranks."""
-        step = self.state.global_step
-        self._micro = self._micro + 1 if step == self._seeded else 0
-        self._seeded = step
-        return self.args.seed, step, self._micro, self.args.process_index
+        self._micro += 1  # MethodCallback sets it back when a step begins
+        return self.args.seed, self.state.global_step, self._micro - 1, self.args.process_index
 
     @property
     def method_callback(self) -> MethodCallback:
@@ -141,7 +151,7 @@ class MixupTrainer(Trainer):
             )
             return train_loader(data, plan, args.dataloader_num_workers, self._pin)
         if isinstance(data, Stream):
-            return data.loader(args.dataloader_num_workers, self._pin)
+            return StreamLoader(data, args.dataloader_num_workers, self._pin)
         return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset=None):
@@ -160,18 +170,15 @@ class MixupTrainer(Trainer):
             return super().evaluation_loop(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Weights, configuration and preprocessor, and what method, task and averaging keep; never training_args.bin."""
+        """Weights, configuration, preprocessor, and what method, task and averaging keep; never training_args.bin."""
         folder = Path(output_dir or self.args.output_dir)
         if not self.args.should_save:
             return
         folder.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if self.averaged is None:
-            model.save_pretrained(folder, state_dict=state_dict)
-        else:
-            with self.averaged.swapped():
-                model.save_pretrained(folder)
-        if self.processing_class is not None:
+        with nullcontext() if self.averaged is None else self.averaged.swapped():
+            save_network(model, folder, as_checkpoint=getattr(self, "_saving_in", None) is not None)
+        if not isinstance(self.processing_class, (TimmWrapperImageProcessor, type(None))):  # timm's is in config.json
             self.processing_class.save_pretrained(folder)
         save_extra(folder, self.step, self.averaged)
 

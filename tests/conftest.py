@@ -98,7 +98,8 @@ class Watch(TorchDispatchMode):
 
     def __init__(self, *tensors: Tensor):
         super().__init__()
-        self.kept = {storage._cdata: storage for storage in _storages(tensors)}  # kept, so that no address is used twice
+        # the storages are kept, so that no address is used twice
+        self.kept = {storage._cdata: storage for storage in _storages(tensors)}
         self.python = WatchPython(self)
 
     def holds(self, values) -> bool:
@@ -108,7 +109,9 @@ class Watch(TorchDispatchMode):
         name, arguments = function._schema.name.removeprefix("aten::"), (args, kwargs or {})
         watched = self.holds(arguments)
         by_mask = name.startswith("index") and any(
-            value.dtype == torch.bool and self.holds(value) for value in tree_leaves(args[1:2]) if torch.is_tensor(value)
+            value.dtype == torch.bool and self.holds(value)
+            for value in tree_leaves(args[1:2])
+            if torch.is_tensor(value)
         )
         assert not (watched and (name in READS or by_mask)), f"{name} reads a value"
         output = function(*args, **kwargs or {})

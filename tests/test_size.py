@@ -30,6 +30,8 @@ def test_a_file_is_short(path):
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
 def test_functions_are_short(path):
-    functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    functions = [
+        n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
     long = {function.name: length(function) for function in functions if length(function) > FUNCTION_LINES}
     assert not long

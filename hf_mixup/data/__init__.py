@@ -12,7 +12,7 @@ from .errors import DataError
 from .images import Images, collate
 from .plan import BatchPlan, ImageLoader, TrainLoader, eval_loader, train_loader
 from .source import Data, load_data
-from .stream import Stream
+from .stream import Stream, StreamLoader
 from .transforms import borrowed_generators, eval_transform, to_rgb, train_transform
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "ImageLoader",
     "Images",
     "Stream",
+    "StreamLoader",
     "TrainLoader",
     "augment",
     "borrowed_generators",

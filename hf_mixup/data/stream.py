@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from datasets.distributed import split_dataset_by_node
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .columns import bad_label
 from .errors import DataError
@@ -202,3 +202,16 @@ def _batches(num_examples: int | None, batch_size: int, world: int) -> int | Non
             f"a batch size of at most {num_examples // world}."
         )
     return num_examples // (world * batch_size)
+
+
+class StreamLoader(DataLoader):
+    """The ready batches of a `Stream`, with `set_epoch`."""
+
+    def __init__(self, stream: Stream, num_workers: int = 0, pin_memory: bool = False):
+        # its own generator: a DataLoader without one draws from the global one each epoch
+        rng = torch.Generator()
+        super().__init__(stream, batch_size=None, num_workers=num_workers, pin_memory=pin_memory, generator=rng)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Forwards the epoch to the stream."""
+        self.dataset.set_epoch(epoch)

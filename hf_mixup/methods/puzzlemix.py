@@ -107,7 +107,7 @@ def seams(x: Tensor, partner: Tensor, blocks: int, neigh_size: int, std: tuple[f
         # sums of slices, since a mean over a short last axis is slow
         line = sum(rows[:, :, :, offset].float() for offset in range(size))
         cells = sum(line[..., offset::size] for offset in range(size)) / size**2
-        return cells if std is None else cells * cells.new_tensor(std)[:, None, None]
+        return cells if std is None else cells * torch.tensor(std).to(x.device, non_blocking=True)[:, None, None]
 
     def difference(above, below):
         return (above - below).abs().mean(1).unflatten(2, (blocks, -1)).mean(3)
@@ -152,12 +152,13 @@ def choose(keep: Tensor, give: Tensor, down: Tensor, right: Tensor, lam: Tensor,
 def splits(shape: torch.Size, blocks: int, t_size: int | None) -> int:
     """Into how many parts a side of each block is cut before parts move: parts of `t_size` rows, or whole blocks."""
     tall, wide = shape[-2] // blocks, shape[-1] // blocks
-    parts = max(tall // t_size, 1) if t_size else 1
-    if tall % parts or wide % parts or (t_size and parts > 1 and tall % t_size):
+    if t_size is None or t_size >= tall:
+        return 1
+    if tall % t_size or wide % (tall // t_size):
         raise ValueError(
             f"Blocks of {tall}x{wide} pixels cannot move in parts of {t_size}: give a t_size that divides."
         )
-    return parts
+    return tall // t_size
 
 
 def places(mask: Tensor, worth: Tensor, partner: Tensor, t_eps: float | None) -> tuple[Tensor, Tensor]:

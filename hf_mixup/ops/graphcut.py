@@ -6,6 +6,7 @@ unary costs are convex in the level (L-natural convexity: Kolmogorov and Shioura
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 EXACT_WIDTH = 8  # a row of 8 cells has 256 labellings; each further cell doubles time and memory
@@ -108,13 +109,25 @@ def _bits(state: Tensor, width: int) -> Tensor:
 
 
 def _sweep(unary: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """As `cut`, nearly: from each cell's own choice, strips of columns, then of rows, each exact given the rest.
+    """As `cut`, nearly: from the minimum of a grid half as fine, strips of columns, then of rows, exact given the rest.
 
-    On saliency maps, 16 by 16: 94 % of masks at the minimum, mean distance 2e-5 of that of random labels.
+    No step adds energy, so no constant labelling is better.
     """
-    labels = _improve_columns((unary < 0).long(), unary, down, right)
+    labels = _improve_columns(_coarse(unary, down, right), unary, down, right)
     unary, down, right = unary.transpose(0, 1), right.transpose(0, 1), down.transpose(0, 1)
     return _improve_columns(labels.transpose(0, 1), unary, down, right).transpose(0, 1)
+
+
+def _coarse(unary: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """(h, w, B) labels, alike in squares of two by two cells, that `cut` finds for these squares."""
+    height, width = unary.shape[:2]
+    odd_row, odd_column = height % 2, width % 2
+    # edges inside squares cost nothing; every second seam is one between squares
+    squares = F.pad(unary, (0, 0, 0, odd_column, 0, odd_row)).unflatten(0, (-1, 2)).sum(1).unflatten(1, (-1, 2)).sum(2)
+    below = F.pad(down[1::2], (0, 0, 0, odd_column)).unflatten(1, (-1, 2)).sum(2)
+    beside = F.pad(right[:, 1::2], (0, 0, 0, 0, 0, odd_row)).unflatten(0, (-1, 2)).sum(1)
+    labels = cut(squares, below, beside)
+    return labels.repeat_interleave(2, 0).repeat_interleave(2, 1)[:height, :width]
 
 
 def _improve_columns(labels: Tensor, unary: Tensor, down: Tensor, right: Tensor) -> Tensor:

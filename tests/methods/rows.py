@@ -24,8 +24,7 @@ ROWS = {
         "keeps_drawn_lam": True,
         "plain_loss": False,
         "integers": False,
-        "loss_call": -1,  # which of a step's calls of the loss is the network's for the mixed batch
-    "gradient": "method",
+        "gradient": "method",
         "meta": False,
         "identity": {"alpha": 0.0},
         "loss_call": 0,

@@ -106,9 +106,7 @@ def test_choices_can_be_nested(images, one_hot, rng):
 
 def test_the_same_generator_makes_the_same_choices(seeded):
     choice = load("choice")
-    once, again = (
-        [choice.choose(generator).name for _ in range(10)] for generator in (seeded(1), seeded(1))
-    )
+    once, again = ([choice.choose(generator).name for _ in range(10)] for generator in (seeded(1), seeded(1)))
     assert once == again
 
 

@@ -52,7 +52,9 @@ def test_behind_linear_stages_it_is_mixup_of_the_images(layer, images, one_hot, 
 
 def test_behind_other_stages_it_is_not_mixup_of_the_images(make_net, images, one_hot, seeded):
     net = make_net("vit")
-    first, second = (load("manifoldmix", layers=(layer,))(net, images(), one_hot(), seeded(1))["mix"] for layer in (0, 2))
+    first, second = (
+        load("manifoldmix", layers=(layer,))(net, images(), one_hot(), seeded(1))["mix"] for layer in (0, 2)
+    )
     assert abs(first - second) > 1e-5
 
 
@@ -63,7 +65,9 @@ def test_the_layer_asked_for_is_mixed_and_none_before(kind, layer, make_net, ima
     net.model.eval()
     x, outputs = images(), {}
     modules = [known.module for known in net.parts.layers]
-    hooks = [m.register_forward_hook(lambda m, args, out, i=i: outputs.__setitem__(i, out)) for i, m in enumerate(modules)]
+    hooks = [
+        m.register_forward_hook(lambda m, args, out, i=i: outputs.__setitem__(i, out)) for i, m in enumerate(modules)
+    ]
     net(x)
     clean = dict(outputs)
     outputs.clear()
@@ -94,21 +98,18 @@ def test_the_hidden_states_are_mixed_as_the_labels_are(make_net, images, one_hot
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_layers_are_drawn(kind, make_net, images, one_hot, rng):
-    net, mixed_after = make_net(kind), set()
+def test_all_layers_are_drawn_and_one_at_a_time(kind, make_net, images, one_hot, rng):
+    net, method, hooked = make_net(kind), load("manifoldmix"), []
+    # what `editing` hooks beside this test is the stage that was drawn; none for the input
+    for known in net.parts.layers:
+        known.module.register_forward_hook(lambda module, *_: hooked.append(len(module._forward_hooks) - 1))
+    drawn = []
     for _ in range(40):  # a layer is missed with probability 3 (2/3)^40, one in 3.7 million
-        seen = []
-        method = load("manifoldmix")
-        # what `editing` hooks is the stage that was drawn; the input when none was
-        handles = [
-            known.module.register_forward_hook(lambda m, *_: seen.append(len(m._forward_hooks))) for known in net.parts.layers
-        ]
+        hooked.clear()
         method(net, images(2), one_hot(2), rng)
-        for handle in handles:
-            handle.remove()
-        assert sum(count - 1 for count in seen) <= 1  # one hook a pass at most
-        mixed_after.add(next((i + 1 for i, count in enumerate(seen) if count > 1), 0))
-    assert mixed_after == {0, 1, 2}
+        assert sum(hooked) <= 1
+        drawn.append(hooked.index(1) + 1 if 1 in hooked else 0)
+    assert set(drawn) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])

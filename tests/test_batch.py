@@ -1,0 +1,253 @@
+"""The methods in other people's loops: what comes out, which draws, what is refused."""
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup as TimmMixup
+from torch.utils.data import DataLoader
+from training import CLASSES, Learnable, Rows, are_rows, timm_resnet
+
+from hf_mixup import BatchMixup, Method, MixupCollator, available, from_timm, load, soft_loss
+
+STATIC = [name for name in available() if not (load(name).needs_net or load(name).needs_forward)]
+DRAWS, SIGMAS = 1500, 5
+ROW, COUNT = 32, 8  # side of an image and rows of a batch, for the comparison with timm
+
+
+@pytest.fixture
+def labels():
+    return torch.tensor([0, 1, 2, 3, 4, 0])
+
+
+@pytest.mark.parametrize("name", STATIC)
+def test_images_keep_their_form_and_targets_are_float_rows_that_sum_to_one(name, images, labels):
+    for dtype in (torch.float32, torch.bfloat16, torch.uint8):
+        x, y = BatchMixup(name, num_classes=CLASSES, seed=0)(images(dtype=dtype), labels)
+        assert x.shape == images().shape and x.dtype == dtype
+        assert y.shape == (6, CLASSES) and y.dtype == torch.float32
+        torch.testing.assert_close(y.sum(1), torch.ones(6))
+
+
+@pytest.mark.parametrize("name", STATIC)
+def test_arguments_stay_as_they_were(name, images, labels):
+    x, y = images(), F.one_hot(labels, CLASSES).float()
+    BatchMixup(name, num_classes=CLASSES, seed=0, label_smoothing=0.1)(x, y)
+    assert torch.equal(x, images()) and torch.equal(y, F.one_hot(labels, CLASSES).float())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_class_numbers_of_any_type_and_their_one_hot_rows_are_the_same(images, labels, dtype):
+    rows = F.one_hot(labels, CLASSES)
+    wanted = BatchMixup("mixup", CLASSES, seed=0)(images(), labels)
+    for given in (labels.to(dtype), rows.float(), rows.double(), rows.half()):
+        found = BatchMixup("mixup", CLASSES, seed=0)(images(), given)
+        assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
+
+
+def test_a_target_is_the_mix_of_the_two_images_labels(images, labels):
+    x, y = BatchMixup("mixup", CLASSES, seed=0)(images(), labels)
+    one_hot = F.one_hot(labels, CLASSES).float()
+    for image, target in zip(x, y, strict=True):
+        errors = [
+            (lam * images()[i] + (1 - lam) * images()[j] - image).abs().max()
+            for i in range(6)
+            for j in range(6)
+            for lam in [target[labels[i]]]
+            if torch.allclose(lam * one_hot[i] + (1 - lam) * one_hot[j], target)
+        ]
+        assert min(errors) < 1e-5
+
+
+def test_in_eval_mode_images_and_labels_come_back(images, labels):
+    mixup = BatchMixup("mixup", CLASSES, label_smoothing=0.1).eval()
+    x = images()
+    mixed, y = mixup(x, labels)
+    assert mixed is x and torch.equal(y, F.one_hot(labels, CLASSES).float())
+
+
+def test_a_seed_gives_the_same_draws_and_each_call_another(images, labels):
+    runs = []
+    for seed in (3, 3, 4):
+        mixup = BatchMixup("mixup", CLASSES, seed=seed)
+        runs.append([mixup(images(), labels)[0] for _ in range(3)])
+    assert all(torch.equal(a, b) for a, b in zip(runs[0], runs[1], strict=True))
+    assert len({x[0].sum().item() for x in runs[0] + runs[2]}) == 6
+
+
+def test_without_a_seed_torchs_own_decides(images, labels):
+    found = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        torch.rand(seed)  # only the initial seed counts
+        found.append(BatchMixup("mixup", CLASSES)(images(), labels)[0])
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_each_process_of_a_run_draws_its_own(images, labels, monkeypatch, seed):
+    torch.manual_seed(0)
+    found = []
+    for rank in ("0", "1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        found.append(BatchMixup("mixup", CLASSES, seed=seed)(images(), labels)[0])
+    assert torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1])
+
+
+def test_the_global_generator_is_not_touched(images, labels):
+    state = torch.get_rng_state()
+    BatchMixup("cutmix", CLASSES)(images(), labels)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", STATIC)
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda mixup: pickle.loads(pickle.dumps(mixup))])
+def test_a_copy_draws_from_the_start(name, again, images, labels):
+    mixup = BatchMixup(name, CLASSES, seed=3)
+    first = mixup(images(), labels)
+    second = again(mixup)(images(), labels)
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+
+
+@pytest.mark.parametrize("name", sorted(set(available()) - set(STATIC)))
+def test_methods_that_need_a_training_step_are_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"'{name}'.*MixupTrainer"):
+        BatchMixup(name, CLASSES)
+    with pytest.raises(ValueError, match="'choice'.*MixupTrainer"):
+        BatchMixup("choice", CLASSES, methods=[{"name": "mixup"}, {"name": name}])
+
+
+def test_smoothing_spreads_a_share_of_each_target(images, labels):
+    plain = BatchMixup("cutmix", CLASSES, seed=0)(images(), labels)
+    smoothed = BatchMixup("cutmix", CLASSES, seed=0, label_smoothing=0.2)(images(), labels)
+    assert torch.equal(plain[0], smoothed[0])
+    torch.testing.assert_close(smoothed[1], 0.8 * plain[1] + 0.2 / CLASSES)
+
+
+def test_inplace_writes_to_the_images_and_needs_halves(images, labels):
+    x = images()
+    mixed, _ = BatchMixup("mixup", CLASSES, seed=0, inplace=True, pairing="halves")(x, labels)
+    wanted, _ = BatchMixup("mixup", CLASSES, seed=0, pairing="halves")(images(), labels)
+    assert mixed.data_ptr() == x.data_ptr() and torch.equal(x, wanted)
+    with pytest.raises(ValueError, match='pairing="halves".*shift'):
+        BatchMixup("mixup", CLASSES, inplace=True)
+
+
+@pytest.mark.parametrize("wrong", [torch.rand(6), torch.rand(6, CLASSES + 1), torch.ones(6, CLASSES, dtype=torch.long)])
+def test_labels_of_a_wrong_form_are_refused_with_theirs(images, wrong):
+    with pytest.raises(ValueError, match=r"Labels of shape \(6,.*5 floats"):
+        BatchMixup("mixup", CLASSES)(images(), wrong)
+
+
+def test_a_method_that_is_built_already_is_taken(images, labels):
+    method = load("mixup", alpha=0.0)
+    assert isinstance(method, Method)
+    x, _ = BatchMixup(method, CLASSES)(images(), labels)
+    assert torch.equal(x, images())
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_workers_and_epochs_have_draws_of_their_own(seed):
+    data = Rows(16)
+    collate = MixupCollator("mixup", CLASSES, seed=seed)
+    loader = DataLoader(data, batch_size=4, collate_fn=collate, num_workers=2)
+    torch.manual_seed(0)
+    shares = [batch["labels"].max(1).values.min().item() for _ in range(2) for batch in loader]
+    assert len(set(shares)) == len(shares) == 8
+    torch.manual_seed(0)
+    assert shares == [batch["labels"].max(1).values.min().item() for _ in range(2) for batch in loader]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_of_any_kind_is_mixed_by_the_collator(workers):
+    data = Rows(16)
+    loader = DataLoader(data, batch_size=4, num_workers=workers)
+    assert MixupCollator("mixup", CLASSES, seed=1).into(loader) is loader
+    for batch in loader:
+        assert not are_rows(batch["pixel_values"], data.x) and batch["labels"].shape == (4, CLASSES)
+
+
+def test_a_batch_without_images_is_named():
+    with pytest.raises(KeyError, match="image.*lacks.*pixel_values"):
+        MixupCollator("mixup", CLASSES)([{"image": torch.zeros(3), "labels": 1}] * 2)
+
+
+# timm
+
+
+SETTINGS = {
+    "mixup": {"mixup_alpha": 0.8},
+    "cutmix": {"mixup_alpha": 0.0, "cutmix_alpha": 1.0},
+    "both": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "switch_prob": 0.3},
+    "some": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "prob": 0.6},
+    "drawn share": {"mixup_alpha": 0.0, "cutmix_alpha": 0.5, "correct_lam": False},
+    "inner boxes": {"mixup_alpha": 0.0, "cutmix_minmax": (0.25, 0.75)},
+    "all": {"mixup_alpha": 0.2, "cutmix_minmax": (0.25, 0.75), "switch_prob": 0.7, "label_smoothing": 0.0},
+}
+
+
+def observed(mix, draws: int) -> dict[str, torch.Tensor]:
+    """For each of many batches: the first row's target and whether it shows a hard edge, as only CutMix does."""
+    x = torch.ones(COUNT, 1, ROW, ROW) * torch.arange(COUNT)[:, None, None, None] / COUNT
+    found = []
+    for _ in range(draws):
+        mixed, y = mix(x.clone(), torch.arange(COUNT))
+        pixels = mixed[0].unique()
+        found.append((y[0, 0].item(), float(len(pixels) > 1), float(mixed[0].mean())))
+    return dict(zip(("target", "cut", "mean"), torch.tensor(found).double().T, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["batch", "elem", "pair"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_from_timm_has_the_distribution_of_timms_mixup(setting, mode):
+    arguments = {"num_classes": COUNT, "mode": mode, **SETTINGS[setting]}
+    np.random.seed(0)
+    draws = DRAWS if mode == "batch" else DRAWS // 4
+    ours, theirs = observed(seeded(from_timm(**arguments)), draws), observed(TimmMixup(**arguments), draws)
+    # timm pastes boxes of odd sides, the paper's have even ones: one row and one column of pixels
+    pixel = 2 / ROW
+    for name in ours:
+        for power in (1, 2):
+            one, other = ours[name] ** power, theirs[name] ** power
+            noise = math.sqrt((one.var() + other.var()) / draws)
+            assert float((one.mean() - other.mean()).abs()) <= SIGMAS * noise + pixel, (name, power)
+
+
+def seeded(mixup: BatchMixup) -> BatchMixup:
+    mixup.seed = 11
+    return mixup
+
+
+def test_from_timm_smooths_labels_as_timm_does(images, labels):
+    ours = from_timm(mixup_alpha=0.8, label_smoothing=0.1, num_classes=CLASSES, prob=0.0)(images(), labels)[1]
+    theirs = TimmMixup(mixup_alpha=0.8, label_smoothing=0.1, num_classes=CLASSES, prob=0.0)(images(), labels)[1]
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_from_timm_takes_odd_batches_and_refuses_what_timm_refuses(images):
+    assert from_timm(num_classes=CLASSES)(images(5), torch.arange(5))[1].shape == (5, CLASSES)
+    with pytest.raises(ValueError, match="mode 'half'"):
+        from_timm(mode="half")
+    with pytest.raises(ValueError, match="mixup_alpha > 0"):
+        from_timm(mixup_alpha=0.0)
+    with pytest.raises(ValueError, match="label_smoothing=0"):
+        from_timm(multi_label=True)
+
+
+def test_a_bare_loop_learns_with_it():
+    model, data = timm_resnet().train(), Learnable(64)
+    mixup = seeded(from_timm(mixup_alpha=0.2, cutmix_alpha=1.0, num_classes=CLASSES))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    found = []
+    for _ in range(30):
+        x, y = mixup(data.x, data.y)
+        loss = soft_loss(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    assert sum(found[-5:]) < 0.8 * sum(found[:5])
