@@ -79,8 +79,7 @@ def _transformers(model: nn.Module, kind: str) -> Anatomy:
     size = getattr(model.config, "image_size", None)
     return Anatomy(
         name=type(model).__name__,
-        # Swin makes its map smaller at the end of a stage: what counts is what its last block gives
-        layers=tuple(Layer(f"{STAGES[kind]}.{i}", (getattr(s, "blocks", None) or [s])[-1]) for i, s in enumerate(stages)),
+        layers=tuple(Layer(f"{STAGES[kind]}.{i}", _last_block(stage)) for i, stage in enumerate(stages)),
         classifier=_last_linear(model.classifier),
         attention=attention,
         block=block,
@@ -88,6 +87,11 @@ def _transformers(model: nn.Module, kind: str) -> Anatomy:
         channels_last=False,
         image_size=(size, size) if isinstance(size, int) else tuple(size) if size else None,
     )
+
+
+def _last_block(stage: nn.Module) -> nn.Module:
+    """Swin makes its map smaller at the end of a stage: what counts is what its last block gives."""
+    return stage.blocks[-1] if hasattr(stage, "blocks") else stage
 
 
 def _has(model: nn.Module, name: str) -> bool:
@@ -153,7 +157,7 @@ def attention_map(attention: Tensor, parts: Anatomy, batch: int, image: tuple[in
     """
     attention = attention.float().mean(1)
     if len(attention) != batch:
-        looked_at = _unwindow(attention.mean(1), parts, batch)
+        looked_at = _unwindow(attention.mean(1), parts, batch, image)
     else:
         prefix = parts.prefix_tokens
         row = attention[:, 0] if prefix else attention.mean(1)
@@ -162,14 +166,19 @@ def attention_map(attention: Tensor, parts: Anatomy, batch: int, image: tuple[in
     return looked_at / looked_at.sum((1, 2), keepdim=True)
 
 
-def _unwindow(looked_at: Tensor, parts: Anatomy, batch: int) -> Tensor:
+def _unwindow(looked_at: Tensor, parts: Anatomy, batch: int, image: tuple[int, int]) -> Tensor:
     """(B, h, w) from windows (B * windows, tokens), as they lie in the image: Swin's shift undone."""
+    timm = hasattr(parts.attention, "attn_drop")
     size, shift = _pair(parts.block.window_size), _pair(parts.block.shift_size)
     rows, columns = _pair(parts.block.input_resolution)
+    if not timm:  # transformers' is for the configuration's image, whatever the image
+        rows, columns = (-(-n * side // whole) for n, side, whole in zip((rows, columns), image, parts.image_size))
     high, wide = -(-rows // size[0]), -(-columns // size[1])
     windows = looked_at.reshape(batch, high, wide, *size)
-    image = windows.transpose(2, 3).reshape(batch, high * size[0], wide * size[1])[:, :rows, :columns]
-    return image.roll(shift, (1, 2))
+    padded = windows.transpose(2, 3).reshape(batch, high * size[0], wide * size[1])
+    if timm:  # it shifts, then pads; transformers pads, then shifts
+        return padded[:, :rows, :columns].roll(shift, (1, 2))
+    return padded.roll(shift, (1, 2))[:, :rows, :columns]
 
 
 def _pair(value) -> tuple[int, int]:

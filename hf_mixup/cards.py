@@ -7,6 +7,8 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 SAMPLE_OF = "zalando-datasets/fashion_mnist"  # the embedded sample is a part of it
+# the Hub's name of a metric, ours, and how it is printed
+METRICS = (("accuracy", "top1", "Top-1"), ("accuracy", "top5", "Top-5"), ("nll", "nll", "NLL"), ("ece", "ece", "ECE"))
 ARXIV = "https://arxiv.org/abs/"
 
 
@@ -39,29 +41,7 @@ def model_card(
 
 
 def _front(record: dict, title: str, eval_split: str, base_model: str | None, library: str) -> ModelCardData:
-    data, final = record["data"], record["final"]
-    source = hub_id(data["path"])
-    metrics = (
-        ("accuracy", "top1", "Top-1"),
-        ("accuracy", "top5", "Top-5"),
-        ("nll", "nll", "NLL"),
-        ("ece", "ece", "ECE"),
-    )
-    results = [
-        EvalResult(
-            task_type="image-classification",
-            task_name="Image classification",
-            dataset_type=source or "imagefolder",
-            dataset_name=data_name(data["path"]),
-            dataset_split=eval_split,
-            dataset_revision=data["revision"] if source == data["path"] else None,
-            metric_type=kind,
-            metric_value=round(final[key], 6),
-            metric_name=name,
-        )
-        for kind, key, name in metrics
-        if final[key] is not None
-    ]
+    source = hub_id(record["data"]["path"])
     return ModelCardData(
         library_name=library,
         pipeline_tag="image-classification",
@@ -70,7 +50,25 @@ def _front(record: dict, title: str, eval_split: str, base_model: str | None, li
         metrics=["accuracy"],
         tags=["image-classification", "mixup", record["method"]["name"], "hf_mixup"],
         model_name=title,
-        eval_results=results,
+        eval_results=[
+            _result(record, eval_split, *metric) for metric in METRICS if record["final"][metric[1]] is not None
+        ],
+    )
+
+
+def _result(record: dict, eval_split: str, kind: str, key: str, name: str) -> EvalResult:
+    data = record["data"]
+    source = hub_id(data["path"])
+    return EvalResult(
+        task_type="image-classification",
+        task_name="Image classification",
+        dataset_type=source or "imagefolder",
+        dataset_name=data_name(data["path"]),
+        dataset_split=eval_split,
+        dataset_revision=data["revision"] if source == data["path"] else None,
+        metric_type=kind,
+        metric_value=round(record["final"][key], 6),
+        metric_name=name,
     )
 
 

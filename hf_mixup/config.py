@@ -27,6 +27,7 @@ GROUPS = {
     "loss": "Training",
     "resume": "Run",
 }
+RESIZES = ("bilinear", "bicubic", "nearest")
 REFUSED = {
     "hub_token": "it would be kept in run records. Set the environment variable HF_TOKEN, or run `hf auth login`",
     "remove_unused_columns": "it drops the image column before the images are read. Leave it out",
@@ -40,17 +41,7 @@ FLOORED = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")  # the schedules t
 TOLD = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate")
 TOLD += ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
 UNTOLD = ("output_dir", "recipe", "resume", "dry_run", "report_to", "run_name", "project", "debug", "disable_tqdm")
-UNTOLD += (
-    "log_",
-    "logging_",
-    "hub_",
-    "push_to_hub",
-    "trackio_",
-    "include_num_input",
-    "skip_memory",
-    "do_",
-    "local_rank",
-)
+UNTOLD += ("log_", "logging_", "hub_", "push_to_hub", "trackio_", "include_num_input", "skip_memory", "do_", "local_")
 UNTOLD += ("use_cpu", "ddp_", "fsdp", "parallelism_config", "dataloader_", "torch_compile", "torch_empty", "enable_jit")
 UNTOLD += ("activation_checkpointing", "gradient_checkpointing", "resume_from", "restore_callback", "per_device_eval")
 UNTOLD += ("eval_accumulation", "eval_do_concat", "eval_use_gather", "batch_eval", "prediction_loss", "include_for")
@@ -80,10 +71,10 @@ class MixupConfig(TrainingArguments):
     flip: float = about(0.5, "Probability of a horizontal flip", "[0, 1]")
     randaugment: str | None = about(None, "RandAugment in timm's words, as rand-m9-mstd0.5-inc1")
     erasing: float = about(0.0, "Probability of erasing a rectangle", "[0, 1]")
-    eval_crop_pct: float | None = about(None, "Share of the side that evaluation's centre crop keeps (weights' own, or 1)", "(0, 1]")
-    interpolation: str | None = about(None, "How images are resized (weights' own, or bilinear)", choices=("bilinear", "bicubic", "nearest"))
-    mean: list[float] | None = about(None, "Mean of each channel, pixels 0 to 1 (weights' own, or ImageNet's)", "[0, 1]")
-    std: list[float] | None = about(None, "Deviation of each channel, pixels 0 to 1 (weights' own, or ImageNet's)", "(0, inf)")
+    eval_crop_pct: float | None = about(None, "Share of the side evaluation's crop keeps (weights' or 1)", "(0, 1]")
+    interpolation: str | None = about(None, "How images are resized (weights' own, or bilinear)", choices=RESIZES)
+    mean: list[float] | None = about(None, "Mean of each channel, pixels 0 to 1 (weights' or ImageNet)", "[0, 1]")
+    std: list[float] | None = about(None, "Deviation of each channel, pixels 0 to 1 (weights' or ImageNet)", "(0, inf)")
 
     model: str = about("resnet18", "Network: a name timm knows, a folder, or an id on the Hub")
     model_args: dict[str, Any] = about({}, "Arguments of the network, as {drop_path_rate: 0.1}")

@@ -91,7 +91,7 @@ class Net(nn.Module):
         return self.parts.image_size
 
     def layers(self, for_method: str = "this method") -> list[LayerInfo]:
-        """The stages of a CNN or Swin, the blocks of a ViT, from input to output; found by one pass of a blank image."""
+        """The stages of a CNN or Swin, the blocks of a ViT, in order; found by one pass of a blank image."""
         self._need(self.parts.layers, "stages that can be read", SUPPORTED, for_method)
         size = self.image_size or (64, 64)
         weight = next(self.model.parameters())
@@ -156,7 +156,7 @@ class Net(nn.Module):
 
     @contextmanager
     def editing(self, layer: int | str, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """Passes inside go on with `edit(output)` in place of a layer's output, whatever its layout: rows are images."""
+        """Passes inside go on with `edit(output)` in place of a layer's output, whose rows are images."""
 
         def change(_, args, output):
             if isinstance(output, tuple):

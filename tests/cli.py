@@ -12,21 +12,21 @@ from PIL import Image
 from hf_mixup.__main__ import main
 
 ROOT = Path(__file__).parents[1]
-RECIPE = """
-data: {data}
-image_size: 16
-model: resnet18
-model_args: {{layers: [1, 1, 1, 1], channels: [8, 8, 8, 8]}}
-optimizer: momentum
-learning_rate: 0.05
-weight_decay: 0
-max_grad_norm: 0
-num_train_epochs: 1
-per_device_train_batch_size: 4
-per_device_eval_batch_size: 100
-use_cpu: true
-disable_tqdm: true
-"""
+RECIPE = {
+    "data": "sample",
+    "image_size": 16,
+    "model": "resnet18",
+    "model_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]},
+    "optimizer": "momentum",
+    "learning_rate": 0.05,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 100,
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
 
 
 def picture(seed: int, size=(12, 14), mode="RGB") -> Image.Image:
@@ -46,9 +46,9 @@ def folder_of(root: Path, classes=("cat", "dog"), rows=6, splits=("train", "test
 
 
 def recipe_of(path: Path, data="sample", **fields) -> Path:
-    """A recipe file of a tiny run; `fields` are lines of it."""
-    lines = "".join(f"{name}: {json.dumps(value)}\n" for name, value in fields.items())
-    path.write_text(RECIPE.format(data=data) + lines)
+    """A recipe file of a tiny run, with these fields over its own."""
+    values = RECIPE | {"data": str(data)} | fields
+    path.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in values.items()))
     return path
 
 

@@ -38,4 +38,4 @@ def test_processes_end_with_the_same_weights(found):
 def test_processes_know_the_same_best_checkpoint(found):
     assert found[0]["best"] == found[1]["best"]
     assert found[0]["best"].endswith("run/checkpoint-2")
-    assert found[0]["files"] == ["checkpoint-2", "checkpoint-3"]
+    assert found[0]["files"] == ["checkpoint-2"]

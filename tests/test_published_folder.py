@@ -48,10 +48,9 @@ def folder(tmp_path_factory):
     """The folder of a finished AutoMix run on the sample."""
     root = tmp_path_factory.mktemp("published")
     fields = {"image_size": 28, "crop_padding": 2, "max_steps": 25, "eval_steps": 10, "eval_strategy": "steps"}
-    fields |= {"logging_strategy": "steps", "logging_steps": 5, "method": "automix", "model_args": {}}
-    recipe = recipe_of(root / "recipe.yaml", **{"model_args": None, **fields})
-    text = recipe.read_text().replace("model_args: {}\n", "").replace("image_size: 16\n", "")
-    recipe.write_text(text.replace("train_batch_size: 4", "train_batch_size: 40"))
+    fields |= {"logging_strategy": "steps", "logging_steps": 5, "method": "automix", "per_device_train_batch_size": 40}
+    fields |= {"model_args": {"layers": [1, 1, 1, 1], "channels": [16, 16, 32, 32]}, "learning_rate": 0.1}
+    recipe = recipe_of(root / "recipe.yaml", **fields)
     assert start(recipe, "--output_dir", root / "run") == 0
     return root / "run"
 

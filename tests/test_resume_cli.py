@@ -20,10 +20,9 @@ def words(tmp_path_factory):
     root = tmp_path_factory.mktemp("resume")
     data = folder_of(root / "data", rows=10)
     fields = {"save_strategy": "steps", "save_steps": 1, "method": "automix", "method_args": {"update_prob": 0.7}}
-    fields |= {"ema_decay": 0.9, "crop_padding": 2, "num_train_epochs": 8, "gradient_accumulation_steps": 1}
+    fields |= {"ema_decay": 0.9, "crop_padding": 2, "num_train_epochs": 8}
+    fields |= {"model_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "drop_rate": 0.1}}
     recipe = recipe_of(root / "recipe.yaml", data, **fields)
-    text = recipe.read_text().replace("channels: [8, 8, 8, 8]", "channels: [8, 8, 8, 8], drop_rate: 0.1")
-    recipe.write_text(text)
     return [recipe]
 
 

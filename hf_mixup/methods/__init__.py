@@ -16,7 +16,8 @@ def available() -> list[str]:
 def method_class(name: str) -> type[Method]:
     """The class of method `name`: the one that methods/`name`.py defines."""
     if name not in available():
-        raise ValueError(f"Unknown method {name!r}.{_nearest(name, available())} Choose one of: {', '.join(available())}.")
+        hint = _nearest(name, available())
+        raise ValueError(f"Unknown method {name!r}.{hint} Choose one of: {', '.join(available())}.")
     module = import_module(f"{__name__}.{name}")
     [found] = [
         cls
@@ -43,8 +44,20 @@ def load(name: str | dict | Method, **hyperparameters) -> Method:
     known = [field.name for field in fields(cls)]
     for key in hyperparameters:
         if key not in known:
-            raise ValueError(f"Method {name!r} has no argument {key!r}.{_nearest(key, known)} It has: {', '.join(known)}.")
+            hint = _nearest(key, known)
+            raise ValueError(f"Method {name!r} has no argument {key!r}.{hint} It has: {', '.join(known)}.")
     return cls(**hyperparameters)
+
+
+def within(outer: Method, inner: str | dict | Method) -> Method:
+    """The method `inner` of a container, with the container's `per_image` and `pairing` unless it has its own."""
+    if isinstance(inner, Method):
+        return inner
+    inner = {"name": inner} if isinstance(inner, str) else inner
+    shared = {"per_image": True} if outer.per_image else {}
+    if outer.pairing != "shift":
+        shared["pairing"] = outer.pairing
+    return load(shared | inner)
 
 
 def _nearest(word: str, known: list[str]) -> str:

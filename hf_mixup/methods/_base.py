@@ -13,7 +13,7 @@ from ..ops.sampling import PAIRINGS, beta, partners
 
 @dataclass(eq=False)
 class Method(nn.Module):
-    """Fields are hyperparameters. Override `mix_batch` if the method mixes pixels, `forward` if it does anything else."""
+    """Fields are hyperparameters. Override `mix_batch` if the method mixes pixels, `forward` if it does more."""
 
     paper: ClassVar[str] = ""  # arXiv id
     title: ClassVar[str] = ""  # its name in print
@@ -32,6 +32,7 @@ class Method(nn.Module):
         self = super().__new__(cls)
         nn.Module.__init__(self)
         self.step, self.total_steps = 0, 1  # optimizer steps done and planned; the trainer sets them
+        self.outer_prob = 1.0  # share of rows that a container lets this method mix
         self.common_rng = None  # draws that must be alike on all processes; the trainer sets it at each step
         return self
 
@@ -56,6 +57,11 @@ class Method(nn.Module):
         return type(self).__module__.rsplit(".", 1)[-1]
 
     @property
+    def rate(self) -> float:
+        """Share of rows that are mixed, with per_image."""
+        return self.prob * self.outer_prob
+
+    @property
     def progress(self) -> float:
         """Share of the training that is done, 0 to 1."""
         return min(self.step / max(self.total_steps, 1), 1.0)
@@ -73,8 +79,8 @@ class Method(nn.Module):
         if self.skips(x, rng):
             return x, Mix.none(x)
         mixed, mix = self.mix_batch(net, x, y, rng)
-        if self.per_image and self.prob < 1:
-            mixed, mix = _spare(x, mixed, mix, torch.rand(len(x), generator=rng) >= self.prob)
+        if self.per_image and self.rate < 1:
+            mixed, mix = _spare(x, mixed, mix, torch.rand(len(x), generator=rng) >= self.rate)
         return mixed, mix
 
     def mix_batch(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:
@@ -106,9 +112,9 @@ class Method(nn.Module):
 
     def spare_rows(self, lam: Tensor, rng: torch.Generator) -> Tensor:
         """`lam` (B,) with ones for the rows that `prob` spares."""
-        if self.prob == 1 or not self.per_image:
+        if self.rate == 1 or not self.per_image:
             return lam
-        return torch.where(torch.rand(len(lam), generator=rng) < self.prob, lam, 1.0)
+        return torch.where(torch.rand(len(lam), generator=rng) < self.rate, lam, 1.0)
 
     def check(self, x: Tensor, y: Tensor) -> None:
         """Raise if `x` and `y` are not a batch of images and their targets."""

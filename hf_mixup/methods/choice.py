@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from . import load
+from ..mix import Mix
+from . import within
 from ._base import Method
 
 
@@ -34,12 +35,7 @@ class Choice(Method):
             raise ValueError(f"{len(self.methods)} methods and {len(self.weights)} weights: give one weight a method.")
         if not all(math.isfinite(w) and w >= 0 for w in self.weights) or sum(self.weights) == 0:
             raise ValueError(f"Weights {self.weights!r}: give finite numbers, none below 0 and one above.")
-        shared = {"per_image": True} if self.per_image else {}
-        if self.pairing != "shift":
-            shared["pairing"] = self.pairing
-        self.methods = nn.ModuleList(
-            load(method if isinstance(method, Method) else shared | method) for method in self.methods
-        )
+        self.methods = nn.ModuleList(within(self, method) for method in self.methods)
 
     @property
     def needs_net(self):
@@ -52,13 +48,18 @@ class Choice(Method):
     def choose(self, rng: torch.Generator) -> Method:
         """The method of this batch; alike on all processes, since it decides which networks run."""
         weights = torch.tensor(self.weights, dtype=torch.float64)
-        return self.methods[int(torch.multinomial(weights, 1, generator=self.common_rng or rng))]
+        method = self.methods[int(torch.multinomial(weights, 1, generator=self.common_rng or rng))]
+        method.outer_prob = self.rate if self.per_image else 1.0  # it spares the rows, once for both
+        return method
 
     def build(self, net):
         for method in self.methods:
             method.build(net)
 
-    def mix_batch(self, net, x, y, rng):
+    def mix(self, net, x, y, rng):
+        self.check(x, y)
+        if self.skips(x, rng):
+            return x, Mix.none(x)
         return self.choose(rng).mix(net, x, y, rng)
 
     def forward(self, net, x, y, rng):

@@ -3,13 +3,14 @@
 Computed for each row, so it holds for a lam of each row's own and for lam = 1/2, unlike the authors' code.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..mix import Mix
-from . import load
+from . import within
 from ._base import Method
 
 MODES = ("both", "less", "more")
@@ -21,8 +22,8 @@ def decoupled_terms(logits: Tensor, y: Tensor, mix: Mix) -> Tensor:
 
     `logits` and `y` (B, C), `y` one-hot; zero for an image without a class and for images of one class.
     """
-    columns = [y.index_select(0, mix.index[:, k]) > 0 for k in range(mix.index.shape[1])]
-    classes = torch.stack(columns, 1)
+    columns = [y.index_select(0, index) > 0 for index in mix.index.unbind(1)]
+    classes = torch.stack(columns, 1) & (mix.weight[..., None] > 0)
     others = classes.any(1, keepdim=True) & ~classes
     alone = logits[:, None].masked_fill(others, -torch.inf)
     own = (classes * logits[:, None]).sum(-1) / classes.sum(-1).clamp(min=1)
@@ -64,7 +65,10 @@ class DecoupledMix(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        self.base = load(self.base)
+        self.base = within(self, self.base)
+        for key in ("eta", "threshold", "scale_power", "scale_threshold"):
+            if not math.isfinite(getattr(self, key)):
+                raise ValueError(f"DecoupledMix's {key} is {getattr(self, key)!r}: give a finite number.")
         if self.base.needs_forward:
             raise ValueError(f"decoupledmix adds to the loss of its base, but {self.base.name} has a loss of its own.")
         for value, known in ((self.mode, MODES), (self.scale, SCALES)):

@@ -47,7 +47,7 @@ def patches(size: tuple[int, int], scale: Tensor, place: Tensor) -> Tensor:
 
 def _paste_shared(x: Tensor, other: Tensor, corners: list[int], interpolation: str) -> Tensor:
     top, bottom, left, right = corners
-    work = other if other.is_floating_point() else other.float()
+    work = other.to(torch.promote_types(other.dtype, torch.float32))
     small = F.interpolate(work, size=(bottom - top, right - left), mode=interpolation)
     mixed = x.clone()
     mixed[..., top:bottom, left:right] = small if other.is_floating_point() else small.round()
@@ -58,6 +58,8 @@ def _shrink(other: Tensor, corners: Tensor, interpolation: str) -> Tensor:
     """`other` resized into boxes of their own, in float32 or wider; what lies outside the boxes is undefined."""
     wide = other.to(torch.promote_types(other.dtype, torch.float32))
     top, bottom, left, right = corners.to(wide.dtype)[:, :, None].unbind(1)
+    if interpolation == "nearest":
+        return _pick(wide, corners)
     (height, width), make = other.shape[-2:], dict(device=other.device, dtype=wide.dtype)
     # centres of the pixels, as places in the partner from -1 to 1, which is what grid_sample takes
     row = (torch.arange(height, **make) + 0.5 - top) / (bottom - top) * 2 - 1
@@ -65,6 +67,17 @@ def _shrink(other: Tensor, corners: Tensor, interpolation: str) -> Tensor:
     grid = torch.stack(torch.broadcast_tensors(column[:, None, :], row[:, :, None]), -1)
     grid = grid.expand(len(other), -1, -1, -1)
     return F.grid_sample(wide, grid, mode=interpolation, padding_mode="border", align_corners=False)
+
+
+def _pick(other: Tensor, corners: Tensor) -> Tensor:
+    """As F.interpolate's "nearest", which takes the pixel below and not the nearest, as grid_sample does."""
+    for dim, (low, high) in ((2, corners[:, :2].unbind(1)), (3, corners[:, 2:].unbind(1))):
+        side = other.shape[dim]
+        place = torch.arange(side, device=other.device) - low[:, None]
+        source = (place * side // (high - low)[:, None]).clamp(0, side - 1)
+        source = source[:, None, :, None] if dim == 2 else source[:, None, None, :]
+        other = other.gather(dim, source.expand_as(other))
+    return other
 
 
 @dataclass(eq=False)
@@ -82,11 +95,14 @@ class ResizeMix(Method):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.alpha == 0:
+            raise ValueError("ResizeMix's alpha is 0: give a number above 0, or None for uniform scales.")
         low, high = self.scope
         if not 0 < low <= high <= 1:
             raise ValueError(f"ResizeMix's scope is {self.scope!r}: give a lowest and highest scale in (0, 1].")
         if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(f"Unknown interpolation {self.interpolation!r}. Choose one of: {', '.join(INTERPOLATIONS)}.")
+            known = ", ".join(INTERPOLATIONS)
+            raise ValueError(f"Unknown interpolation {self.interpolation!r}. Choose one of: {known}.")
 
     def mix_batch(self, net, x, y, rng):
         count = self.draws(x)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..mix import Mix
-from . import load
+from . import within
 from ._base import Method
 
 
@@ -37,7 +37,7 @@ class TransMix(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        self.base = load(self.base)
+        self.base = within(self, self.base)
         if self.base.needs_forward:
             raise ValueError(f"transmix re-weighs what its base mixed, but {self.base.name} does more than mix pixels.")
         if not 0 <= self.ratio <= 1:

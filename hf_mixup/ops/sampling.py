@@ -4,12 +4,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+TINY = 1e-300  # least number whose logarithm is taken
 PAIRINGS = ("shift", "permutation", "derangement", "flip", "halves")
 
 
 def generator(*key: int) -> torch.Generator:
     """A CPU generator that is a pure function of non-negative numbers; near keys give unrelated streams."""
-    word = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    word = np.random.SeedSequence([len(key), *key]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(word))
 
 
@@ -23,9 +24,11 @@ def beta(alpha: float, count: int, rng: torch.Generator) -> Tensor:
     """(count,) float32 draws from Beta(alpha, alpha) in [0, 1]; all ones for alpha 0."""
     if alpha == 0:
         return torch.ones(count)
-    # float64, since both gamma draws of a small alpha are zero in float32
-    concentration = torch.full((count, 2), alpha, dtype=torch.float64)
-    return torch._sample_dirichlet(concentration, generator=rng)[:, 0].float()
+    # logarithms of gamma draws, since both draws of a small alpha are zero: Gamma(a) is Gamma(a + 1) U^(1/a)
+    above = torch._standard_gamma(torch.full((count, 2), alpha + 1, dtype=torch.float64), generator=rng).log()
+    power = torch.rand(count, 2, generator=rng, dtype=torch.float64).clamp(min=TINY).log() / alpha
+    own, other = (above + power).unbind(1)
+    return (own - other).sigmoid().float()
 
 
 def uniform(low: float, high: float, count: int, rng: torch.Generator) -> Tensor:
