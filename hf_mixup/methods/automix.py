@@ -80,13 +80,13 @@ class AutoMix(Method):
         self.generator = self.encoder = self.head = self.encoder_head = None  # until `build`
         for key, known in (("mask_schedule", SCHEDULES), ("upsample", UPSAMPLINGS)):
             if getattr(self, key) not in known:
-                raise ValueError(f"AutoMix's {key} is {getattr(self, key)!r}. Choose one of: {', '.join(known)}.")
+                raise ValueError(f"{self.title}'s {key} is {getattr(self, key)!r}. Choose one of: {', '.join(known)}.")
         for key in ("update_prob", "momentum_warmup", "lam_margin", "mask_margin"):
             if not 0 <= getattr(self, key) <= 1:
-                raise ValueError(f"AutoMix's {key} is {getattr(self, key)!r}: give a number from 0 to 1.")
+                raise ValueError(f"{self.title}'s {key} is {getattr(self, key)!r}: give a number from 0 to 1.")
         if not 0 <= self.momentum or not (self.frozen or self.momentum <= self.final_momentum <= 1):
             raise ValueError(
-                f"AutoMix's momentum goes from {self.momentum!r} to {self.final_momentum!r}: "
+                f"{self.title}'s momentum goes from {self.momentum!r} to {self.final_momentum!r}: "
                 "give 0 <= momentum <= final_momentum <= 1, or a momentum of 1 for a block that is fixed."
             )
 
@@ -96,7 +96,7 @@ class AutoMix(Method):
         return self.momentum >= 1
 
     def build(self, net):
-        layers = net.layers(for_method="automix")
+        layers = net.layers(for_method=self.name)
         if self.layer is None:
             blocks = len({known.reduction for known in layers}) == 1  # a ViT's maps are all of one size
             self.chosen = layers[(len(layers) - 1) // 2 if blocks else -2]
@@ -118,10 +118,11 @@ class AutoMix(Method):
         super().train(mode)
         if self.frozen and self.encoder is not None:
             self.encoder.eval()
+            self.generator.eval()
         return self
 
     def mix_batch(self, net, x, y, rng):
-        return self.mix_for_net(x, self.look(net, x), *self.draw(x, self.alpha, rng))
+        return self.mix_for_net(x, self.look(net, x), *self.draw(x, self.alpha, rng), rng)
 
     def forward(self, net, x, y, rng):
         self.check(x, y)
@@ -129,7 +130,7 @@ class AutoMix(Method):
             return {"mix": net.loss(net(x), y)}
         z = self.look(net, x)
         lam, partner = self.draw(x, self.alpha, rng)
-        mixed, mix = self.mix_for_net(x, z, self.spare_rows(lam, rng), partner)
+        mixed, mix = self.mix_for_net(x, z, self.spare_rows(lam, rng), partner, rng)
         losses = {
             "mix": net.loss(net(mixed), mix(y)),
             "onehot": net.loss(self.head(net.outputs(x).pooled), y),
@@ -142,16 +143,22 @@ class AutoMix(Method):
         self.encoder.precision = net.precision
         return self.encoder.features(x, self.chosen.name)
 
-    def mix_for_net(self, x: Tensor, z: Tensor, lam: Tensor, partner: Tensor) -> tuple[Tensor, Mix]:
+    def make_mask(self, z: Tensor, lam: Tensor, partner: Tensor, size: tuple[int, int], rng: torch.Generator) -> Tensor:
+        """What the block makes of features `z`; `rng` is for blocks that draw."""
+        return self.generator(z, lam, partner, size)
+
+    def mix_for_net(
+        self, x: Tensor, z: Tensor, lam: Tensor, partner: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, Mix]:
         """Images that the network learns from, and how they were mixed: nothing of it reaches the block."""
         with torch.no_grad():
-            mask = self.generator(z, lam, partner, x.shape[-2:])
+            mask = self.make_mask(z, lam, partner, x.shape[-2:], rng)
         return automix(x, mask, lam, partner, self.lam_margin)
 
     def teach(self, net, x: Tensor, y: Tensor, z: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """The block's losses, by masks of a draw of their own; the encoder is passed through, and learns nothing."""
         lam, partner = self.draw(x, self.alpha, rng)
-        mask = self.generator(z, lam, partner, x.shape[-2:])
+        mask = self.make_mask(z, lam, partner, x.shape[-2:], rng)
         losses = {"mask": self.mask_loss(mask, lam[: self.draws(x)])}
         if self.update_prob == 1 or float(torch.rand((), generator=self.common_rng or rng)) < self.update_prob:
             mix = Mix.pair(partner, lam, mask, x.device)
@@ -160,8 +167,12 @@ class AutoMix(Method):
 
     def mask_loss(self, mask: Tensor, lam: Tensor) -> Tensor:
         """The weighted loss of masks (B, 1, H, W) whose share is to be near `lam` (1,) or (B,)."""
-        weight = self.mask_weight * (falling(self.progress) if self.mask_schedule == "cosine" else 1)
-        return weight * hinge(mask, lam, self.mask_margin)
+        return self.mask_weight_now * hinge(mask, lam, self.mask_margin)
+
+    @property
+    def mask_weight_now(self) -> float:
+        """The weight of the mask loss at this step."""
+        return self.mask_weight * (falling(self.progress) if self.mask_schedule == "cosine" else 1)
 
     @torch.no_grad()
     def after_step(self, net):

@@ -66,3 +66,8 @@ def paste(x: Tensor, partner: Tensor, corners: Tensor, mask: Tensor) -> Tensor:
     mixed = x.clone()
     mixed[..., top:bottom, left:right] = x[..., top:bottom, left:right].index_select(0, partner.to(x.device))
     return mixed
+
+
+def once(draws: Tensor) -> Tensor:
+    """`draws` (B, ...), or their first row (1, ...) where they are all alike and that can be known."""
+    return draws[:1] if is_shared(draws) else draws

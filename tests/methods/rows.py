@@ -20,6 +20,16 @@ DEFAULTS = {
 }
 
 ROWS = {
+    "adautomix": {
+        "keeps_drawn_lam": True,
+        "plain_loss": False,
+        "integers": False,
+        "gradient": "method",
+        "meta": False,
+        "identity": {"alpha": 0.0},
+        "loss_call": 0,
+    },
+    "alignmix": {"mask": False, "identity": {"alpha": 0.0}, "args": {"aligned_prob": 1.0}},
     "automix": {
         "keeps_drawn_lam": True,
         "plain_loss": False,
@@ -30,11 +40,29 @@ ROWS = {
         "loss_call": 0,
     },
     "choice": {"mask": False, "args": {"methods": [{"name": "mixup"}, {"name": "cutmix"}]}},
+    "cmixup": {"mask": False, "identity": {"alpha": 0.0}, "rolls": False},
     "cutmix": {"identity": {"alpha": 0.0}},
     "decoupledmix": {"mask": False, "identity": {"base": {"name": "mixup", "alpha": 0.0}}},
     "erm": {"mixes": False, "mask": False},
+    "fmix": {"identity": {"alpha": 0.0}, "meta": False},
+    "gmix": {"identity": {"alpha": 0.0}},
+    "gridmix": {"identity": {"alpha": 0.0}},
+    "hmix": {"identity": {"alpha": 0.0}},
     "manifoldmix": {"mask": False, "identity": {"alpha": 0.0}},
     "mixup": {"mask": False, "identity": {"alpha": 0.0}},
+    "noisymix": {
+        "mask": False,
+        "convex": False,
+        "rolls": False,  # noise belongs to rows
+        "meta": False,
+        "integers": False,
+        "identity": {"alpha": 0.0, "add_noise": 0.0, "mult_noise": 0.0},
+    },
+    "patchup": {
+        "plain_loss": False,  # the paper's terms add up to twice the loss
+        "meta": False,
+        "identity": {"alpha": 0.0, "cutmix_alpha": 0.0},
+    },
     "puzzlemix": {
         "args": {"grids": (2, 4)},
         "identity": {"alpha": 0.0},
@@ -43,7 +71,26 @@ ROWS = {
         "integers": False,
         "sizes": ((16, 32), (36, 20)),
     },
+    "recursivemix": {"mixes": False, "mask": False},
+    "regmixup": {"mask": False, "identity": {"base": {"name": "mixup", "alpha": 0.0}}},
     "resizemix": {"geometric": True},
+    "saliencymix": {"identity": {"alpha": 0.0}, "rolls": False},
+    "samix": {
+        "keeps_drawn_lam": True,
+        "plain_loss": False,
+        "integers": False,
+        "gradient": "method",
+        "meta": False,
+        "identity": {"alpha": 0.0},
+        "loss_call": 0,
+    },
+    "smoothmix": {},
+    "sumix": {
+        "gradient": "method",
+        "plain_loss": False,  # the uncertainty's loss stays
+        "identity": {"base": {"name": "cutmix", "alpha": 0.0}},
+        "loss_call": 0,
+    },
     "transmix": {"nets": ("vit",), "identity": {"base": {"name": "cutmix", "alpha": 0.0}}},
 }
 

@@ -1,0 +1,100 @@
+"""GridMix: a grid of holes through which the partner shows (Dobrynin's GridMixup, 2021, as in OpenMixup's benchmark).
+
+The crop that holds the grid is never larger than the image, where both public codes let it wrap around, and a cell has
+two pixels a side at least, so that it has a hole and more than that. It is not the GridMix of Baek et al. (2021).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..mix import Mix
+from ..ops.masks import blend, once
+from ..ops.sampling import integers, uniform
+from ._base import Method
+
+
+def gridmix(
+    x: Tensor,
+    lam: Tensor,
+    partner: Tensor,
+    area: Tensor,
+    aspect: Tensor,
+    holes: Tensor,
+    place: Tensor,
+    hole_aspect: Tensor,
+) -> tuple[Tensor, Mix]:
+    """Each image with its partner in the holes of a grid; lam becomes the share of pixels outside them.
+
+    A cell's sides are `sqrt(1 - lam)` hole, one pixel at least. The grid lies in a crop of share `area` of the image,
+    `aspect` times as high as wide, with `holes` cells across, cells `hole_aspect` times as high as wide, at `place` (2
+    shares of the way down and right). `lam` and `partner` (B,); the others (B or 1,), `place` (B or 1, 2).
+    """
+    corners = crops(x.shape[-2:], area, aspect, place)
+    mask = 1 - grid(x.shape[-2:], corners, *cells(corners, once(lam), holes, hole_aspect), x.device)
+    return blend(x, partner, mask), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
+
+
+def crops(size: tuple[int, int], area: Tensor, aspect: Tensor, place: Tensor) -> Tensor:
+    """(B, 4) top, left, height, width of crops inside an image of `size`."""
+    height, width = size
+    wide = ((height * width * area.double()).long() / aspect.double()).sqrt().long()
+    high = (wide * aspect.double()).long().clamp(1, height)
+    wide = wide.clamp(1, width)
+    low = (torch.tensor(size) - torch.stack([high, wide], 1)) * place.double()
+    return torch.cat([low.long(), torch.stack([high, wide], 1)], 1)
+
+
+def cells(crop: Tensor, lam: Tensor, holes: Tensor, hole_aspect: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 2) height and width of a cell, of two pixels and more, and (B, 2) of its hole."""
+    wide = -(-crop[:, 3] // holes)
+    cell = torch.stack([(wide * hole_aspect.double()).long(), wide], 1).clamp(min=2)
+    hole = (cell * (1 - lam.double()).sqrt()[:, None]).long().clamp(min=1)
+    return cell, torch.minimum(hole, cell - 1)
+
+
+def grid(size: tuple[int, int], crop: Tensor, cell: Tensor, hole: Tensor, device: torch.device) -> Tensor:
+    """(B, 1, H, W) one in the holes: in every cell of the crop, from its top left corner on."""
+    crop, cell, hole = (number.to(device, non_blocking=True)[..., None] for number in (crop, cell, hole))
+    lines = []
+    for axis, side in enumerate(size):
+        place = torch.arange(side, device=device) - crop[:, axis]
+        inside = (place >= 0) & (place < crop[:, axis + 2])
+        lines.append((inside & (place % cell[:, axis] < hole[:, axis])).float())
+    return lines[0][:, None, :, None] * lines[1][:, None, None, :]
+
+
+@dataclass(eq=False)
+class GridMix(Method):
+    """`alpha`: of the Beta distribution of lam. `holes`: fewest and most cells across the crop. Lowest and highest
+    `crop_area` (share of the image), `crop_aspect` and `hole_aspect` (height over width), drawn uniformly.
+    """
+
+    paper = "2209.04851"  # the benchmark's: the method has no paper of its own
+    title = "GridMix"
+    alpha: float = 1.0
+    holes: tuple[int, int] = (2, 6)
+    crop_area: tuple[float, float] = (0.5, 1.0)
+    crop_aspect: tuple[float, float] = (0.5, 2.0)
+    hole_aspect: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        highest = {"holes": math.inf, "crop_area": 1.0, "crop_aspect": math.inf, "hole_aspect": math.inf}
+        for key, limit in highest.items():
+            low, high = getattr(self, key)
+            if not (0 < low <= high <= limit and high < math.inf):
+                limits = "above 0" if limit == math.inf else "above 0 and up to 1"
+                raise ValueError(f"GridMix's {key} is {getattr(self, key)!r}: give a lowest and highest one, {limits}.")
+
+    def mix_batch(self, net, x, y, rng):
+        if self.alpha == 0:  # the smallest hole is more than nothing
+            return x.clone(), Mix.none(x)
+        lam, partner = self.draw(x, self.alpha, rng)
+        count, (fewest, most) = self.draws(x), self.holes
+        area, aspect = uniform(*self.crop_area, count, rng), uniform(*self.crop_aspect, count, rng)
+        holes = fewest + integers(most - fewest + 1, count, rng)
+        place = torch.rand(count, 2, generator=rng)
+        return gridmix(x, lam, partner, area, aspect, holes, place, uniform(*self.hole_aspect, count, rng))

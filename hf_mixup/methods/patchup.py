@@ -1,0 +1,131 @@
+"""PatchUp: blocks of hidden features, other ones in each channel, mixed or swapped (Faramarzi et al., 2022, section 3).
+
+The authors' three loss terms have targets that add up to one, so for a loss that is linear in its targets (ours are)
+they are `1 + loss_beta` times the loss of the mixed targets; they take binary cross-entropy of softmax outputs. The
+chance of a block is computed for each layer's own size, and the stem counts as part of stage 1.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..mix import Mix
+from ..ops.masks import blend
+from ..ops.sampling import on_device, points
+from ._base import Method
+from ._hidden import editing_map
+from .cutmix import cutmix
+
+MODES = ("soft", "hard")
+
+
+def block_size(wanted: int, size: tuple[int, int]) -> int:
+    """Side of a block in a map of `size`: the odd number next below `wanted` and half of the map."""
+    side = max(min(wanted, *(side // 2 for side in size)), 1)
+    return side - 1 + side % 2
+
+
+def block_chance(gamma: float, block: int, size: tuple[int, int]) -> float:
+    """Chance that a place is the centre of a block, for a share of `gamma` in blocks (DropBlock, arXiv 1810.12890)."""
+    places, centres = size[0] * size[1], (size[0] - block + 1) * (size[1] - block + 1)
+    return gamma * places / (block**2 * centres)
+
+
+def blocks(centres: Tensor, block: int) -> Tensor:
+    """(B or 1, C, H, W) of 0 and 1: one inside squares of side `block` about `centres`, clipped to the map."""
+    return F.max_pool2d(centres.float(), block, 1, block // 2)
+
+
+def patchup(h: Tensor, holes: Tensor, lam: Tensor, partner: Tensor) -> tuple[Tensor, Mix]:
+    """`h` (B, C, H, W) with `lam` of itself and the rest of its partner inside `holes` (B or 1, C, H, W).
+
+    The label's lam is the share that is still the own image's. Hard PatchUp is `lam` 0.
+    """
+    lam = lam.to(h.device, torch.float32, non_blocking=True)
+    taken = holes * (1 - lam)[:, None, None, None]
+    return blend(h, partner, 1 - taken), Mix.pair(partner, 1 - taken.mean((1, 2, 3)))
+
+
+@dataclass(eq=False)
+class PatchUp(Method):
+    """`mode`: soft mixes inside blocks with a lam from Beta(alpha, alpha), hard swaps them; the paper's hard PatchUp
+    has `gamma=0.5, prob=0.7`. `gamma`: about how much lies in blocks. `block`: their side, less in small maps.
+    `layers`: drawn from these; k follows stage (block) k, and 0 is CutMix of the input, with its own `cutmix_alpha`.
+    `loss_beta`: weight of the paper's last loss term. Class tokens stay as they are.
+    """
+
+    paper = "2006.07794"
+    title = "PatchUp"
+    group = "hidden"
+    needs_net = True
+    needs_forward = True
+    mode: str = "soft"
+    alpha: float = 2.0
+    gamma: float = 0.75
+    block: int = 7
+    layers: tuple[int, ...] = (0, 1, 2)
+    cutmix_alpha: float = 1.0
+    loss_beta: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.mode not in MODES:
+            raise ValueError(f"PatchUp's mode is {self.mode!r}. Choose one of: {', '.join(MODES)}.")
+        if not 0 <= self.gamma <= 1 or self.block < 1:
+            raise ValueError(
+                f"PatchUp got gamma {self.gamma!r}, block {self.block!r}: give a share from 0 to 1 and a side of 1 "
+                "or more."
+            )
+        if not self.layers or min(self.layers) < 0:
+            raise ValueError(f"PatchUp's layers are {self.layers!r}: give 0 for the input and k for stage k.")
+
+    def build(self, net):
+        stages = len(net.layers(for_method="patchup"))
+        if max(self.layers) > stages:
+            raise ValueError(
+                f"patchup is to mix after stage {max(self.layers)}, but {net.name} has {stages}: "
+                f"give method_args.layers up to {stages}."
+            )
+
+    def mix_batch(self, net, x, y, rng):
+        """CutMix: what layer 0 does."""
+        return self.cut(x, *self.draw(x, self.cutmix_alpha, rng), rng)
+
+    def cut(self, x: Tensor, lam: Tensor, partner: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:
+        return cutmix(x, lam, partner, points(x.shape[-2:], self.draws(x), rng))
+
+    def forward(self, net, x, y, rng):
+        self.check(x, y)
+        if self.skips(x, rng):
+            return {"mix": net.loss(net(x), y)}
+        layer = self.layers[int(torch.randint(len(self.layers), (), generator=rng))]
+        lam, partner = self.draw(x, self.alpha if layer else self.cutmix_alpha, rng)
+        if layer and self.mode == "hard":
+            lam = torch.zeros_like(lam)
+        lam = self.spare_rows(lam, rng)
+        if layer == 0:
+            x, mix = self.cut(x, lam, partner, rng)
+            logits = net(x)
+        else:
+            logits, mix = self.mix_hidden(net, x, layer - 1, lam, partner, rng)
+        loss = net.loss(logits, mix(y))
+        return {"mix": loss, "reweighted": self.loss_beta * loss}
+
+    def mix_hidden(
+        self, net, x: Tensor, layer: int, lam: Tensor, partner: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, Mix]:
+        """Logits of images mixed after layer number `layer`, and how they were mixed."""
+        rng, mixes = on_device(rng, x.device), []
+
+        def edit(h):
+            size = tuple(h.shape[-2:])
+            block = block_size(self.block, size)
+            draws = torch.rand(self.draws(x), *h.shape[1:], generator=rng, device=h.device)
+            h, mix = patchup(h, blocks(draws < block_chance(self.gamma, block, size), block), lam, partner)
+            mixes.append(mix)
+            return h
+
+        with editing_map(net, layer, x.shape[-2:], edit, lambda tokens: tokens):
+            return net(x), mixes[-1]

@@ -1,0 +1,81 @@
+"""SaliencyMix: CutMix with the box around what is most salient in the partner (Uddin et al., 2021, section 3).
+
+The detector sees the grey 8-bit image, as the paper means it; the authors' code hands it the bytes of normalised
+floats.
+As there, the first row's partner has a box for the whole batch; with `per_image` each partner has its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..mix import Mix
+from ..ops.saliency import SPECTRAL_SIDE, fine_grained, grey, peak, shrunk, spectral_residual
+from ._base import Method
+from .cutmix import cut
+
+DETECTORS = ("fine_grained", "spectral")
+
+
+def saliencymix(
+    x: Tensor, lam: Tensor, partner: Tensor, saliency: Callable[[Tensor], Tensor], shared: bool = False
+) -> tuple[Tensor, Mix]:
+    """Each image with a box of its partner around the partner's most salient pixel; lam is the share of pixels kept.
+
+    `x` (B, C, H, W), `lam` (B,) in [0, 1], `partner` (B,). `saliency(images)`: (N, h, w) map of images (N, C, H, W).
+    `shared`: one box for all rows, that of the first.
+    """
+    rows = slice(1) if shared else slice(None)
+    seen = x.index_select(0, partner[rows].to(x.device, non_blocking=True))
+    return cut(x, partner, _around(peak(saliency(seen), x.shape[-2:]), lam[rows], x.shape[-2:]))
+
+
+def _around(centre: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, 4) corners as of CutMix, whose `centre` (N, 2) may be on a device."""
+    side = torch.tensor(size)
+    half = (side * (1 - lam.double()).sqrt()[:, None]).long() // 2
+    half, side = (number.to(centre.device, non_blocking=True) for number in (half, side))
+    low, high = (centre - half).clamp(min=0), torch.minimum(centre + half, side)
+    return torch.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
+
+
+@dataclass(eq=False)
+class SaliencyMix(Method):
+    """`alpha`: of the Beta distribution of lam before clipping. `detector`: "fine_grained" is the paper's, "spectral"
+    is many times faster. `mean`, `std`: those the images were normalised with, one number a channel; without them the
+    detector sees each image's own range of brightness as 0 to 255.
+    """
+
+    paper = "2006.01791"
+    title = "SaliencyMix"
+    alpha: float = 1.0
+    detector: str = "fine_grained"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.detector not in DETECTORS:
+            known = ", ".join(DETECTORS)
+            raise ValueError(f"SaliencyMix has no detector {self.detector!r}. Choose one of: {known}.")
+        if (self.mean is None) != (self.std is None) or (self.mean and len(self.mean) != len(self.std)):
+            raise ValueError(f"SaliencyMix's mean is {self.mean!r} and std {self.std!r}: give one of each a channel.")
+
+    def check(self, x, y):
+        super().check(x, y)
+        if self.mean is not None and len(self.mean) != x.shape[1]:
+            raise ValueError(
+                f"SaliencyMix's mean has {len(self.mean)} channels, the images {x.shape[1]}: give as many."
+            )
+
+    def mix_batch(self, net, x, y, rng):
+        return saliencymix(x, *self.draw(x, self.alpha, rng), self.saliency, shared=not self.per_image)
+
+    @torch.no_grad()
+    def saliency(self, x: Tensor) -> Tensor:
+        """(B, h, w) map of images `x` (B, C, H, W), by the detector that was chosen."""
+        if self.detector == "spectral":
+            return spectral_residual(grey(shrunk(x, SPECTRAL_SIDE), self.mean, self.std))
+        return fine_grained(grey(x, self.mean, self.std))

@@ -1,0 +1,48 @@
+"""SAMix: AutoMix with a block that sees both images and makes bolder masks (Li et al., 2021, section 4).
+
+As the authors' code, but that the network's classifier is the one for mixed images, as in `automix`; the weight of
+negative classes is left out, since it changes nothing in softmax cross-entropy.
+"""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ._mixblock import SceneBlock, variance
+from .automix import AutoMix
+
+
+@dataclass(eq=False)
+class SAMix(AutoMix):
+    """As `automix`, but for this. `lam_k`: how lam is told to the block, see `lam_curve`; 1 on CUB, -1 on ImageNet and
+    for ViTs. `dropout`: of the block's values, 0.1 on ImageNet and for ViTs. `variance_weight`: how much the mask loss
+    asks for masks of zeros and ones. ViTs take `upsample="nearest"`.
+    """
+
+    paper = "2111.15454"
+    title = "SAMix"
+    upsample: str = "bilinear"
+    lam_k: float = 0.25
+    dropout: float = 0.0
+    variance_weight: float = 2.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.lam_channel:
+            raise ValueError("SAMix tells its block lam by the strength of features: set lam_k, not lam_channel.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"SAMix's dropout is {self.dropout!r}: give a share from 0 to below 1.")
+        for key in ("lam_k", "variance_weight"):
+            if not math.isfinite(getattr(self, key)):
+                raise ValueError(f"SAMix's {key} is {getattr(self, key)!r}: give a finite number.")
+
+    def new_generator(self, channels):
+        return SceneBlock(channels, self.lam_k, self.dropout, self.upsample)
+
+    def make_mask(self, z, lam, partner, size, rng):
+        return self.generator(z, lam, partner, size, rng)
+
+    def mask_loss(self, mask: Tensor, lam: Tensor) -> Tensor:
+        """The weighted loss of masks (B, 1, H, W): share near `lam` (1,) or (B,), and little between 0 and 1."""
+        return super().mask_loss(mask, lam) - self.mask_weight_now * self.variance_weight * variance(mask, lam)

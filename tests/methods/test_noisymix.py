@@ -1,0 +1,156 @@
+"""Noisy feature mixup: what is mixed, then noise."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from hf_mixup import Net, load
+from hf_mixup.methods.noisymix import levels, noisymix, sparse
+
+KINDS = ("cnn", "vit")
+QUIET = {"add_noise": 0.0, "mult_noise": 0.0}
+PARTNER = torch.tensor([1, 2, 0])
+
+
+def pattern(shape, frequency):
+    return torch.sin(torch.arange(torch.Size(shape).numel()) * frequency + 1.0).reshape(shape)
+
+
+def test_it_is_what_the_authors_do():
+    """Numbers from the NoisyMix repository: do_noisy_mixup(x, [0, 1, 2], alpha=1, add_noise_level=0.5,
+    mult_noise_level=0.4, sparse_level=0.65), each Beta draw being 0.3, the pairing [1, 2, 0], and these patterns in
+    place of its normal and uniform fields: the first two rows of the output."""
+    expected = [1.156864, -0.066836, -0.558912, 0.414893, 0.689683, -0.649177, -0.522397, 0.686248]
+    expected += [0.156159, -0.866362, -0.097171, 0.990223, -0.131706, -0.758639, 0.305291, 0.877443]
+    shape = (3, 2, 2, 2)
+    x, normal = pattern(shape, 1.7), 1.5 * pattern(shape, 0.37)
+    uniform = [(pattern(shape, frequency) + 1) / 2 for frequency in (0.91, 1.23, 0.53)]
+    added = 0.5 * 0.3 * normal * (uniform[0] >= 0.65)
+    scaled = 0.4 * 0.3 * (2 * uniform[1] - 1) * (uniform[2] >= 0.65)
+    mixed, mix = noisymix(x, torch.full((3,), 0.3), PARTNER, added, scaled)
+    torch.testing.assert_close(mixed[:2].flatten(), torch.tensor(expected), atol=2e-6, rtol=0)
+    torch.testing.assert_close(mix.lam, torch.full((3,), 0.3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layer", [0, 1, 3])
+def test_without_noise_it_is_manifold_mixup(kind, layer, make_net, images, one_hot, seeded):
+    net = make_net(kind)
+    net.model.eval()
+    quiet = load("noisymix", layers=(layer,), **QUIET)(net, images(), one_hot(), seeded(1))["mix"]
+    plain = load("manifoldmix", layers=(layer,), alpha=1.0)(net, images(), one_hot(), seeded(1))["mix"]
+    torch.testing.assert_close(quiet, plain)
+
+
+def test_without_mixing_there_is_noise_still(make_net, images, one_hot, rng):
+    net = make_net("vit")
+    method = load("noisymix", alpha=0.0)
+    mixed, mix = method.mix(net, images(), one_hot(), rng)
+    assert (mix.lam == 1).all() and not torch.equal(mixed, images())
+    assert method(net, images(), one_hot(), rng)["mix"] != net.loss(net(images()), one_hot())
+
+
+@pytest.mark.parametrize("add, mult", [(0.4, 0.0), (0.0, 0.2)])
+def test_noise_is_as_loud_as_asked(add, mult, seeded):
+    """Of an image of ones: what is added has deviation add, what scales is uniform up to mult."""
+    method = load("noisymix", add_noise=add, mult_noise=mult)
+    added, scaled = method.noise(torch.ones(4, 3, 100, 100), torch.ones(1, 2), seeded(1))
+    assert added.std().item() == pytest.approx(add, rel=0.02, abs=1e-9)
+    assert scaled.std().item() == pytest.approx(mult / math.sqrt(3), rel=0.02, abs=1e-9)
+    assert scaled.abs().max() <= mult and scaled.abs().max() >= 0.99 * mult
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.65, 1.0])
+def test_a_share_of_entries_has_no_noise(sparsity, seeded):
+    noise = torch.ones(2, 3, 100, 100)
+    left = sparse(noise, torch.tensor([1.0, 2.0]), sparsity, seeded(1))
+    assert ((left == 0).float().mean() - sparsity).abs() < 5 * 0.5 / noise.numel() ** 0.5
+    assert set(left[1].unique().tolist()) <= {0.0, 2.0}
+
+
+def test_levels_are_betas_and_one_of_each_a_batch(seeded):
+    drawn = levels(20000, seeded(1))
+    assert drawn.shape == (20000, 2)
+    # Beta(2, 5): mean 2/7, variance 10/392
+    assert (drawn.mean(0) - 2 / 7).abs().max() < 5 * (10 / 392 / 20000) ** 0.5
+    torch.testing.assert_close(drawn.var(0), torch.full((2,), 10 / 392), rtol=0.05, atol=0)
+    assert torch.corrcoef(drawn.T)[0, 1].abs() < 5 / 20000**0.5
+
+
+def test_rows_of_a_batch_are_as_loud_as_each_other_unless_asked(make_net, images, one_hot, rng):
+    x = torch.zeros(6, 3, 64, 64)
+    net = make_net("cnn")
+    for per_image, spread in ((False, (0.9, 1.1)), (True, (1.3, 1e9))):
+        mixed, _ = load("noisymix", per_image=per_image).mix(net, x, one_hot(), rng)
+        loudness = mixed.std((1, 2, 3))
+        assert spread[0] < loudness.max() / loudness.min() < spread[1]
+
+
+def test_rows_that_are_spared_have_no_noise_either(make_net, images, rng):
+    given = []
+
+    def remember(logits, y):
+        given.append((logits.detach(), y))
+        return logits.sum(1)
+
+    net = make_net("cnn", loss=remember)
+    net.model.eval()
+    x, y = images(40), torch.eye(40)
+    load("noisymix", layers=(2,), per_image=True, prob=0.5)(net, x, y, rng)
+    logits, target = given[0]
+    spared = (target == y).all(1)
+    assert 5 < spared.sum() < 35
+    same = torch.isclose(logits, net(x).detach(), atol=1e-5).all(1)
+    assert torch.equal(same, spared)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_layers_are_drawn_and_one_at_a_time(kind, make_net, images, one_hot, rng):
+    net, method, hooked = make_net(kind), load("noisymix"), []
+    for known in net.parts.layers:
+        known.module.register_forward_hook(lambda module, *_: hooked.append(len(module._forward_hooks) - 1))
+    drawn = []
+    for _ in range(60):  # a layer is missed with probability 4 (3/4)^60, one in 8 million
+        hooked.clear()
+        method(net, images(2), one_hot(2), rng)
+        assert sum(hooked) <= 1
+        drawn.append(hooked.index(1) + 1 if 1 in hooked else 0)
+    assert set(drawn) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_gradient_reaches_both_images_of_a_pair(layer, make_net, images, one_hot, rng):
+    def first_row_only(logits, y):
+        return (y * logits.log_softmax(-1)).sum(-1) * (torch.arange(len(y)) == 0)
+
+    net = make_net("cnn", loss=first_row_only)
+    net.model.eval()
+    x = images().requires_grad_()
+    load("noisymix", layers=(layer,), pairing="halves")(net, x, one_hot(), rng)["mix"].backward()
+    assert x.grad.flatten(1).abs().sum(1).gt(0).tolist() == [True, False, False, True, False, False]
+
+
+def test_hidden_states_keep_their_type_and_noise_is_float32():
+    h = torch.randn(3, 4, 5, 5).bfloat16()
+    noise = torch.randn(3, 4, 5, 5)
+    mixed, _ = noisymix(h, torch.full((3,), 0.3), PARTNER, noise, noise)
+    wide, _ = noisymix(h.float(), torch.full((3,), 0.3), PARTNER, noise, noise)
+    assert mixed.dtype == torch.bfloat16 and torch.equal(mixed, wide.bfloat16())
+
+
+@pytest.mark.parametrize("wrong", [{"add_noise": -1.0}, {"mult_noise": math.nan}, {"sparsity": 2.0}, {"layers": ()}])
+def test_wrong_hyperparameters_are_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        load("noisymix", **wrong)
+
+
+def test_a_stage_that_the_network_has_not_is_refused_at_build(make_net):
+    with pytest.raises(ValueError, match="stage 9.*has 4.*up to 4"):
+        load("noisymix", layers=(0, 9)).build(make_net("cnn"))
+
+
+def test_a_network_without_stages_is_refused_by_name():
+    with pytest.raises(ValueError, match="noisymix needs stages.*Sequential"):
+        load("noisymix").build(Net(nn.Sequential(nn.Flatten(), nn.Linear(48, 5))))
