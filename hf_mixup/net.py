@@ -48,7 +48,7 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, K) logits of images (B, C, H, W)."""
-        return self._run(self.compiled or self.model, x)
+        return self._run(self.model if self.compiled is None else self.compiled, x)
 
     def compile_model(self, **options) -> None:
         """Let passes run a compiled network; not for methods that look inside it."""
