@@ -72,7 +72,7 @@ class StopCallback(TrainerCallback):
     EVERY = 10  # steps between which processes ask each other
 
     def __init__(self, accelerator):
-        self.accelerator, self.asked, self.stopped = accelerator, False, False
+        self.accelerator, self.asked, self.stopped, self.before = accelerator, False, False, {}
 
     def on_train_begin(self, args, state, control, **_):
         self.before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
@@ -100,8 +100,13 @@ class StopCallback(TrainerCallback):
             control.should_evaluate = control.should_save = control.should_log = False
 
     def on_train_end(self, args, state, control, **_):
+        self.restore()
+
+    def restore(self) -> None:
+        """Let signals do again what they did before the training."""
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        self.before = {}
 
 
 class BarCallback(ProgressCallback):

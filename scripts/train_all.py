@@ -1,6 +1,6 @@
 """Train every method on one or more recipes and keep their records; finished runs are not repeated.
 
-python scripts/train_all.py RECIPE [RECIPE ...] --records FOLDER [--seeds 0 1 2] [--methods NAME ...] [--field value ...]
+python scripts/train_all.py RECIPE ... --records FOLDER [--seeds 0 1 2] [--methods NAME ...] [--field value ...]
 """
 
 import argparse

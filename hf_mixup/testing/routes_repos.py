@@ -81,7 +81,7 @@ async def grant(request: Request) -> Response:
     if user not in site(request).accounts.users:
         raise bad(f"There is no user {user!r}")
     site(request).store.save(repo, granted=tuple(sorted({*repo.granted, user})))
-    return Response()
+    return JSONResponse({})
 
 
 async def auth_check(request: Request) -> Response:
