@@ -43,9 +43,9 @@ def check_model_card():
 
 def check_invalid_card():
     try:
-        ModelCard("---\nlicense: mit\ntags: 3\n---\n").validate()
+        ModelCard("---\nlicense: 3\n---\n").validate()
     except ValueError as error:
-        assert "tags" in str(error)
+        assert "license" in str(error)
     else:
         raise AssertionError("no ValueError")
 

@@ -12,7 +12,6 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    LocalTokenNotFoundError,
     RepositoryNotFoundError,
 )
 
@@ -36,19 +35,20 @@ def sent(hub, method: str, path: str, body=None, token: str | None = None) -> tu
     return answer
 
 
-def test_private_repositories_do_not_exist_for_others(api, bob, anonymous, repo):
+@pytest.mark.parametrize("stranger", ["bob", "anonymous"])
+def test_private_repositories_do_not_exist_for_others(api, repo, request, stranger):
+    stranger = request.getfixturevalue(stranger)
     api.update_repo_settings(repo, private=True)
     assert api.hf_hub_download(repo, "model.safetensors")
-    for stranger in (bob, anonymous):
-        for ask in (
-            lambda: stranger.model_info(repo),
-            lambda: stranger.hf_hub_download(repo, WORDS),
-            lambda: stranger.list_repo_files(repo),
-            lambda: stranger.upload_file(path_or_fileobj=b"1", path_in_repo="a.txt", repo_id=repo),
-        ):
-            with pytest.raises((RepositoryNotFoundError, LocalTokenNotFoundError)):
-                ask()
-        assert repo not in {model.id for model in stranger.list_models()}
+    for ask in (
+        lambda: stranger.model_info(repo),
+        lambda: stranger.hf_hub_download(repo, WORDS),
+        lambda: stranger.list_repo_files(repo),
+        lambda: stranger.upload_file(path_or_fileobj=b"1", path_in_repo="a.txt", repo_id=repo),
+    ):
+        with pytest.raises(RepositoryNotFoundError):
+            ask()
+    assert repo not in {model.id for model in stranger.list_models()}
 
 
 def test_the_status_says_whether_logging_in_may_help(hub, api, repo):
