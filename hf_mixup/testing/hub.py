@@ -29,10 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until interrupted; 2 if the folder or the port cannot be used."""
     options = parse(arguments)
     done = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: done.set())
     try:
         with LocalHub(options.root, {options.user: options.org}, port=options.port, token=options.token) as hub:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: done.set())
             for key, value in hub.env.items():
                 print(f"export {key}={value}")
             print("# Ctrl-C stops it; the repositories stay in", options.root.resolve(), flush=True)

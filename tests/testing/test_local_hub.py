@@ -42,6 +42,8 @@ def test_it_is_up_at_once_and_gives_its_port_back(tmp_path):
     with LocalHub(tmp_path) as hub:
         assert time.perf_counter() - start < 1
         assert hub.url == f"http://127.0.0.1:{hub.port}"
+        with pytest.raises(OSError, match=f"Port {hub.port} cannot be used"):
+            LocalHub(tmp_path / "other", port=hub.port).start()
     with pytest.raises(RuntimeError, match="not running"):
         _ = hub.url
     with LocalHub(tmp_path, port=hub.port) as again:
