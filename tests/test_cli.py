@@ -186,10 +186,9 @@ def test_a_disk_that_fills_later_leaves_the_last_checkpoint(tmp_path, recipe, ca
         full_disk(20_000)
 
     words = [recipe, "--num_train_epochs", 10, "--eval_strategy", "no"]
-    watcher = threading.Thread(target=fill_after_the_first_checkpoint)
+    watcher = threading.Thread(target=fill_after_the_first_checkpoint, daemon=True)
     watcher.start()
     assert start(*words, "--output_dir", tmp_path / "run") == 1
-    watcher.join()
     full_disk(resource.RLIM_INFINITY)
     last = max((tmp_path / "run").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     assert f"The last complete checkpoint is {last}" in capsys.readouterr().err
@@ -251,7 +250,7 @@ class Closed(BaseHTTPRequestHandler):
 
 def test_the_script_tells_that_a_private_data_set_needs_a_login(tmp_path, recipe):
     with ThreadingHTTPServer(("127.0.0.1", 0), Closed) as server:
-        threading.Thread(target=server.serve_forever).start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
         words = ["scripts/train.py", recipe, "--data", "someone/private", "--output_dir", tmp_path / "run"]
         process = python(*words, environment=hub)

@@ -93,7 +93,7 @@ def check_streaming():
 
 
 def check_streaming_through_faults():
-    """The test has put faults on this data set's files: an error, too many requests, and a connection cut off."""
+    """The test has put a fault on each of this data set's files: too many requests, and a closed connection."""
     images().push_to_hub("user/faulty", num_shards=2)
     stream = datasets.load_dataset("user/faulty", split="train", streaming=True)
     assert labels(stream) == labels(images())

@@ -41,10 +41,9 @@ def results(hub, served, tmp_path_factory):  # `served` so that both processes s
     for kind, options in (("secret", {"private": True}), ("gated", {"gated": "manual"})):
         repo = hub.store.create(Repo("datasets", f"bob/{kind}"), "bob")
         hub.store.save(repo, **options)
-    faulty = r"^/datasets/user/faulty/resolve/.*\.parquet"
-    hub.faults.add(method="GET", path=faulty, status=500)
-    hub.faults.add(method="GET", path=faulty, status=429, retry_after=0)
-    hub.faults.add(method="GET", path=faulty, drop="before")
+    faulty = "^/datasets/user/faulty/resolve/.*train-0000"  # the client waits twice as long after each failure of one
+    hub.faults.add(method="GET", path=faulty + "0", status=429, retry_after=0)
+    hub.faults.add(method="GET", path=faulty + "1", drop="before")
     reply = subprocess.run(
         [sys.executable, CHECKS], env=environment(folder, hub.env), cwd=folder, capture_output=True, text=True
     )
@@ -58,7 +57,7 @@ def test_clients(results, name):
 
 
 def test_the_stream_met_its_faults(results):
-    assert results["faults"] == [1, 1, 1]
+    assert results["faults"] == [1, 1]
 
 
 def test_every_hub_command_works_with_what_the_command_line_prints(served, tmp_path):
