@@ -13,7 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from transformers import TrainerCallback, set_seed
+from transformers import ResNetConfig, ResNetForImageClassification, TrainerCallback, set_seed
 
 from hf_mixup.__main__ import main
 from hf_mixup.config import MixupConfig
@@ -25,6 +25,11 @@ from hf_mixup.trainer import MixupTrainer
 CNN = {"model": "resnet18", "model_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}}
 VIT = {"model": "vit_tiny_patch16_224", "model_args": {"patch_size": 7, "embed_dim": 24, "depth": 2, "num_heads": 2}}
 SIZE = 28
+# transformers' own ResNet, whose gradients the stock Trainer scales by accumulation and processes
+NATIVE = {**CNN}
+NATIVE_CONFIG = ResNetConfig(
+    embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], layer_type="basic", num_labels=10
+)
 
 
 class Norms(TrainerCallback):
@@ -53,16 +58,16 @@ def trainer_of(method="mixup", arguments=None, network=CNN, rows=200, eval_rows=
     """A trainer on the sample with a network that is the same on every process."""
     data = load_data()
     set_seed(0)
-    model, processor = build_model(
-        network["model"], classes=data.classes, image_size=SIZE, model_args=dict(network["model_args"])
-    )
+    shared = {"classes": data.classes, "image_size": SIZE}
+    model, processor = build_model(network["model"], model_args=dict(network["model_args"]), **shared)
+    if network is NATIVE:
+        model = ResNetForImageClassification(NATIVE_CONFIG)
     if frozen:
         freeze(model)
     common = {"max_steps": 3, "save_strategy": "no", "eval_strategy": "no", "max_grad_norm": 0, "weight_decay": 0}
     common |= {"optimizer": "momentum", "learning_rate": 0.05, "per_device_train_batch_size": 8, "disable_tqdm": True}
-    config = MixupConfig(
-        output_dir="unused", method=method, method_args=arguments or {}, use_cpu=True, **(common | fields)
-    )
+    common |= {"output_dir": "unused", "use_cpu": True}
+    config = MixupConfig(method=method, method_args=arguments or {}, **(common | fields))
     columns = ("image", "label", SIZE)
     images = Images(data.train.select(range(rows)), *columns)
     test = Images(data.eval.select(range(eval_rows)), *columns, prepare=eval_transform(processor.data_config))
@@ -127,7 +132,7 @@ def choice():
 def norms() -> dict:
     """Gradient norms of one step on the same 64 rows, however they are split."""
     world, found = PartialState().num_processes, {}
-    for name, network in (("cnn", CNN), ("vit", VIT)):
+    for name, network in (("cnn", CNN), ("native", NATIVE), ("vit", VIT)):
         for accumulation in (1, 4):
             trainer = trainer_of(
                 "erm",
@@ -157,6 +162,23 @@ def evaluation() -> dict:
         "labels": found.label_ids.tolist(),
         "top1": metrics["eval_top1"],
         "logits": float(found.predictions.sum()),
+    }
+
+
+def best() -> dict:
+    """A run whose second of three evaluations is the best: its weights come back on every process."""
+    scores = iter([1.0, 3.0, 2.0, 0.0])
+    every = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    chosen = {"load_best_model_at_end": True, "metric_for_best_model": "top1", "save_total_limit": 1}
+    folder = Path(os.environ["RUNS"]) / "best"
+    trainer = trainer_of("automix", eval_rows=8, output_dir=str(folder), **every, **chosen)
+    trainer.compute_metrics = lambda _: {"top1": next(scores)}
+    trainer.train()
+    PartialState().wait_for_everyone()
+    return {
+        "best": Path(trainer.state.best_model_checkpoint).name,
+        "equal": equal_on_all(trainer),
+        "files": sorted(path.name for path in folder.iterdir()),
     }
 
 

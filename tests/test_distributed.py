@@ -45,7 +45,7 @@ def children(parent: int) -> list[int]:
 @pytest.fixture(scope="module")
 def results(runs):
     """`results("static")`: what a case returned, a dict for each process."""
-    cases = (*METHODS, "norms", "evaluation", "resumed")
+    cases = (*METHODS, "norms", "evaluation", "best", "resumed")
     two = python(*LAUNCH, WORKER, runs, *cases, environment={"RUNS": str(runs)})
     said = two.communicate()[1]
     assert two.returncode == 0, said
@@ -75,7 +75,7 @@ def test_gradients_do_not_depend_on_processes_and_accumulation(results):
     alone = distributed_worker.norms()
     one, other = results("norms")
     assert one == other
-    for network in ("cnn", "vit"):
+    for network in ("cnn", "native", "vit"):
         found = [run[f"{network} {accumulation}"] for run in (alone, one) for accumulation in (1, 4)]
         assert found == pytest.approx([found[0]] * 4, rel=1e-6) and found[0] > 0.01
 
@@ -86,6 +86,11 @@ def test_evaluation_counts_each_row_once(results):
         assert found["rows"] == 61
         assert found["labels"] == alone["labels"] and found["top1"] == alone["top1"]
         assert found["logits"] == pytest.approx(alone["logits"], rel=1e-5)
+
+
+def test_processes_know_the_same_best_checkpoint(results):
+    for found in results("best"):
+        assert found == {"best": "checkpoint-2", "equal": True, "files": ["checkpoint-2"]}
 
 
 def test_a_killed_run_of_two_processes_resumes_to_the_same_bits(results, runs):
