@@ -19,7 +19,7 @@ class MethodCallback(TrainerCallback):
         self.trainer = trainer
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
-        self.started = None
+        self.started, self.evaluated = time.perf_counter(), 0.0
 
     def on_train_begin(self, args, state, control, **_):
         self.sums, self.steps = {}, 0
@@ -28,7 +28,7 @@ class MethodCallback(TrainerCallback):
         # here and not in the Trainer alone: after skipping batches it has a loader that does not know epochs
         if hasattr(train_dataloader, "set_epoch"):
             train_dataloader.set_epoch(int(state.epoch or 0))
-        self.started = time.perf_counter()
+        self.started, self.evaluated = time.perf_counter(), 0.0
 
     def on_step_begin(self, args, state, control, **_):
         step, self.trainer._micro = self.trainer.step, 0
@@ -44,11 +44,17 @@ class MethodCallback(TrainerCallback):
             self.trainer.averaged.update()
         self.steps += 1
 
+    def on_evaluate(self, args, state, control, metrics=None, **_):
+        self.evaluated += (metrics or {}).get("eval_runtime", 0)
+
     def on_epoch_end(self, args, state, control, **_):
-        # kept with the state, so that a resumed run knows the whole time
-        state.log_history.append(
-            {"epoch": state.epoch, "step": state.global_step, "train_seconds": time.perf_counter() - self.started}
-        )
+        self.count_seconds(state)
+
+    def count_seconds(self, state) -> None:
+        """Keep the seconds of training since the last call with the state, for a resumed run to know them."""
+        now = time.perf_counter()
+        seconds, self.started, self.evaluated = now - self.started - self.evaluated, now, 0.0
+        state.log_history.append({"epoch": state.epoch, "step": state.global_step, "train_seconds": seconds})
 
     def add(self, losses: dict[str, Tensor], accumulated: int) -> None:
         """Count in the named losses of one micro-batch, `accumulated` of which make a step."""
@@ -72,7 +78,7 @@ class StopCallback(TrainerCallback):
     EVERY = 10  # steps between which processes ask each other
 
     def __init__(self, accelerator):
-        self.accelerator, self.asked, self.stopped = accelerator, False, False
+        self.accelerator, self.asked, self.stopped, self.before = accelerator, False, False, {}
 
     def on_train_begin(self, args, state, control, **_):
         self.before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
@@ -100,8 +106,13 @@ class StopCallback(TrainerCallback):
             control.should_evaluate = control.should_save = control.should_log = False
 
     def on_train_end(self, args, state, control, **_):
+        self.restore()
+
+    def restore(self) -> None:
+        """Let signals do again what they did before the training."""
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        self.before = {}
 
 
 class BarCallback(ProgressCallback):

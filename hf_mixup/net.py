@@ -48,7 +48,7 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, K) logits of images (B, C, H, W)."""
-        return self._run(self.compiled or self.model, x)
+        return self._run(self.model if self.compiled is None else self.compiled, x)
 
     def compile_model(self, **options) -> None:
         """Let passes run a compiled network; not for methods that look inside it."""
@@ -99,7 +99,7 @@ class Net(nn.Module):
         maps = {}
         with torch.no_grad(), _evaluating(self.model), self._catching(self.parts.layers, maps):
             self(torch.zeros(1, channels, *size, device=weight.device, dtype=weight.dtype))
-        shapes = [(layer.name, as_map(maps[layer.name], self.parts, size).shape) for layer in self.parts.layers]
+        shapes = [(layer.name, self._map(maps, layer, size).shape) for layer in self.parts.layers]
         return [LayerInfo(name, shape[1], round(size[0] / shape[2])) for name, shape in shapes]
 
     # Looking
@@ -114,7 +114,7 @@ class Net(nn.Module):
                 logits = self(x)
         finally:
             handle.remove()
-        return Outputs(logits, pooled[0], as_map(maps[last[0].name], self.parts, x.shape[-2:]).float())
+        return Outputs(logits, pooled[0], self._map(maps, last[0], x.shape[-2:]).float())
 
     def features(self, x: Tensor, layer: int | str = -1) -> Tensor:
         """(B, C, h, w) float32 output of a layer, by number or name; with gradient unless the caller says otherwise.
@@ -124,7 +124,7 @@ class Net(nn.Module):
         chosen, maps = self.layer(layer), {}
         with suppress(_Enough), self._catching([chosen], maps, stop=True):
             self(x)
-        return as_map(maps[chosen.name], self.parts, x.shape[-2:]).float()
+        return self._map(maps, chosen, x.shape[-2:]).float()
 
     def saliency(self, x: Tensor, y: Tensor) -> Tensor:
         """(B, H, W) length over channels of the loss's gradient in the images, in eval mode.
@@ -207,6 +207,13 @@ class Net(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _map(self, maps: dict, layer: Layer, image: tuple[int, int]) -> Tensor:
+        if layer.name not in maps:
+            raise ValueError(
+                f"{self.name} goes round its {layer.name!r}, as gradient checkpointing does: switch it off."
+            )
+        return as_map(maps[layer.name], self.parts, image)
 
     def _need(self, part, what: str, instead: str, method: str = "this method"):
         if not part:

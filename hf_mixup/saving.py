@@ -31,6 +31,7 @@ def save_checkpoint_whole(trainer, save: Callable[[], None], trial=None) -> None
     """Run `save` in a folder aside, and move the checkpoint to its place when every process has written its part."""
     run, args, state = Path(trainer._get_output_dir(trial)), trainer.args, trainer.state
     aside, name = run / ASIDE, f"checkpoint-{state.global_step}"
+    trainer.method_callback.count_seconds(state)
     limit, args.save_total_limit = args.save_total_limit, None
     if args.should_save:
         shutil.rmtree(aside, ignore_errors=True)  # what a killed run left

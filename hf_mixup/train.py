@@ -46,7 +46,10 @@ def _train(config: MixupConfig, data: Data, folder: Path, before: dict | None) -
     stop = StopCallback(trainer.accelerator)
     trainer.add_callback(stop)
     start = last_checkpoint(folder) if config.resume else None
-    trainer.train(resume_from_checkpoint=start)
+    try:
+        trainer.train(resume_from_checkpoint=start)
+    finally:
+        stop.restore()
     if stop.stopped:
         raise Stopped(f"Stopped after step {trainer.state.global_step}; {last_checkpoint(folder)} is complete.")
     final = final_metrics(trainer)

@@ -1,6 +1,6 @@
 """Train every method on one or more recipes and keep their records; finished runs are not repeated.
 
-python scripts/train_all.py RECIPE [RECIPE ...] --records FOLDER [--seeds 0 1 2] [--methods NAME ...] [--field value ...]
+python scripts/train_all.py RECIPE ... --records FOLDER [--seeds 0 1 2] [--methods NAME ...] [--field value ...]
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 import hf_mixup
 from hf_mixup.record import NAME, read
 
+REFUSED = 2  # the status of a run that cannot be as asked, such as attention of a network without
 TRAIN = Path(__file__).parent / "train.py"
 
 
@@ -24,30 +25,41 @@ def main():
     parser.add_argument("--methods", nargs="+", default=hf_mixup.available())
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder for the runs themselves")
     options, fields = parser.parse_known_args()
-    failed = []
+    failed, refused = [], []
     for recipe in options.recipes:
         for method in options.methods:
             for seed in options.seeds:
                 name = f"{Path(recipe).stem}-{method}-{seed}"
-                if not train(recipe, method, seed, options.outputs / name, options.records / f"{name}.json", fields):
-                    failed.append(name)
+                status = train(recipe, method, seed, options.outputs / name, options.records / f"{name}.json", fields)
+                {REFUSED: refused, 0: []}.get(status, failed).append(name)
+    print(f"Refused, with the reason above: {', '.join(refused) or 'none'}")
     if failed:
         sys.exit(f"Not trained: {', '.join(failed)}")
 
 
-def train(recipe: str, method: str, seed: int, output: Path, record: Path, fields: list[str]) -> bool:
-    """Run one training unless its record is there; whether the record is there in the end."""
+def train(recipe: str, method: str, seed: int, output: Path, record: Path, fields: list[str]) -> int:
+    """Run one training unless its record is there, and give its exit status."""
     if record.is_file():
-        return True
-    command = [sys.executable, TRAIN, recipe, "--method", method, "--seed", str(seed), "--output_dir", output, "--resume"]
-    done = subprocess.run([*map(str, command), *fields])
-    found = read(output)
-    if done.returncode or found is None or found["status"] != "finished":
-        return False
+        return 0
+    command = [
+        sys.executable,
+        TRAIN,
+        recipe,
+        "--method",
+        method,
+        "--seed",
+        str(seed),
+        "--output_dir",
+        output,
+        "--resume",
+    ]
+    status = subprocess.run([*map(str, command), *fields]).returncode
+    if status:
+        return status
     record.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(output / NAME, record)
-    print(f"{record.name}: {json.dumps(found['final'])}")
-    return True
+    print(f"{record.name}: {json.dumps(read(output)['final'])}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ PART = "(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)"
 
 def updated(text: str) -> str:
     """The README's text with its table of methods made anew."""
-    return re.sub(PART.format(name="methods"), lambda found: found[1] + method_table() + found[2], text, flags=re.DOTALL)
+    return re.sub(
+        PART.format(name="methods"), lambda found: found[1] + method_table() + found[2], text, flags=re.DOTALL
+    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def refused(tmp_path, data, capfd):
-    """`refused("--alpha", "1")`: what the command line says when it refuses these words, the ways of doing so checked."""
+    """`refused("--alpha", "1")`: what the command line says when it refuses these words; how it does so is checked."""
 
     def run(*argv, recipe=None, output=tmp_path / "run") -> str:
         before = content(tmp_path)
@@ -46,7 +46,9 @@ def parquet_of(root: Path, labels: list, column: str = "label", images: list[byt
         buffer = io.BytesIO()
         picture(0).save(buffer, "PNG")
         images = [buffer.getvalue()] * len(labels)
-    cells = pa.array([{"bytes": image, "path": None} for image in images], pa.struct({"bytes": "binary", "path": "string"}))
+    cells = pa.array(
+        [{"bytes": image, "path": None} for image in images], pa.struct({"bytes": "binary", "path": "string"})
+    )
     for split in ("train", "test"):
         parquet.write_table(pa.table({"image": cells, column: labels}), root / f"{split}-00000.parquet")
     return root
@@ -68,7 +70,11 @@ WORDS = {
     "argument inside": (["--method", "choice", "--method_args.methods", "[{name: mixup, alhpa: 1}]"], "alhpa", "alpha"),
     "method inside": (["--method", "choice", "--method_args.methods", "[{name: mixp}]"], "mixp", "mixup"),
     "no name inside": (["--method", "choice", "--method_args.methods", "[{alpha: 1}]"], "alpha", '"name"'),
-    "argument of a base": (["--method", "transmix", "--method_args.base", "{name: cutmix, alhpa: 1}"], "alhpa", "alpha"),
+    "argument of a base": (
+        ["--method", "transmix", "--method_args.base", "{name: cutmix, alhpa: 1}"],
+        "alhpa",
+        "alpha",
+    ),
     "base unknown": (["--method", "transmix", "--method_args.base", "{name: cutmi}"], "cutmi", "cutmix"),
     "attention of a CNN": (["--method", "transmix"], "resnet18", "ViT"),
     "too many layers": (["--method", "manifoldmix", "--method_args.layers", "[0, 9]"], "9", "layers up to 4"),
@@ -103,7 +109,9 @@ WORDS = {
 def ten_classes(tmp_path_factory):
     """The folder of a finished run on ten classes."""
     folder = tmp_path_factory.mktemp("ten")
-    assert start(recipe_of(folder / "r.yaml", eval_strategy="no"), "--output_dir", folder / "run", "--max_steps", 1) == 0
+    assert (
+        start(recipe_of(folder / "r.yaml", eval_strategy="no"), "--output_dir", folder / "run", "--max_steps", 1) == 0
+    )
     return folder / "run"
 
 

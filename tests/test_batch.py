@@ -15,7 +15,7 @@ from training import CLASSES, Learnable, Rows, are_rows, timm_resnet
 from hf_mixup import BatchMixup, Method, MixupCollator, available, from_timm, load, soft_loss
 
 STATIC = [name for name in available() if not (load(name).needs_net or load(name).needs_forward)]
-DRAWS, SIGMAS = 1500, 5
+DRAWS, SIGMAS = 800, 5
 ROW, COUNT = 32, 8  # side of an image and rows of a batch, for the comparison with timm
 
 
@@ -49,18 +49,11 @@ def test_class_numbers_of_any_type_and_their_one_hot_rows_are_the_same(images, l
         assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
 
 
-def test_a_target_is_the_mix_of_the_two_images_labels(images, labels):
-    x, y = BatchMixup("mixup", CLASSES, seed=0)(images(), labels)
-    one_hot = F.one_hot(labels, CLASSES).float()
-    for image, target in zip(x, y, strict=True):
-        errors = [
-            (lam * images()[i] + (1 - lam) * images()[j] - image).abs().max()
-            for i in range(6)
-            for j in range(6)
-            for lam in [target[labels[i]]]
-            if torch.allclose(lam * one_hot[i] + (1 - lam) * one_hot[j], target)
-        ]
-        assert min(errors) < 1e-5
+def test_a_target_is_the_mix_of_the_two_images_labels(images):
+    x = images(CLASSES)  # a class each, so that a target tells who was mixed
+    mixed, y = BatchMixup("mixup", CLASSES, seed=0)(x, torch.arange(CLASSES))
+    assert (y > 0).sum() == 2 * CLASSES
+    torch.testing.assert_close(mixed, (y @ x.flatten(1)).view_as(x))
 
 
 def test_in_eval_mode_images_and_labels_come_back(images, labels):

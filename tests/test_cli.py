@@ -5,6 +5,7 @@ import resource
 import shlex
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,10 @@ def test_a_training_that_diverges_leaves_a_record_that_is_json(tmp_path, recipe,
     text = (tmp_path / "run" / "run.json").read_text()
     assert "NaN" not in text and json.loads(text)["final"]["loss"] is None
     assert "none" in capsys.readouterr().out and "| none |" in (tmp_path / "run" / "README.md").read_text()
-    assert start(recipe, "--output_dir", tmp_path / "run", "--learning_rate", 1e30, "--num_train_epochs", 2, "--resume") == 0
+    assert (
+        start(recipe, "--output_dir", tmp_path / "run", "--learning_rate", 1e30, "--num_train_epochs", 2, "--resume")
+        == 0
+    )
 
 
 MODES = ("RGB", "L", "RGBA", "P", "CMYK", "1", "I;16")
@@ -162,7 +166,9 @@ def full_disk():
 
 
 @pytest.mark.parametrize("strategy", ["epoch", "no"])
-def test_a_disk_that_is_full_at_the_end_is_told_and_the_run_goes_on_later(strategy, tmp_path, recipe, capsys, full_disk):
+def test_a_disk_that_is_full_at_the_end_is_told_and_the_run_goes_on_later(
+    strategy, tmp_path, recipe, capsys, full_disk
+):
     words = [recipe, "--output_dir", tmp_path / "run", "--save_strategy", strategy]
     full_disk(20_000)
     assert start(*words) == 1
@@ -179,11 +185,10 @@ def test_a_disk_that_fills_later_leaves_the_last_checkpoint(tmp_path, recipe, ca
             time.sleep(0.001)
         full_disk(20_000)
 
-    words = [recipe, "--num_train_epochs", 30, "--eval_strategy", "no"]
-    watcher = threading.Thread(target=fill_after_the_first_checkpoint)
+    words = [recipe, "--num_train_epochs", 10, "--eval_strategy", "no"]
+    watcher = threading.Thread(target=fill_after_the_first_checkpoint, daemon=True)
     watcher.start()
     assert start(*words, "--output_dir", tmp_path / "run") == 1
-    watcher.join()
     full_disk(resource.RLIM_INFINITY)
     last = max((tmp_path / "run").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     assert f"The last complete checkpoint is {last}" in capsys.readouterr().err
@@ -202,7 +207,15 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_a_hub_that_is_not_there_costs_nothing_but_the_push_and_no_token_gets_out(tmp_path, recipe):
-    words = [recipe, "--output_dir", tmp_path / "run", *ONE_STEP, "--push_to_hub", "--hub_model_id", "someone/something"]
+    words = [
+        recipe,
+        "--output_dir",
+        tmp_path / "run",
+        *ONE_STEP,
+        "--push_to_hub",
+        "--hub_model_id",
+        "someone/something",
+    ]
     hub = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_TOKEN": CANARY}
     process = python("-c", HUB, *words, environment=hub)
     printed, said = process.communicate()
@@ -223,6 +236,32 @@ def test_a_launcher_that_starts_one_process_of_two_is_told(tmp_path, recipe):
     assert "Warning: several processes were asked for and 1 started" in said
 
 
-def test_the_script_is_the_same_command():
-    printed, said = python("scripts/train.py", "--help").communicate()
-    assert printed == help_text() + "\n" and not said
+class Closed(BaseHTTPRequestHandler):
+    """A Hub that knows nobody: 401 to all requests, as the Hub's own for a private repository."""
+
+    def do_GET(self):
+        self.send_response(401)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_the_script_tells_that_a_private_data_set_needs_a_login(tmp_path, recipe):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Closed) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+        words = ["scripts/train.py", recipe, "--data", "someone/private", "--output_dir", tmp_path / "run"]
+        process = python(*words, environment=hub)
+        said = process.communicate()[1].strip()
+        server.shutdown()
+    assert process.returncode == 2 and "Traceback" not in said, said
+    assert "someone/private" in said and "log in" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_lists_every_field(capsys):
+    with pytest.raises(SystemExit) as left:
+        start("--help")
+    assert left.value.code == 0 and capsys.readouterr().out == help_text() + "\n"

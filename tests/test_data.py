@@ -237,7 +237,7 @@ def test_what_the_hub_refuses_is_told_with_the_way_out(monkeypatch):
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         assert "Did you mean 'uoft-cs/cifar10'?" in message(data="cifar10")
-        assert "'me/gated' is gated" in message(data="me/gated") and "token=" in message(data="me/gated")
+        assert "'me/gated' is gated" in message(data="me/gated") and "hf auth login" in message(data="me/gated")
         assert "no revision 'v9'" in message(data="me/data", revision="v9")
         server.shutdown()
 
@@ -322,7 +322,7 @@ def test_images_in_memory_equal_images_decoded_one_by_one():
 def test_a_corrupt_image_is_named_by_split_and_row():
     dataset = numbered(6, corrupt=[4])
     for keep in (True, False):
-        with pytest.raises(DataError, match="Row 4 of split 'data' .*UnidentifiedImageError.*skip_corrupt=True"):
+        with pytest.raises(DataError, match="Row 4 of split 'data' .*no known image format.*skip_corrupt=True"):
             Images(dataset, "image", "label", 4, keep=keep)[4]
 
 

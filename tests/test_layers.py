@@ -1,4 +1,4 @@
-"""The house's layers (design.md): imports point down only."""
+"""The layers of the package: imports point down only."""
 
 import ast
 import sys
@@ -13,7 +13,7 @@ LAYERS = [
     ["mix", "version"],
     ["ops"],
     ["anatomy", "net"],
-    ["methods", "tasks", "data", "config", "recipe", "values", "cards", "metrics", "networks"],
+    ["methods", "tasks", "data", "config", "recipe", "values", "cards", "metrics", "networks", "testing"],
     ["batch", "callbacks", "checkpoints", "models", "optimization", "record", "step", "table"],
     ["saving", "folder", "publish"],
     ["trainer", "benchmark"],

@@ -237,7 +237,7 @@ def test_a_distilled_network_is_seen(x):
 
 
 def classes_look(attention, prefix):
-    """(B, h, w) what row 0 of (B, heads, T, T) looks at, from the formula in methods.md section 5."""
+    """(B, h, w) what row 0 of (B, heads, T, T) looks at."""
     row = attention.mean(1)[:, 0, prefix:]
     return (row / row.sum(1, keepdim=True)).unflatten(1, (int(row.shape[1] ** 0.5), -1))
 

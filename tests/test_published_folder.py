@@ -25,7 +25,8 @@ images = [Image.open(io.BytesIO(row["image"]["bytes"])) for row in rows]
 names = [answers[0]["label"] for answers in pipeline("image-classification", model=folder)(images, top_k=1)]
 model = AutoModelForImageClassification.from_pretrained(folder).eval()
 right = sum(name == model.config.id2label[row["label"]] for name, row in zip(names, rows))
-pixels = AutoImageProcessor.from_pretrained(folder)([image.convert("RGB") for image in images[:8]], return_tensors="pt")["pixel_values"]
+colour = [image.convert("RGB") for image in images[:8]]
+pixels = AutoImageProcessor.from_pretrained(folder)(colour, return_tensors="pt")["pixel_values"]
 other = timm.create_model("local-dir:" + folder, pretrained=True).eval()
 with torch.no_grad():
     gap = (model(pixels).logits - other(pixels)).abs().max().item()

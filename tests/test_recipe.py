@@ -77,7 +77,12 @@ def test_null_is_the_default(write):
     config = parse(
         [write("image_size: null\nrevision: null\nmethod: null\nsave_total_limit: null\noutput_dir: null\n")]
     )
-    assert (config.image_size, config.revision, config.method, config.output_dir) == (32, None, "mixup", "outputs/recipe")
+    assert (config.image_size, config.revision, config.method, config.output_dir) == (
+        32,
+        None,
+        "mixup",
+        "outputs/recipe",
+    )
     assert config.save_total_limit is None  # where None is a value of its own, it is meant
 
 

@@ -1,4 +1,4 @@
-"""Files and functions stay small (design.md, house style)."""
+"""Files and functions stay small."""
 
 import ast
 from pathlib import Path

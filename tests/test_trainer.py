@@ -152,19 +152,31 @@ def test_named_losses_are_logged_and_add_up(tmp_path):
 
 def test_in_bfloat16_only_the_network_computes_in_it(tmp_path):
     model, data = timm_resnet(), Rows()
-    images, pooled, seen = [], [], []
-    model.register_forward_pre_hook(lambda _, args: images.append(args[0]))
+    seen, pooled, outside = Seen(model), [], []
     model.timm_model.fc.register_forward_pre_hook(lambda _, args: pooled.append(args[0].dtype))
-    trainer = make(tmp_path, model, data, method="mixup", bf16=True, eval_dataset=data)
-    trainer.step.net.row_loss, row_loss = (
-        lambda z, y: seen.append((z.dtype, y.dtype)) or row_loss(z, y),
-        trainer.step.net.row_loss,
-    )
+
+    def task(net, batch, rng):
+        outside.append((batch["pixel_values"] @ batch["pixel_values"]).dtype)
+        return classification(net, batch, rng)
+
+    trainer = make(tmp_path, model, data, method="mixup", bf16=True, eval_dataset=data, task=task)
+    row_loss = trainer.step.net.row_loss
+    trainer.step.net.row_loss = lambda z, y: outside.extend([z.dtype, y.dtype]) or row_loss(z, y)
     trainer.train()
     trainer.evaluate()
-    assert {x.dtype for x in images} == {torch.float32} and set(pooled) == {torch.bfloat16}
-    assert set(seen) == {(torch.float32, torch.float32)}
-    assert not are_rows(images[0], data.x)
+    assert {x.dtype for x in seen.training + seen.evaluating} == {torch.float32} and set(pooled) == {torch.bfloat16}
+    assert len(outside) > 2 and set(outside) == {torch.float32}
+    assert not are_rows(seen.training[0], data.x)
+
+
+def test_a_momentum_encoder_moves_once_in_each_step(tmp_path):
+    watcher, momentum = Watcher(), {"momentum": 0.5, "final_momentum": 0.5}
+    changes = {"max_steps": 2, "gradient_accumulation_steps": 2}
+    trainer = make(tmp_path, callbacks=[watcher], method="automix", method_args=momentum, **changes)
+    trainer.train()
+    first, second, third = (step["timm_model.conv1.weight"] for step in watcher.weights)
+    encoder = trainer.step.method.encoder.model.timm_model.conv1.weight
+    torch.testing.assert_close(encoder, first / 4 + second / 4 + third / 2)
 
 
 def test_channels_last_gives_the_same_weights(tmp_path):

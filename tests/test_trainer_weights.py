@@ -67,9 +67,11 @@ def test_evaluating_between_steps_does_not_change_the_training(tmp_path):
 
 def test_the_best_model_at_the_end_is_the_best_average(tmp_path):
     every = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
-    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "save_total_limit": 1}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
     trainer, _ = trained(tmp_path, "ema", **every, **best)
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric, rel=1e-6)
+    evaluated = losses(trainer, "eval_loss")
+    assert evaluated.index(max(evaluated)) != len(evaluated) - 1  # the best, here the largest, is not the last
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(max(evaluated), rel=1e-6)
 
 
 def rates(trainer) -> dict[str, float]:

@@ -72,7 +72,7 @@ def _load(path: str, config: str | None, commit: str | None, streaming: bool, to
     try:
         return dict(datasets.load_dataset(path, config, revision=commit, streaming=streaming, token=token))
     except DatasetNotFoundError as error:
-        advice = "Ask for access on its page and log in (huggingface-cli login) or pass token=..., then try again."
+        advice = "Ask for access on its page and log in (`hf auth login`, or HF_TOKEN), then try again."
         raise DataError(f"Data set {path!r} cannot be read: {error} {advice}") from error
     except (FileNotFoundError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         advice = "Expected: train/<class>/<image> folders, or parquet files named after their splits."
@@ -107,17 +107,17 @@ def resolve(data: str, revision: str | None, token: str | None) -> str:
 def _hub_message(data: str, revision: str | None, error: Exception, status: int | None) -> str:
     """One paragraph for each way in which the Hub says no."""
     if isinstance(error, GatedRepoError):
-        return f"Data set {data!r} is gated: ask for access on its page on the Hub, then log in or pass token=... ."
+        return f"Data set {data!r} is gated: ask for access on its page, then log in (`hf auth login` or HF_TOKEN)."
     if isinstance(error, RevisionNotFoundError):
         return f"Data set {data!r} has no revision {revision!r}: give a branch, a tag or a commit sha, or leave it out."
     if isinstance(error, (RepositoryNotFoundError, HFValidationError)):
         hint = nearest(data, KNOWN) or _neighbours(data)
         return (
             f"Data set {data!r} is neither a folder here nor readable on the Hub.{hint} "
-            "If it is private, log in or pass token=... ."
+            "If it is private, log in (`hf auth login`, or HF_TOKEN)."
         )
     if status in (401, 403):
-        return f"The Hub refuses access to data set {data!r} ({status}): log in, or pass a valid token=... ."
+        return f"The Hub refuses access to data set {data!r} ({status}): log in (`hf auth login`, or HF_TOKEN)."
     return (
         f"The Hub cannot be asked about data set {data!r} ({error}). Try again later, or pass revision=<commit sha> "
         "to use what is in the cache; data='sample' needs no network."

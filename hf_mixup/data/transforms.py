@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from datasets import DownloadConfig
 from datasets.utils.file_utils import xopen
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from timm.data import create_transform, resolve_data_config
 from timm.data.auto_augment import rand_augment_transform
 from timm.data.transforms import str_to_interp_mode, str_to_pil_interp
@@ -62,6 +62,8 @@ def decode(value: dict | None) -> Image.Image:
         return to_rgb(Image.open(BytesIO(content)))
     except MemoryError:
         raise
+    except UnidentifiedImageError as error:
+        raise Undecodable(f"{len(content)} bytes of no known image format") from error
     except Exception as error:  # PIL raises nearly anything on broken files: OSError, SyntaxError, struct.error ...
         raise Undecodable(f"{type(error).__name__}: {error}") from error
 
@@ -128,7 +130,10 @@ def _randaugment(spec: str | None, size: int, interpolation: str, mean: tuple[fl
         "img_mean": tuple(min(255, round(255 * value)) for value in mean),
         "interpolation": str_to_pil_interp(interpolation),
     }
-    return [rand_augment_transform(spec, settings)]
+    try:
+        return [rand_augment_transform(spec, settings)]
+    except (AssertionError, ValueError) as error:
+        raise DataError(f"randaugment={spec!r} is not one that timm reads: write as 'rand-m9-mstd0.5-inc1'.") from error
 
 
 @contextmanager

@@ -4,6 +4,8 @@ import difflib
 from dataclasses import fields
 from importlib import import_module
 from pkgutil import iter_modules
+from types import UnionType
+from typing import get_args, get_type_hints
 
 from ._base import Method
 
@@ -46,7 +48,26 @@ def load(name: str | dict | Method, **hyperparameters) -> Method:
         if key not in known:
             hint = _nearest(key, known)
             raise ValueError(f"Method {name!r} has no argument {key!r}.{hint} It has: {', '.join(known)}.")
+    types = get_type_hints(cls)
+    for key, value in hyperparameters.items():
+        if not _fits(value, types[key]):
+            raise ValueError(f"Method {name!r} takes no {key}={value!r}: give {_words(types[key])}.")
     return cls(**hyperparameters)
+
+
+PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "nothing"}
+
+
+def _fits(value, kind) -> bool:
+    """Whether a value is of one of the plain types that `kind` allows; of other types the method judges itself."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if not set(kinds) <= set(PLAIN):
+        return True
+    return type(value) in kinds or (float in kinds and type(value) is int)
+
+
+def _words(kind) -> str:
+    return " or ".join(PLAIN[one] for one in (get_args(kind) if isinstance(kind, UnionType) else (kind,)))
 
 
 def within(outer: Method, inner: str | dict | Method) -> Method:

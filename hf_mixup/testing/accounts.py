@@ -61,6 +61,14 @@ class Viewer:
         self.check_read(repo)
         self.check_namespace(repo.namespace, repo.id)
 
+    def check_propose(self, repo) -> None:
+        """Raise if the viewer may not open a pull request: who can read can, with a token that can write."""
+        self.check_read(repo)
+        if self.token is None:
+            raise HubError(401, "Invalid username or password.")
+        if self.token.role == "read":
+            raise HubError(403, f"The token's role is 'read', which does not include writing to {repo.id}")
+
     def check_namespace(self, namespace: str, repo: str) -> None:
         """Raise if the viewer may not make, change or delete repositories there."""
         if self.token is None:
@@ -74,13 +82,14 @@ class Viewer:
 class Accounts:
     """Users with their organisations, and the tokens that stand for them."""
 
-    def __init__(self, users: Iterable[str] | Mapping[str, Iterable[str]] = ("user",)):
+    def __init__(self, users: Iterable[str] | Mapping[str, Iterable[str]] = ("user",), token: str | None = None):
+        users = (users,) if isinstance(users, str) else users
         self.users = {name: tuple(users[name]) if isinstance(users, Mapping) else () for name in users}
         if not self.users:
             raise ValueError("A hub needs at least one user: users=('user',).")
         self.tokens: dict[str, Token] = {}
         for name in self.users:
-            self.add_token(name)
+            self.add_token(name, value=None if self.tokens else token)
 
     def add_token(
         self, user: str, role: str = "write", repos: Mapping[str, str] | None = None, value: str | None = None

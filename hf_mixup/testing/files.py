@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from .errors import bad
 
 REGULAR_LIMIT = 10 * 2**20  # larger files go to large file storage whatever their name
-LARGE_NAMES = "7z arrow bin bz2 ckpt ftz gz h5 joblib lfs.* mlmodel model msgpack npy npz onnx ot parquet pb pickle pkl pt \
+LARGE_NAMES = (
+    "7z arrow bin bz2 ckpt ftz gz h5 joblib lfs.* mlmodel model msgpack npy npz onnx ot parquet pb pickle pkl pt \
 pth rar safetensors tar tar.* tflite tgz wasm xz zip zst jpg jpeg png webp wav mp3 mp4".split()
+)
 ATTRIBUTES = "".join(f"*.{name} filter=lfs diff=lfs merge=lfs -text\n" for name in LARGE_NAMES)
 
 

@@ -17,60 +17,21 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
 from hashlib import sha1, sha256
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
 from .errors import HubError, bad, no_revision
 from .files import ATTRIBUTES, File, regular_file
+from .repo import MAIN, Commit, Repo, now
 
 KINDS = ("models", "datasets", "spaces")
-NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
-MAIN = "refs/heads/main"
-
-
-def now() -> str:
-    """The time in the Hub's format."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-@dataclass(frozen=True)
-class Commit:
-    """One state of a repository: who made it from what, and its files by path."""
-
-    oid: str
-    parent: str | None
-    title: str
-    message: str
-    author: str
-    date: str
-    files: dict[str, File]
-
-
-@dataclass(frozen=True)
-class Repo:
-    """What can change about a repository without a commit, and where its commits are."""
-
-    kind: str
-    id: str
-    private: bool = False
-    gated: str | bool = False
-    sdk: str | None = None
-    created: str = field(default_factory=now)
-    granted: tuple[str, ...] = ()  # who has been let into a gated repository
-    refs: dict[str, str] = field(default_factory=dict)
-    pulls: tuple[dict, ...] = ()  # title, author and date of each pull request
-
-    @property
-    def namespace(self) -> str:
-        """The user or organisation it belongs to."""
-        return self.id.partition("/")[0]
-
-    @property
-    def web(self) -> str:
-        """Its address below the Hub's: "user/model", "datasets/user/set"."""
-        return self.id if self.kind == "models" else f"{self.kind}/{self.id}"
+NAME = re.compile(r"(?!.*(--|\.\.|\.git\Z))[A-Za-z0-9_]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 
 
 class Store:
@@ -79,6 +40,25 @@ class Store:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         (self.folder / "aside").mkdir(parents=True, exist_ok=True)
+        self._lock = None
+
+    def lock(self) -> None:
+        """Make sure that no other server writes to the folder, and sweep away what a killed one left half written."""
+        self._lock = (self.folder / "lock").open("w")
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                self.unlock()
+                raise OSError(f"Another hub serves {self.folder}: stop it, or choose another folder.") from error
+        for path in (self.folder / "aside").iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def unlock(self) -> None:
+        """Let others serve the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def place(self, kind: str, repo_id: str) -> Path:
         """The repository's folder, existing or not; 400 for names that no repository can have."""

@@ -52,7 +52,7 @@ def step(labels=LABELS, logits=LOGITS, lam=0.7, **changes):
 
 
 def test_the_worked_example():
-    """methods.md 7.1: z = (2, 1, 0, -1), classes 0 and 1, lam .7."""
+    """Worked by hand: z = (2, 1, 0, -1), classes 0 and 1, lam .7."""
     mix = Mix.pair(PAIR, torch.tensor([0.7, 0.7]))
     cross_entropy = soft_cross_entropy(LOGITS, mix(one_hot()))[0]
     own, other = terms()[0]
@@ -85,7 +85,7 @@ def test_a_step_adds_the_terms_of_the_worked_example():
     ],
 )
 def test_the_worked_scales(lam, scale, power, threshold, expected):
-    """methods.md 7.1 and section 11."""
+    """Values worked by hand."""
     assert float(rescaled(torch.tensor(lam), scale, power, threshold)) == pytest.approx(expected, abs=5e-5)
 
 

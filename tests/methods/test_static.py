@@ -45,7 +45,7 @@ def test_mixup_with_oneself_changes_nothing(images):
 
 @pytest.mark.parametrize("centre, low, high, lam", [((4, 4), 2, 6, 0.75), ((0, 0), 0, 2, 0.9375)])
 def test_cutmix_gives_the_worked_boxes(images, centre, low, high, lam):
-    """methods.md section 11: 8x8 pixels, lam .75."""
+    """Worked by hand: 8x8 pixels, lam .75."""
     x = images(4, (8, 8))
     mixed, mix = cutmix(x, same(0.75), ROLL, torch.tensor([centre]))
     expected = x.clone()
@@ -73,7 +73,7 @@ def kept_shares(alpha, size, rng):
 
 @pytest.mark.parametrize("alpha, mean, untouched", [(1.0, 0.701, 0.004), (0.2, 0.725, 0.17)])
 def test_cutmix_keeps_more_than_was_drawn(alpha, mean, untouched, rng):
-    """methods.md section 11, at 32 px; its numbers are rounded to half a unit of their last digit."""
+    """At 32 px, from many draws; the numbers are rounded to half a unit of their last digit."""
     lam = kept_shares(alpha, (32, 32), rng).double()
     assert abs(float(lam.mean()) - mean) < SIGMAS * float(lam.std()) / math.sqrt(COUNT) + 0.0005
     last_digit = 0.0005 if untouched < 0.01 else 0.005
@@ -100,7 +100,7 @@ def test_boxes_of_their_own_lie_in_different_places(rng):
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
 def test_resizemix_gives_the_worked_patch(images, interpolation):
-    """methods.md section 11: 8x8 pixels, scale .5, a 4x4 patch and lam .75."""
+    """Worked by hand: 8x8 pixels, scale .5, a 4x4 patch and lam .75."""
     x = images(4, (8, 8))
     mixed, mix = resizemix(x, same(0.5), ROLL, torch.tensor([[0.99, 0.0]]), interpolation)
     small = F.interpolate(x[ROLL], size=(4, 4), mode=interpolation)

@@ -32,7 +32,7 @@ def test_soft_targets_give_what_two_hard_losses_give(batch):
 
 
 def test_each_lam_stays_with_its_own_row(batch):
-    """Batch means first, lam after, is OpenMixup's bug: methods.md 1.3 found 1.7735 against the right 1.9414."""
+    """Batch means first, lam after, is OpenMixup's bug: 1.7735 against the right 1.9414."""
     logits, labels, mix = batch
     own, other = F.cross_entropy(logits, labels), F.cross_entropy(logits, labels[mix.partner])
     wrong = (mix.lam * own + (1 - mix.lam) * other).mean()

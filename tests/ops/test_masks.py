@@ -14,7 +14,7 @@ def box(lam, centre, size=(8, 8)):
 
 
 def test_the_worked_boxes_of_cutmix():
-    """methods.md section 11: half-open rows and columns."""
+    """Worked by hand: half-open rows and columns."""
     assert box(0.75, (4, 4)) == [2, 6, 2, 6]
     assert box(0.75, (0, 0)) == [0, 2, 0, 2]
 

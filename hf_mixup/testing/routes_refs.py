@@ -1,0 +1,103 @@
+"""What a repository's names point at: branches, tags, commits and pull requests."""
+
+import re
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from .errors import HubError, bad, no_revision
+from .repo import MAIN, Commit, Repo
+from .web import PAGE, PAGE_COMMITS, asked_repo, flag, paged, part, sent_json, site
+
+REF = re.compile(
+    r"(?!.*(\.\.|//|@\{|\.lock\Z|/\Z|\.\Z))(?!refs/)[^\s~^:?*\[\\/\x00-\x1f.-][^\s~^:?*\[\\\x00-\x1f]{0,200}"
+)
+
+
+async def refs(request: Request) -> Response:
+    """The commits of branches and tags, and of pull requests if asked for."""
+    repo = asked_repo(request)
+    groups = {"branches": "refs/heads/", "converts": "refs/convert/", "tags": "refs/tags/"}
+    if flag(request, "include_prs"):
+        groups["pullRequests"] = "refs/pr/"
+    answer = {
+        group: [
+            {"name": ref.removeprefix(start), "ref": ref, "targetCommit": oid}
+            for ref, oid in repo.refs.items()
+            if ref.startswith(start)
+        ]
+        for group, start in groups.items()
+    }
+    return JSONResponse(answer)
+
+
+async def commits(request: Request) -> Response:
+    """The history of a revision, newest first."""
+    repo, store = asked_repo(request), site(request).store
+    start = store.resolve(repo, part(request, "revision"))
+    entries = [
+        {"id": c.oid, "title": c.title, "message": c.message, "date": c.date, "authors": [{"user": c.author}]}
+        for c in store.history(repo, start)
+    ]
+    if request.query_params.getlist("expand[]") == ["formatted"]:
+        entries = [{**entry, "formatted": {key: entry[key] for key in ("title", "message")}} for entry in entries]
+    return paged(request, entries, PAGE_COMMITS)
+
+
+async def branch(request: Request) -> Response:
+    """Makes a branch from `startingPoint`, or deletes it."""
+    body = await sent_json(request)
+    repo, store, name = asked_repo(request, "write"), site(request).store, part(request, "revision")
+    if request.method == "DELETE":
+        if f"refs/heads/{name}" == MAIN:
+            raise HubError(403, "The branch main cannot be deleted")
+        return _without(request, repo, f"refs/heads/{name}")
+    return _with(request, repo, f"refs/heads/{name}", store.resolve(repo, body.get("startingPoint") or "main"))
+
+
+async def tag(request: Request) -> Response:
+    """Makes a tag at the revision in the address, or deletes the tag in the address."""
+    body = await sent_json(request)
+    repo, store, name = asked_repo(request, "write"), site(request).store, part(request, "revision")
+    if request.method == "DELETE":
+        return _without(request, repo, f"refs/tags/{name}")
+    return _with(request, repo, f"refs/tags/{body.get('tag', '')}", store.resolve(repo, name))
+
+
+def _with(request: Request, repo: Repo, ref: str, commit: Commit) -> Response:
+    if not REF.fullmatch(ref.split("/", 2)[2]):
+        raise bad(f"Invalid reference name {ref!r}")
+    if ref in repo.refs:
+        raise HubError(409, f"Reference {ref} exists already")
+    site(request).store.save(repo, refs={**repo.refs, ref: commit.oid})
+    return Response()
+
+
+def _without(request: Request, repo: Repo, ref: str) -> Response:
+    if ref not in repo.refs:
+        raise no_revision(ref)
+    site(request).store.save(repo, refs={name: oid for name, oid in repo.refs.items() if name != ref})
+    return Response()
+
+
+async def discussions(request: Request) -> Response:
+    """The pull requests; there are no other discussions here, and none is ever merged or closed."""
+    repo, query = asked_repo(request), request.query_params
+    owner = {"name": repo.id, "type": repo.kind[:-1]}
+    found = [
+        {
+            "num": number,
+            "title": pull["title"],
+            "author": {"name": pull["author"]},
+            "createdAt": pull["date"],
+            "status": "open",
+            "isPullRequest": True,
+            "repo": owner,
+        }
+        for number, pull in enumerate(repo.pulls, 1)
+        if query.get("author", pull["author"]) == pull["author"]
+    ]
+    if query.get("type", "all") == "discussion" or query.get("status", "open") not in ("open", "all"):
+        found = []
+    first = int(query["p"]) * PAGE if query.get("p", "").isdigit() else 0
+    return JSONResponse({"discussions": found[first : first + PAGE], "count": len(found), "start": first})

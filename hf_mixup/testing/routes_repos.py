@@ -1,0 +1,154 @@
+"""Repositories: make, delete, change, describe and list them."""
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from . import metadata
+from .errors import HubError, bad, no_repo
+from .repo import Commit, Repo
+from .web import PAGE, asked_repo, base, flag, paged, part, sent_json, site, viewer
+
+VISIBILITIES = {"public": False, "private": True}
+
+
+async def create(request: Request) -> Response:
+    """A new repository; 409 with its address if it is there already, which is all that exist_ok asks for."""
+    body = await sent_json(request)
+    who, store, kind = viewer(request), site(request).store, _kind(body)
+    repo_id = f"{body.get('organization') or who.name or 'nobody'}/{body.get('name')}"
+    store.place(kind, repo_id)
+    before = store.find(kind, repo_id)
+    if before is not None and who.token is not None:
+        who.check_read(before)
+        answer = _named(request, before)
+        return JSONResponse({"error": f"You already created this {kind[:-1]} repo", **answer}, 409)
+    who.check_namespace(repo_id.partition("/")[0], repo_id)
+    private = _private(body)
+    repo = store.create(Repo(kind, repo_id, private=bool(private), sdk=body.get("sdk")), who.name)
+    return JSONResponse(_named(request, repo))
+
+
+def _named(request: Request, repo: Repo) -> dict:
+    return {"url": f"{base(request)}/{repo.web}", "name": repo.id, "id": repo.id}
+
+
+def _kind(body: dict) -> str:
+    kind = f"{body.get('type') or 'model'}s"
+    if kind not in ("models", "datasets", "spaces"):
+        raise bad(f"This Hub has models, datasets and spaces, not {kind}")
+    return kind
+
+
+def _private(body: dict) -> bool | None:
+    """What the body says about who can see the repository, None if nothing."""
+    visibility = body.get("visibility")
+    if visibility is None:
+        return body.get("private")
+    if visibility not in VISIBILITIES:
+        raise bad(f"Invalid visibility {visibility!r}: choose one of {list(VISIBILITIES)}")
+    return VISIBILITIES[visibility]
+
+
+async def delete(request: Request) -> Response:
+    """Takes a repository away with all its commits."""
+    body = await sent_json(request)
+    who, store = viewer(request), site(request).store
+    repo = store.find(_kind(body), f"{body.get('organization') or who.name}/{body.get('name')}")
+    if repo is None:
+        raise no_repo(who.token is not None)
+    who.check_write(repo)
+    store.delete(repo)
+    return Response()
+
+
+async def settings(request: Request) -> Response:
+    """Changes who can see the repository, and whether they must ask."""
+    body = await sent_json(request)
+    repo = asked_repo(request, "write")
+    changes = {} if _private(body) is None else {"private": _private(body)}
+    if "gated" in body:
+        if body["gated"] not in (False, "auto", "manual"):
+            raise bad(f"Invalid gated {body['gated']!r}: choose false, 'auto' or 'manual'")
+        changes["gated"] = body["gated"]
+    site(request).store.save(repo, **changes)
+    return JSONResponse(changes)
+
+
+async def grant(request: Request) -> Response:
+    """Lets a user into a gated repository."""
+    body = await sent_json(request)
+    repo, user = asked_repo(request, "write"), body.get("user")
+    if user not in site(request).accounts.users:
+        raise bad(f"There is no user {user!r}")
+    site(request).store.save(repo, granted=tuple(sorted({*repo.granted, user})))
+    return JSONResponse({})
+
+
+async def auth_check(request: Request) -> Response:
+    """Says yes if the viewer can read, or with /write change, the repository."""
+    asked_repo(request, "write" if request.scope["path"].endswith("/write") else "content")
+    return JSONResponse({})
+
+
+async def describe(request: Request) -> Response:
+    """All about a repository at a revision; with `expand`, only the properties named."""
+    repo, store = asked_repo(request), site(request).store
+    commit = store.resolve(repo, part(request, "revision", "main"))
+    values = _about(store, repo, commit) | {"siblings": _siblings(commit, flag(request, "blobs"))}
+    chosen = request.query_params.getlist("expand") + request.query_params.getlist("expand[]")
+    if chosen:
+        values = {key: value for key, value in values.items() if key in ("_id", "id", *chosen)}
+    return JSONResponse(values)
+
+
+def _about(store, repo: Repo, commit: Commit) -> dict:
+    try:
+        card = metadata.read(store.text(commit, "README.md"))
+    except HubError:
+        card = None
+    card = card or {}
+    values = {"_id": repo.created, "id": repo.id, "author": repo.namespace, "sha": commit.oid}
+    values |= {"private": repo.private, "gated": repo.gated, "disabled": False, "downloads": 0, "likes": 0}
+    values |= {"createdAt": repo.created, "lastModified": commit.date, "tags": _tags(card), "cardData": card}
+    if repo.kind == "models":
+        values |= {"modelId": repo.id} | {
+            key: card[key] for key in ("library_name", "pipeline_tag", "model-index") if card.get(key)
+        }
+    if repo.kind == "spaces":
+        values["sdk"] = card.get("sdk") or repo.sdk
+    return values
+
+
+def _tags(card: dict) -> list[str]:
+    tags = card.get("tags") if isinstance(card.get("tags"), list) else []
+    tags = [card.get("library_name"), card.get("pipeline_tag"), *tags]
+    for key in ("license", "datasets", "base_model"):
+        values = card.get(key) or []
+        tags += [f"{key.removesuffix('s')}:{value}" for value in (values if isinstance(values, list) else [values])]
+    return list(dict.fromkeys(str(tag) for tag in tags if tag))
+
+
+def _siblings(commit: Commit, blobs: bool) -> list[dict]:
+    if not blobs:
+        return [{"rfilename": path} for path in commit.files]
+    return [
+        {"rfilename": path, "size": file.size, "blobId": file.oid, **file.lfs("sha256")}
+        for path, file in commit.files.items()
+    ]
+
+
+async def listing(request: Request) -> Response:
+    """The repositories of a kind that the viewer may see: by `author`, `search` in the name, and `filter` tags."""
+    who, store, query = viewer(request), site(request).store, request.query_params
+    found = []
+    for repo in store.all(part(request, "kind")):
+        mine = not repo.private or (who.belongs(repo.namespace) and who.token.allows("read", repo.id))
+        named = (
+            query.get("author", repo.namespace) == repo.namespace and query.get("search", "").lower() in repo.id.lower()
+        )
+        about = _about(store, repo, store.resolve(repo, "main")) if mine and named else None
+        if about is not None and set(query.getlist("filter")) <= set(about["tags"]):
+            found.append(about)
+    if "limit" in query:
+        found = found[: int(query["limit"])] if query["limit"].isdigit() else found
+    return paged(request, found, PAGE)

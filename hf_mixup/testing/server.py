@@ -1,0 +1,153 @@
+"""`LocalHub`: the server's life, in a thread of its own on a free port of this machine."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .accounts import Accounts
+from .app import make_app
+from .faults import Faults, FaultyApp, Request
+from .store import Store
+from .web import Site
+
+START, STOP = 10.0, 5.0  # seconds after which starting or stopping is given up
+PART_SIZE = 32 * 2**20  # longer files are uploaded in parts
+
+
+class LocalHub:
+    """A Hub that huggingface_hub, datasets, transformers and timm talk to over HTTP, kept in a folder.
+
+    with LocalHub(folder, users={"user": ["org"], "bob": []}) as hub:
+        api = HfApi(endpoint=hub.url, token=hub.token)
+
+    Users are names, or names with their organisations; each has a token to write (`token` names the first user's), and
+    `add_token` makes others. Started again, the hub keeps its address. Xet is not spoken: HF_HUB_DISABLE_XET=1 must be
+    in the environment before huggingface_hub is imported, as `env` has it.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        users: Iterable[str] | Mapping[str, Iterable[str]] = ("user",),
+        *,
+        port: int = 0,
+        token: str | None = None,
+        part_size: int = PART_SIZE,
+    ):
+        self.accounts = Accounts(users, token)
+        self.store = Store(folder)
+        self.faults = Faults()
+        self.port = port
+        self._connections: dict = {}
+        self._app = FaultyApp(make_app(Site(self.store, self.accounts, part_size)), self.faults, self._connections)
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """The address for HF_ENDPOINT."""
+        if self._server is None:
+            raise RuntimeError("The hub is not running: use `with LocalHub(folder) as hub`, or call start() first.")
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def token(self) -> str:
+        """The first user's first token."""
+        return next(iter(self.accounts.tokens))
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment that sends any program here; set it before huggingface_hub is imported."""
+        return {"HF_ENDPOINT": self.url, "HF_TOKEN": self.token, "HF_HUB_DISABLE_XET": "1"}
+
+    @property
+    def requests(self) -> list[Request]:
+        """What was asked, oldest first; the last ten thousand."""
+        return list(self._app.log)
+
+    def add_token(self, user: str, role: str = "write", repos: Mapping[str, str] | None = None, **value: str) -> str:
+        """A new token; see `Accounts.add_token`."""
+        return self.accounts.add_token(user, role, repos, **value)
+
+    def start(self) -> "LocalHub":
+        """Begin to listen; returns when requests are answered."""
+        if self._server is not None:
+            raise RuntimeError(f"The hub runs already at {self.url}.")
+        self.store.lock()
+        try:
+            listener = self._listen()
+            config = uvicorn.Config(
+                self._app,
+                http=self._protocol(),
+                loop="asyncio",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=1,
+            )
+            self._server = uvicorn.Server(config)
+            run = self._server.run
+            self._thread = threading.Thread(target=run, args=([listener],), name="LocalHub", daemon=True)
+            self._thread.start()
+            self._wait_for_start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _listen(self) -> socket.socket:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", self.port))
+        except OSError as error:
+            listener.close()
+            raise OSError(f"Port {self.port} cannot be used ({error}): choose another, or 0 for a free one.") from error
+        self.port = listener.getsockname()[1]
+        return listener
+
+    def _protocol(self) -> type[H11Protocol]:
+        """uvicorn's protocol, which also says which connection a client's is: faults close it."""
+        connections = self._connections
+
+        class Protocol(H11Protocol):
+            def connection_made(self, transport) -> None:
+                super().connection_made(transport)
+                connections[self.client] = transport
+
+            def connection_lost(self, error) -> None:
+                connections.pop(self.client, None)
+                super().connection_lost(error)
+
+        return Protocol
+
+    def _wait_for_start(self) -> None:
+        until = time.monotonic() + START
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > until:
+                raise RuntimeError(f"The hub did not start at port {self.port}; its log says why.")
+            time.sleep(0.002)
+
+    def stop(self) -> None:
+        """End all connections and give the port and the folder back."""
+        if self._server is not None:
+            self._server.should_exit = True
+            if self._thread is not None and self._thread.ident is not None:
+                self._thread.join(STOP)
+            self._server = self._thread = None
+        self.store.unlock()
+
+    def __enter__(self) -> "LocalHub":
+        return self.start()
+
+    def __exit__(self, *error) -> None:
+        self.stop()

@@ -1,0 +1,53 @@
+"""The README says what the code is and does."""
+
+import re
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from update_readme import updated  # noqa: E402
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def block_with(words: str) -> str:
+    [found] = [block for block in blocks("python") if words in block]
+    return found
+
+
+def test_the_table_of_methods_is_the_generated_one():
+    assert updated(README) == README
+
+
+def test_files_it_names_are_there():
+    for path in re.findall(r"\]\(([\w/.]+)\)", README):
+        assert (ROOT / path).is_file(), path
+
+
+def test_the_method_by_itself_runs(capsys):
+    exec(block_with("method.mix(None"), {})
+    assert "tensor" in capsys.readouterr().out
+
+
+def test_the_plain_loop_runs():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+    loader = [(torch.rand(4, 3, 8, 8), torch.randint(10, (4,)))]
+    space = {"torch": torch, "model": model, "loader": loader}
+    exec(block_with("BatchMixup"), space)
+    assert space["targets"].shape == (4, 10)
+    space["loss"].backward()
+
+
+def test_the_two_commands_are_the_first_two():
+    first, second, *_ = blocks("bash")
+    assert "recipes/quickstart.yaml" in first and "pip install" in first
+    assert "pytest" in second and "pip install" in second

@@ -1,0 +1,59 @@
+"""A hub for each file of tests, and a client that talks to it and to nothing else."""
+
+import itertools
+import os
+
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+
+import pytest
+from huggingface_hub import CommitOperationAdd, HfApi, constants
+
+from hf_mixup.testing import LocalHub
+
+PART_SIZE = 4000
+NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub")
+    with LocalHub(folder, {"user": ["org"], "bob": []}, part_size=PART_SIZE) as hub:
+        yield hub
+
+
+@pytest.fixture(autouse=True)
+def online(hub, monkeypatch, tmp_path):
+    """What huggingface_hub reads from the environment when it is imported, which here was for tests without a Hub."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    agents = tmp_path / "agents.json"  # else asked of the real Hub, for the client's name in its requests
+    agents.write_text('{"standardEnvVars": [], "harnesses": {}}')
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(agents))
+    yield
+    hub.faults.clear()
+
+
+@pytest.fixture
+def api(hub):
+    return HfApi(endpoint=hub.url, token=hub.token)
+
+
+@pytest.fixture
+def anonymous(hub):
+    return HfApi(endpoint=hub.url, token=False)
+
+
+@pytest.fixture
+def bob(hub):
+    return HfApi(endpoint=hub.url, token=hub.add_token("bob"))
+
+
+@pytest.fixture
+def repo(api):
+    """A fresh model repository with one regular and one large file."""
+    name = f"user/repo-{next(NUMBERS)}"
+    api.create_repo(name)
+    files = {"words/hello.txt": b"hello", "model.safetensors": b"large" * 100}
+    additions = [CommitOperationAdd(path, content) for path, content in files.items()]
+    api.create_commit(name, additions, commit_message="two files")
+    return name

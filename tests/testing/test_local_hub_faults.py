@@ -1,0 +1,145 @@
+"""What huggingface_hub absorbs of the failures that the local Hub injects, and what it hands on."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+from hf_mixup.testing import LocalHub
+
+CONTENT = b"large" * 100
+
+
+def upload(api, repo: str):
+    return api.upload_file(path_or_fileobj=b"new" * 100, path_in_repo="new.bin", repo_id=repo)
+
+
+ABSORBED = {
+    "preupload 500": dict(method="POST", path="/preupload/", status=500),
+    "batch 429": dict(method="POST", path="/objects/batch", status=429, retry_after=0),
+    "upload 500": dict(method="PUT", path="^/_large/", status=500),
+    "upload dropped": dict(method="PUT", path="^/_large/", drop="before"),
+    "upload done but dropped": dict(method="PUT", path="^/_large/", drop="after"),
+    "verify 503": dict(method="POST", path="/verify", status=503),
+}
+
+
+@pytest.mark.parametrize("name", ABSORBED)
+def test_the_client_uploads_all_the_same_after(api, hub, repo, name):
+    fault = hub.faults.add(**ABSORBED[name])
+    upload(api, repo)
+    assert fault.hits == 1
+    assert "new.bin" in api.list_repo_files(repo)
+
+
+def download(api, repo: str) -> bytes:
+    return Path(api.hf_hub_download(repo, "model.safetensors", etag_timeout=0.4)).read_bytes()
+
+
+RAISED = {
+    "commit 500": (upload, dict(method="POST", path="/commit/", status=500)),
+    "commit 503": (upload, dict(method="POST", path="/commit/", status=503, retry_after=1)),
+    "commit dropped": (upload, dict(method="POST", path="/commit/", drop="before")),
+    "create 500": (lambda api, repo: api.create_repo("user/never"), dict(path="/repos/create", status=500)),
+    "whoami 429": (lambda api, repo: api.whoami(), dict(path="whoami", status=429, retry_after=1)),
+    "way dropped": (download, dict(method="HEAD", path="/resolve/", drop="before")),
+    "content 503": (download, dict(method="GET", path="^/_large/", status=503)),
+    "info 500": (lambda api, repo: api.snapshot_download(repo), dict(path=r"/repo-\d+/revision/", status=500)),
+}
+
+
+@pytest.mark.parametrize("name", RAISED)
+def test_the_client_raises_at_once_after(api, hub, repo, name):
+    call, options = RAISED[name]
+    fault = hub.faults.add(times=None, **options)
+    start = time.perf_counter()
+    with pytest.raises((HTTPError, OSError)):
+        call(api, repo)
+    assert fault.hits == 1 and time.perf_counter() - start < 2
+    assert "new.bin" not in api.list_repo_files(repo)
+
+
+def test_a_commit_whose_answer_is_lost_has_happened(api, hub, repo):
+    hub.faults.add(method="POST", path="/commit/", drop="after")
+    with pytest.raises(HTTPError):
+        upload(api, repo)
+    assert "new.bin" in api.list_repo_files(repo)
+
+
+DOWNLOADS = {
+    "way 500": dict(method="HEAD", path="/resolve/", status=500),
+    "way 429": dict(method="HEAD", path="/resolve/", status=429, retry_after=0),
+    "way too slow": dict(method="HEAD", path="/resolve/", slow=1.0),
+    "content 429": dict(method="GET", path="^/_large/", status=429, retry_after=0),
+    "content dropped": dict(method="GET", path="^/_large/", drop="before"),
+    "content cut off": dict(method="GET", path="^/_large/", drop=200),
+}
+
+
+@pytest.mark.parametrize("name", DOWNLOADS)
+def test_the_client_downloads_all_the_same_after(api, hub, repo, name):
+    fault = hub.faults.add(**DOWNLOADS[name])
+    assert download(api, repo) == CONTENT
+    assert fault.hits == 1
+
+
+def test_a_short_answer_that_claims_to_be_whole_is_noticed(api, hub, repo):
+    hub.faults.add(method="GET", path="^/_large/", truncate=200)
+    with pytest.raises(OSError, match="[Cc]onsistency|200"):
+        download(api, repo)
+
+
+def test_faults_come_in_order_and_go_when_used_up(api, hub, repo):
+    first = hub.faults.add(method="get", path=f"/api/models/{repo}$", status=503, times=2)
+    second = hub.faults.add(path=f"/api/models/{repo}", status=418, message="I am a teapot")
+    for expected in (503, 503, 418):
+        with pytest.raises(HfHubHTTPError) as error:
+            api.model_info(repo)
+        assert error.value.response.status_code == expected
+    assert "I am a teapot" in str(error.value)
+    assert api.model_info(repo).id == repo
+    assert (first.hits, second.hits) == (2, 1)
+
+
+def test_the_log_says_what_was_asked(api, hub, repo):
+    hub.faults.add(path="whoami", slow=0.2)
+    start = len(hub.requests)
+    api.whoami()
+    asked = hub.requests[start]
+    assert (asked.method, asked.path, asked.status) == ("GET", "/api/whoami-v2", 200)
+    assert asked.fault is not None and "hf_hub" in asked.agent
+    hub.faults.add(path="whoami", drop="before")
+    with pytest.raises(HTTPError):
+        api.whoami()
+    assert hub.requests[-1].status is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({}, "Choose one of status"),
+        ({"status": 500, "drop": 1}, "Choose one of status"),
+        ({"status": 200}, "is no error"),
+        ({"drop": "sometimes"}, "Unknown drop='sometimes'"),
+        ({"drop": -1}, "Unknown drop=-1"),
+    ],
+)
+def test_an_impossible_fault_is_explained(hub, wrong, words):
+    with pytest.raises(ValueError, match=words):
+        hub.faults.add(**wrong)
+
+
+def test_the_hub_stops_while_it_answers_slowly(tmp_path):
+    hub = LocalHub(tmp_path).start()
+    hub.faults.add(slow=60)
+    slow = threading.Thread(target=lambda: pytest.raises(HTTPError, HfApi(hub.url, hub.token).whoami))
+    slow.start()
+    while not hub.requests:
+        time.sleep(0.01)
+    start = time.perf_counter()
+    hub.stop()
+    slow.join(5)
+    assert time.perf_counter() - start < 4 and not slow.is_alive()
