@@ -9,13 +9,12 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 SAMPLE_OF = "zalando-datasets/fashion_mnist"  # the embedded sample is a part of it
 # the Hub's name of a metric, ours, and how it is printed
 METRICS = (("accuracy", "top1", "Top-1"), ("accuracy", "top5", "Top-5"), ("nll", "nll", "NLL"), ("ece", "ece", "ECE"))
-ARXIV = "https://arxiv.org/abs/"
 
 
 def model_card(
-    record: dict, title: str, paper: str, base_model: str | None, library: str, needs_import: bool
+    record: dict, title: str, link: str, base_model: str | None, library: str, needs_import: bool
 ) -> ModelCard:
-    """The card of a finished run; `paper` is the method's arXiv id, `base_model` the Hub id that was fine-tuned."""
+    """The card of a finished run; `link` is the address of the method's paper, `base_model` what was fine-tuned."""
     method, data, final = record["method"], record["data"], record["final"]
     eval_split = data["eval_split"]
     name = record["model"]["name"]
@@ -24,7 +23,7 @@ def model_card(
         "model_name": name,
         "parameters": f"{record['model']['parameters']:,}",
         "method_title": title,
-        "method_link": ARXIV + paper if paper else "#training",
+        "method_link": link or "#training",
         "method_name": method["name"],
         "method_args": json.dumps(method["args"], indent=2),
         "data_name": data_name(data["path"]),

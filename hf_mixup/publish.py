@@ -5,16 +5,15 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
-from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from . import networks, record
 from .cards import model_card
-from .methods import Method, load, method_class
+from .methods import Method, load
 from .models import save_published
 from .net import Net
-from .saving import save_extra
+from .saving import METHOD, load_method, save_extra
 
 TRIES, WAIT = 4, 2.0  # seconds, doubled each time
 LEFT_OUT = ["checkpoint-*", "checkpoint-*/**", ".saving/**", ".run.json", "runs/**"]
@@ -38,14 +37,14 @@ def export(folder: Path, trainer, processor: BaseImageProcessor, config, run: di
 
 def write_card(folder: Path, config, run: dict, model: PreTrainedModel) -> None:
     """README.md of a finished run."""
-    cls = method_class(run["method"]["name"])
+    method = load(run["method"]["name"], **run["method"]["args"])
     timm_model = hasattr(model, "timm_model")
     base = config.model if "/" in config.model and not Path(config.model).exists() else None
     if config.pretrained and timm_model and base is None:
         base = f"timm/{config.model}"
     library = "timm" if timm_model else "transformers"
     ours = getattr(model.config, "architecture", None) in networks.__all__
-    card = model_card(run, cls.title or run["method"]["name"], cls.paper, base, library, ours)
+    card = model_card(run, method.title, method.link, base, library, ours)
     card.save(folder / "README.md")
 
 
@@ -100,7 +99,7 @@ def load_pretrained(
     if run is None:
         return model, processor, None
     method = load(run["method"]["name"], **run["method"]["args"])
-    if (folder / "method.safetensors").is_file():
+    if (folder / METHOD).is_file():
         method.build(Net(model))
-        method.load_state_dict(load_file(folder / "method.safetensors"))
+        load_method(folder, method)
     return model, processor, method

@@ -16,6 +16,7 @@ from .optimization import Averaged
 from .step import MixupStep
 
 ASIDE = ".saving"
+METHOD = "method.safetensors"
 
 
 class SaveError(OSError):
@@ -39,6 +40,7 @@ def save_checkpoint_whole(trainer, save: Callable[[], None], trial=None) -> None
     trainer._saving_in = str(aside)
     try:
         save()
+        save_private(aside / name, trainer.step, args.process_index)
         _name_best(state, run, name)
         trainer.accelerator.wait_for_everyone()
         if args.should_save:
@@ -93,7 +95,7 @@ def save_network(model: nn.Module, folder: Path, as_checkpoint: bool) -> None:
 
 def save_extra(folder: Path, step: MixupStep, averaged: Averaged | None) -> None:
     """Write what method, task and averaging keep: `method.safetensors` and so on, each only if there is something."""
-    weights = {"method.safetensors": step.method.state_dict()}
+    weights = {METHOD: split_state(step.method)[0]}
     if isinstance(step.task, nn.Module):
         weights["task.safetensors"] = step.task.state_dict()
     if averaged is not None:
@@ -103,16 +105,40 @@ def save_extra(folder: Path, step: MixupStep, averaged: Averaged | None) -> None
             save_file(_copies(state), folder / name)
 
 
+def split_state(method: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """What of a method's state may be published, and what is of training images and of this process alone."""
+    parts = method.named_modules()
+    private = {f"{name}.{key}".lstrip(".") for name, part in parts for key in getattr(part, "private", ())}
+    state = method.state_dict()
+    return {k: v for k, v in state.items() if k not in private}, {k: v for k, v in state.items() if k in private}
+
+
+def save_private(folder: Path, step: MixupStep, rank: int) -> None:
+    """Write what this process's method keeps of its own, if it does."""
+    if private := split_state(step.method)[1]:
+        save_file(_copies(private), folder / f"method-rank{rank}.safetensors")
+
+
+def load_method(folder: Path, method: nn.Module, rank: int | None = None) -> None:
+    """Read a method's state back; of a checkpoint also what the process `rank` kept of its own."""
+    public, private = split_state(method)
+    state = _read(folder / METHOD) if public else {}
+    if private and rank is not None:
+        private = _read(folder / f"method-rank{rank}.safetensors")
+    method.load_state_dict(state | private)
+
+
 def _copies(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Safetensors refuses tensors that share memory."""
     return {key: value.detach().clone().contiguous() for key, value in state.items()}
 
 
-def load_extra(folder: Path, step: MixupStep, averaged: Averaged | None) -> None:
-    """Read back what `save_extra` wrote."""
-    for module, name in ((step.method, "method.safetensors"), (step.task, "task.safetensors")):
-        if isinstance(module, nn.Module) and module.state_dict():
-            module.load_state_dict(_read(folder / name))
+def load_extra(folder: Path, step: MixupStep, averaged: Averaged | None, rank: int = 0) -> None:
+    """Read back what `save_extra` and `save_private` wrote."""
+    if step.method.state_dict():
+        load_method(folder, step.method, rank)
+    if isinstance(step.task, nn.Module) and step.task.state_dict():
+        step.task.load_state_dict(_read(folder / "task.safetensors"))
     if averaged is not None:
         averaged.restore(_read(folder / averaged.beside()[0]))
 

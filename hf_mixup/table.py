@@ -13,7 +13,7 @@ def method_table() -> str:
 
 
 def _row(name: str, method: Method) -> str:
-    link = f"[{method.title}](https://arxiv.org/abs/{method.paper})" if method.paper else method.title
+    link = f"[{method.title}]({method.link})" if method.link else method.title
     alpha = method.alpha if "alpha" in {field.name for field in fields(method)} else None
     return f"| `{name}` | {link} | {method.group} | {needs(method)} | {'' if alpha is None else f'{alpha:g}'} |"
 

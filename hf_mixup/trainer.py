@@ -82,6 +82,7 @@ class MixupTrainer(Trainer):
             net.compile_model(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         memory_format = torch.channels_last if getattr(args, "channels_last", False) else torch.contiguous_format
         self.model.to(memory_format=memory_format)
+        _tell_pixels(self.method, self.processing_class)
         self.method.build(net)
         self.method.to(args.device)
         if getattr(args, "ema_decay", None):
@@ -184,7 +185,7 @@ class MixupTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_extra(Path(resume_from_checkpoint), self.step, self.averaged)
+        load_extra(Path(resume_from_checkpoint), self.step, self.averaged, self.args.process_index)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
@@ -214,9 +215,22 @@ def _arguments(args, kind: str, given) -> dict:
 
 def _preparation(args, processor) -> tuple:
     """`augment` and `normalise` for uint8 batches; None without a preprocessor to say mean and deviation."""
-    config = getattr(processor, "data_config", None) or vars(processor or object)
-    mean, std = (config.get(name, config.get(f"image_{name}")) for name in ("mean", "std"))
+    mean, std = _statistics(processor)
     if mean is None or std is None:
         return None, None
     chosen = {name: getattr(args, name) for name in AUGMENTATIONS if hasattr(args, name)}
     return partial(augment, mean=mean, std=std, **chosen), partial(normalise, mean=mean, std=std)
+
+
+def _statistics(processor) -> tuple:
+    """Mean and deviation of each channel that a preprocessor normalises with; None where it does not say."""
+    config = getattr(processor, "data_config", None) or vars(processor or object)
+    return tuple(config.get(name, config.get(f"image_{name}")) for name in ("mean", "std"))
+
+
+def _tell_pixels(method: Method, processor) -> None:
+    """Methods that need real pixels, and were not told how they are normalised, take the preprocessor's word."""
+    for part in method.modules():
+        for name, values in zip(("mean", "std"), _statistics(processor)):
+            if getattr(part, name, values) is None:
+                setattr(part, name, values)

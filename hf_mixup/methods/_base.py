@@ -15,11 +15,12 @@ from ..ops.sampling import PAIRINGS, beta, partners
 class Method(nn.Module):
     """Fields are hyperparameters. Override `mix_batch` if the method mixes pixels, `forward` if it does more."""
 
-    paper: ClassVar[str] = ""  # arXiv id
+    paper: ClassVar[str] = ""  # arXiv id, or an address where there is none
     title: ClassVar[str] = ""  # its name in print
     group: ClassVar[str] = "static"  # static | policy | hidden | saliency | attention | learned | loss
     pairings: ClassVar[tuple[str, ...]] = PAIRINGS  # those the method can use
     free_weights: ClassVar[bool] = False  # rows of `weight` need not sum to one
+    private: ClassVar[tuple[str, ...]] = ()  # buffers of training images: kept a process, never published
     needs_net = False  # `mix` asks the network: a collator cannot run it
     needs_forward = False  # more than `mix`: a collator would run a part of it
 
@@ -50,6 +51,11 @@ class Method(nn.Module):
         """Every field and its value, methods inside as `{"name": ..., ...}`: what `load` takes."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {key: _plain(value) for key, value in values.items()}
+
+    @property
+    def link(self) -> str:
+        """The address of the paper, empty where there is none."""
+        return self.paper if not self.paper or "/" in self.paper else f"https://arxiv.org/abs/{self.paper}"
 
     @property
     def name(self) -> str:

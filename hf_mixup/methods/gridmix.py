@@ -72,7 +72,7 @@ class GridMix(Method):
     `crop_area` (share of the image), `crop_aspect` and `hole_aspect` (height over width), drawn uniformly.
     """
 
-    paper = "2209.04851"  # the benchmark's: the method has no paper of its own
+    paper = "https://github.com/IlyaDobrynin/GridMixup"  # the method has no paper of its own
     title = "GridMix"
     alpha: float = 1.0
     holes: tuple[int, int] = (2, 6)

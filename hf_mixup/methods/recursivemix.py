@@ -46,6 +46,7 @@ class RecursiveMix(Method):
     paper = "2203.06844"
     title = "RecursiveMix"
     pairings = ("previous",)
+    private = HISTORY
     needs_forward = True
     max_area: float = 0.5
     omega: float = 0.5

@@ -28,7 +28,7 @@ def smoothmix(x: Tensor, partner: Tensor, centre: Tensor, sigma: Tensor) -> tupl
 class SmoothMix(Method):
     """`sigma`: lowest and highest standard deviation of the bell, in units of the image's shorter side."""
 
-    paper = "2209.04851"  # the benchmark that measures it: a workshop paper without an arXiv number
+    paper = "https://openaccess.thecvf.com/CVPR2020_workshops/CVPR2020_w45"  # it has no arXiv number
     title = "SmoothMix"
     sigma: tuple[float, float] = (0.25, 0.5)
 
