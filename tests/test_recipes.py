@@ -28,7 +28,7 @@ ACCELERATE = sorted((RECIPES / "accelerate").glob("*.yaml"))
 FILES = [path for path in sorted(RECIPES.rglob("*.yaml")) if path not in ACCELERATE and path.parent != RECIPES]
 BASES = [path for path in FILES if path.name == "base.yaml"]
 RUN = [path for path in FILES if path not in BASES]
-README = (RECIPES / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[1] / "recipes" / "README.md").read_text(encoding="utf-8")
 
 LINES, BASE_LINES, WIDTH = 12, 40, 120
 CLASSES, BATCH = 10, 4
@@ -52,10 +52,10 @@ def relative(path: Path) -> str:
 @cache  # reading YAML is most of the time these tests take
 def said(path: Path) -> tuple[list[Path], dict]:
     """The bases that the file itself names, and the rest of what it says."""
-    values = load_yaml(path.read_text(encoding="utf-8"), str(path))
-    named = values.pop("base", [])
+    own = load_yaml(path.read_text(encoding="utf-8"), str(path))
+    named = own.pop("base", [])
     named = [named] if isinstance(named, str) else named
-    return [(path.parent / name).resolve() for name in named], {k: convert(FIELDS[k], v) for k, v in values.items()}
+    return [(path.parent / name).resolve() for name in named], {k: convert(FIELDS[k], v) for k, v in own.items()}
 
 
 @cache
@@ -63,13 +63,19 @@ def inherited(path: Path) -> dict:
     """What the file's bases say."""
     merged = {}
     for base in said(path)[0]:
-        merged = merge(merged, merge(inherited(base), said(base)[1], FIELDS), FIELDS)
+        merged = merge(merged, values(base), FIELDS)
     return merged
 
 
 @cache
+def values(path: Path) -> dict:
+    """What the file and its bases say."""
+    return merge(inherited(path), said(path)[1], FIELDS)
+
+
+@cache
 def configured(path: Path) -> MixupConfig:
-    return MixupConfig(**merge(inherited(path), said(path)[1], FIELDS), output_dir="outputs", use_cpu=True)
+    return MixupConfig(**values(path), output_dir="outputs", use_cpu=True)
 
 
 def methods_in(value) -> set[str]:
@@ -98,17 +104,22 @@ def network(model: str, args: str, size: int):
 
 
 def distinct(key) -> list:
-    """Recipes, the first one for each value of `key(config)`."""
+    """Recipes, the first one for each value of `key(values)`."""
     seen = {}
     for path in RUN:
-        seen.setdefault(key(configured(path)), path)
+        seen.setdefault(key(values(path)), path)
     return [pytest.param(path, id=relative(path)) for path in seen.values()]
 
 
-def same_step(config: MixupConfig) -> str:
-    """What a step of a method depends on, as far as a small network can show it."""
-    arguments = {key: value for key, value in config.method_args.items() if key != "alpha"}
-    return json.dumps([config.method, arguments, kind(config.model), config.image_size, config.loss])
+def same_step(given: dict) -> str:
+    """What a step of a method depends on, but for numbers."""
+    arguments = {key: value for key, value in given.get("method_args", {}).items() if not isinstance(value, float)}
+    return json.dumps([given["method"], arguments, kind(given["model"]), given["image_size"], given.get("loss")])
+
+
+def same_look(given: dict) -> str:
+    """What a training image depends on before it is in a batch."""
+    return json.dumps([given.get(key) for key in ("image_size", "random_resized_crop", "interpolation", "randaugment")])
 
 
 # Files
@@ -123,8 +134,9 @@ def test_a_recipe_is_short_and_opens_with_a_comment(path):
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
 def test_a_recipe_is_its_difference_from_base(path):
-    before = inherited(path)
-    assert [key for key, value in said(path)[1].items() if key in before and before[key] == value] == []
+    before, own = inherited(path), said(path)[1]
+    without = {key: {other: own[other] for other in own if other != key} for key in own}
+    assert [key for key in own if merge(before, without[key], FIELDS) == merge(before, own, FIELDS)] == []
 
 
 @pytest.mark.parametrize("path", RUN, ids=relative)
@@ -134,8 +146,8 @@ def test_a_recipe_is_parsed(path):
 
 
 def test_no_base_names_a_method_and_every_other_recipe_does():
-    assert [relative(path) for path in BASES if "method" in inherited(path) | said(path)[1]] == []
-    assert [relative(path) for path in RUN if "method" not in inherited(path) | said(path)[1]] == []
+    assert [relative(path) for path in BASES if "method" in values(path)] == []
+    assert [relative(path) for path in RUN if "method" not in values(path)] == []
 
 
 def test_every_base_is_the_base_of_a_recipe():
@@ -180,11 +192,7 @@ def test_the_method_takes_its_arguments(path):
     assert teacher is None or timm.is_model_pretrained(teacher)
 
 
-def look(config: MixupConfig) -> str:
-    return json.dumps([config.image_size, config.random_resized_crop, config.interpolation, config.randaugment])
-
-
-@pytest.mark.parametrize("path", distinct(look))
+@pytest.mark.parametrize("path", distinct(same_look))
 def test_images_come_out_in_the_size_asked_for(path):
     config = configured(path)
     _, processor = build_small(config)
@@ -261,6 +269,12 @@ def test_a_step_on_a_small_network_moves_it(path, tmp_path, teacher):
 def test_the_readme_names_every_folder():
     folders = {relative(path.parent) for path in [*FILES, *ACCELERATE]}
     assert [folder for folder in sorted(folders) if f"`{folder}`" not in README] == []
+
+
+def test_the_other_networks_that_are_named_exist():
+    told = "\n".join([README, *(path.read_text(encoding="utf-8") for path in BASES)])
+    named = re.findall(r"--model ([\w.]*\w)", told) + re.findall(r"`((?:resne|resnext|efficientnet)\w*[\w.]*)`", README)
+    assert len(named) > 20 and [name for name in named if not timm.is_model(name)] == []
 
 
 def test_the_commands_of_the_readme_are_accepted():
