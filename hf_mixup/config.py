@@ -160,13 +160,21 @@ def parse(argv: list[str]) -> MixupConfig:
     path = find(argv[0])
     settable = {name: item for name, item in FIELDS.items() if name != "recipe"}
     values = merge(read(path, settable), words(argv[1:], settable), settable)
-    values["output_dir"] = values.get("output_dir") or f"outputs/{path.stem}"
+    values["output_dir"] = values.get("output_dir") or f"outputs/{_place(path)}"
     try:
         return MixupConfig(**values, recipe=path.name if Path(argv[0]).is_absolute() else argv[0])
     except ConfigError:
         raise
     except (ValueError, TypeError, OSError, ImportError) as error:  # what TrainingArguments refuses
         raise ConfigError(f"{argv[0]}: {' '.join(str(error).split())}") from error
+
+
+def _place(path: Path) -> Path:
+    """Where a recipe stands below recipes/, without its ending: cifar10/mixup; of one elsewhere its name."""
+    parts = path.resolve().with_suffix("").parts
+    if "recipes" not in parts[:-1]:
+        return Path(path.stem)
+    return Path(*parts[len(parts) - parts[::-1].index("recipes") :])
 
 
 def help_text() -> str:

@@ -179,6 +179,7 @@ def train_images(config: MixupConfig, data: Data, processor) -> Images | Stream:
         scale=config.random_resized_crop,
         interpolation=config.interpolation or "bilinear",
         randaugment=config.randaugment,
+        **({} if config.mean is None else {"mean": tuple(config.mean)}),
     )
     shared = {"transform": transform, "skip_corrupt": config.skip_corrupt}
     shared["prepare"] = None if transform else prepare(processor)

@@ -88,7 +88,7 @@ def test_an_fmix_mask_is_binary_and_has_the_share_that_was_drawn(size, rows, ima
 
 @pytest.mark.parametrize("lam, ones", [(0.0, 0), (0.5, 32), (1.0, 64)])
 def test_fmix_counts_pixels(lam, ones, images, rng):
-    """methods.md section 11: 8x8 pixels."""
+    """Worked by hand: 8x8 pixels."""
     noise = torch.randn(4, *spectrum_size((8, 8), 3.0), generator=rng)
     mask = fmix(images(4, (8, 8)), same(lam), ROLL, noise)[1].mask
     assert (mask.sum((1, 2, 3)) == ones).all()
@@ -253,7 +253,7 @@ def test_smoothmix_gives_the_public_codes_bell():
     "centre, sigma, mean", [((15.5, 15.5), 8, 0.35788), ((15.5, 15.5), 16, 0.73226), ((-0.5, -0.5), 8, 0.09816)]
 )
 def test_smoothmix_gives_the_worked_shares(centre, sigma, mean, images):
-    """methods.md section 11, at 32 px."""
+    """Worked by hand, at 32 px."""
     lam = smoothmix(images(4, (32, 32)), ROLL, torch.tensor([centre]), torch.tensor([float(sigma)]))[1].lam
     torch.testing.assert_close(1 - lam, same(mean), atol=5e-6, rtol=0)
 
