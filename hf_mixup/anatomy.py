@@ -3,7 +3,7 @@ transformers' models."""
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class Anatomy:
     prefix_tokens: int  # class and distillation tokens before the patches
     channels_last: bool  # maps are (B, H, W, C)
     image_size: tuple[int, int] | None
+    attentions: tuple[nn.Module, ...] = ()  # those of all blocks, in order
 
 
 def anatomy(model: nn.Module) -> Anatomy:
@@ -58,14 +59,15 @@ def _timm(model: nn.Module) -> Anatomy:
     entries = [entry["module"] for entry in getattr(model, "feature_info", None) or []]
     entries = [name for name in entries if not name.split(".")[-1].startswith(STEMS)]
     layers = tuple(Layer(name, model.get_submodule(name)) for name in entries if _has(model, name))
-    block, attention = _last_attention(model, "attn", "attn_drop")
+    block, attentions = _attentions(model, "attn", "attn_drop")
     config = getattr(model, "pretrained_cfg", None) or {}
     size = getattr(getattr(model, "patch_embed", None), "img_size", None) or config.get("input_size", (0,))[1:]
     return Anatomy(
         name=config.get("architecture") or type(model).__name__,
         layers=layers,
         classifier=_last_linear(model.get_classifier()),
-        attention=attention,
+        attention=attentions[-1] if attentions else None,
+        attentions=attentions,
         block=block,
         prefix_tokens=getattr(model, "num_prefix_tokens", 0) or 0,
         channels_last=getattr(model, "output_fmt", None) == "NHWC",
@@ -75,13 +77,14 @@ def _timm(model: nn.Module) -> Anatomy:
 
 def _transformers(model: nn.Module, kind: str) -> Anatomy:
     stages = model.get_submodule(STAGES[kind])
-    block, attention = _last_attention(model, "attention", "q_proj")
+    block, attentions = _attentions(model, "attention", "q_proj")
     size = getattr(model.config, "image_size", None)
     return Anatomy(
         name=type(model).__name__,
         layers=tuple(Layer(f"{STAGES[kind]}.{i}", _last_block(stage)) for i, stage in enumerate(stages)),
         classifier=_last_linear(model.classifier),
-        attention=attention,
+        attention=attentions[-1] if attentions else None,
+        attentions=attentions,
         block=block,
         prefix_tokens=PREFIX_TOKENS.get(kind, 0),
         channels_last=False,
@@ -104,10 +107,10 @@ def _last_linear(module: nn.Module | tuple) -> nn.Linear | None:
     return linear[-1] if linear else None
 
 
-def _last_attention(model: nn.Module, name: str, part: str) -> tuple[nn.Module | None, nn.Module | None]:
-    """The last block that has an attention called `name`, told by its `part`, and that attention."""
+def _attentions(model: nn.Module, name: str, part: str) -> tuple[nn.Module | None, tuple[nn.Module, ...]]:
+    """The last block that has an attention called `name`, told by its `part`, and the attentions of all such blocks."""
     found = [module for module in model.modules() if hasattr(getattr(module, name, None), part)]
-    return (found[-1], getattr(found[-1], name)) if found else (None, None)
+    return (found[-1] if found else None), tuple(getattr(block, name) for block in found)
 
 
 def as_map(hidden, parts: Anatomy, image: tuple[int, int]) -> Tensor:
@@ -127,15 +130,25 @@ def patch_grid(count: int, image: tuple[int, int]) -> tuple[int, int]:
 
 
 @contextmanager
-def watching_attention(parts: Anatomy) -> Iterator[list[Tensor]]:
-    """A list that each forward pass inside adds the last block's attention to, (B or windows, heads, T, T)."""
+def watching_attention(parts: Anatomy, every: bool = False) -> Iterator[list[Tensor]]:
+    """A list that each forward pass inside adds the last block's attention to, (B or windows, heads, T, T).
+
+    `every`: the attention of all blocks, in order.
+    """
     seen: list[Tensor] = []
-    module = parts.attention
+    with ExitStack() as stack:
+        for module in parts.attentions if every else (parts.attention,):
+            stack.enter_context(_watching(module, seen))
+        yield seen
+
+
+@contextmanager
+def _watching(module: nn.Module, seen: list[Tensor]) -> Iterator[None]:
     if hasattr(module, "attn_drop"):  # timm: fused attention gives no weights
         fused, module.fused_attn = module.fused_attn, False
         handle = module.attn_drop.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         try:
-            yield seen
+            yield
         finally:
             handle.remove()
             module.fused_attn = fused
@@ -144,7 +157,7 @@ def watching_attention(parts: Anatomy) -> Iterator[list[Tensor]]:
         module.config._attn_implementation = "eager"
         handle = module.register_forward_hook(lambda _, args, output: seen.append(output[1]))
         try:
-            yield seen
+            yield
         finally:
             handle.remove()
             module.config = config

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .anatomy import Layer, anatomy, as_map, attention_map, watching_attention
+from .ops.flags import evaluating, frozen
 from .ops.losses import smooth, soft_cross_entropy
+from .teachers import teacher
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -97,7 +99,7 @@ class Net(nn.Module):
         weight = next(self.model.parameters())
         channels = next(m.in_channels for m in self.model.modules() if isinstance(m, nn.Conv2d))
         maps = {}
-        with torch.no_grad(), _evaluating(self.model), self._catching(self.parts.layers, maps):
+        with torch.no_grad(), evaluating(self.model), self._catching(self.parts.layers, maps):
             self(torch.zeros(1, channels, *size, device=weight.device, dtype=weight.dtype))
         shapes = [(layer.name, self._map(maps, layer, size).shape) for layer in self.parts.layers]
         return [LayerInfo(name, shape[1], round(size[0] / shape[2])) for name, shape in shapes]
@@ -132,13 +134,21 @@ class Net(nn.Module):
         Nothing is left behind: no parameter gradient is computed, no buffer moves, and flags are put back.
         """
         x = x.detach().requires_grad_()
-        with torch.enable_grad(), _evaluating(self.model), _frozen(self.model):
+        with torch.enable_grad(), evaluating(self.model), frozen(self.model):
             [gradient] = torch.autograd.grad(self.loss(self(x), y, "none").sum(), x)
         return gradient.float().square().sum(1).sqrt()
 
+    def class_map(self, x: Tensor, y: Tensor) -> Tensor:
+        """(B, h, w) class activation of the last map for `y` (B, K), less the bias (1512.04150); eval, no gradient."""
+        if y.shape[1:] != (self.num_classes,):
+            raise ValueError(f"Targets of shape {tuple(y.shape)}: give a row of {self.num_classes} for each image.")
+        with torch.no_grad(), evaluating(self.model):
+            maps = self.features(x).relu()
+        return torch.einsum("bchw,bc->bhw", maps, y.float() @ self.classifier.weight.detach().float())
+
     def attention(self, x: Tensor) -> Tensor:
         """(B, h, w) how much the class token of the last block looks at each patch, summing to one; no gradient."""
-        with torch.no_grad(), _evaluating(self.model), self.watching() as look:
+        with torch.no_grad(), evaluating(self.model), self.watching() as look:
             self(x)
             return look()
 
@@ -153,6 +163,15 @@ class Net(nn.Module):
                 yield lambda: attention_map(seen[-1].detach(), self.parts, sizes[-1][0], tuple(sizes[-1][-2:]))
         finally:
             handle.remove()
+
+    @contextmanager
+    def watching_blocks(self, for_method: str = "this method") -> Iterator[Callable[[], list[Tensor]]]:
+        """A function that gives the attention of each block in the last pass made inside, (B, heads, T, T)."""
+        parts = self.parts
+        plain = parts.prefix_tokens and parts.attentions and len(parts.attentions) == len(parts.layers)
+        self._need(plain, "a class token and attention in every block", "a ViT or DeiT", for_method)
+        with watching_attention(parts, every=True) as seen:
+            yield lambda: [attention.detach() for attention in seen[-len(parts.attentions) :]]
 
     @contextmanager
     def editing(self, layer: int | str, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
@@ -174,6 +193,10 @@ class Net(nn.Module):
         net = Net(model, self.row_loss, self.label_smoothing)
         net.precision = self.precision
         return net
+
+    def teacher(self, name: str, pretrained: bool = True) -> "Net":
+        """The frozen network `name`: a timm name, a folder or a Hub id; `pretrained` is for the first."""
+        return self.using(teacher(name, pretrained).to(next(self.parameters()).device)).requires_grad_(False).eval()
 
     def copy(self) -> "Net":
         """A copy for a momentum encoder: parameters and buffers of now, no gradient."""
@@ -222,28 +245,3 @@ class Net(nn.Module):
 
 
 SUPPORTED = "a timm network with `feature_info`, or transformers' ResNet, ConvNeXt, ViT, DeiT or Swin"
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's own flag afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter takes part in gradients inside; those that did do again afterwards."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)

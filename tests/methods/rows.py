@@ -30,6 +30,10 @@ ROWS = {
         "loss_call": 0,
     },
     "alignmix": {"mask": False, "identity": {"alpha": 0.0}, "args": {"aligned_prob": 1.0}},
+    "attentivemix": {
+        "args": {"teacher": "test_resnet", "teacher_pretrained": False, "teacher_size": 112, "top_k": None},
+        "identity": {"alpha": 0.0},
+    },
     "automix": {
         "keeps_drawn_lam": True,
         "plain_loss": False,
@@ -47,8 +51,10 @@ ROWS = {
     "fmix": {"identity": {"alpha": 0.0}, "meta": False},
     "gmix": {"identity": {"alpha": 0.0}},
     "gridmix": {"identity": {"alpha": 0.0}},
+    "guidedmixup": {"args": {"prob": 1.0}, "shared_lam": False, "rolls": False},  # the first pair is a draw
     "hmix": {"identity": {"alpha": 0.0}},
     "manifoldmix": {"mask": False, "identity": {"alpha": 0.0}},
+    "mixpro": {"nets": ("vit",), "identity": {"alpha": 0.0}, "rolls": False},  # each row draws its cells
     "mixup": {"mask": False, "identity": {"alpha": 0.0}},
     "noisymix": {
         "mask": False,
@@ -84,13 +90,36 @@ ROWS = {
         "identity": {"alpha": 0.0},
         "loss_call": 0,
     },
+    "smmix": {
+        "nets": ("vit",),
+        "geometric": True,  # a window moves
+        "rolls": False,  # pairs are those of the flipped batch
+        "gradient": "method",
+        "loss_call": 0,
+        "sizes": ((12, 20), (20, 8)),
+    },
     "smoothmix": {},
+    "snapmix": {
+        "nets": ("cnn",),
+        "identity": {"alpha": 0.0},
+        "geometric": True,
+        "keeps_drawn_lam": True,  # weights are shares of meaning, not of pixels
+        "shared_lam": False,
+    },
     "sumix": {
         "gradient": "method",
         "plain_loss": False,  # the uncertainty's loss stays
         "identity": {"base": {"name": "cutmix", "alpha": 0.0}},
         "loss_call": 0,
     },
+    "tokenmix": {
+        "nets": ("vit",),
+        "sizes": ((12, 20), (20, 8)),
+        "keeps_drawn_lam": True,  # weights are shares of attention
+        "shared_lam": False,
+        "identity": {"ratio": 0.0},
+    },
+    "tlalign": {"nets": ("vit",), "identity": {"alpha": 0.0}},
     "transmix": {"nets": ("vit",), "identity": {"base": {"name": "cutmix", "alpha": 0.0}}},
 }
 

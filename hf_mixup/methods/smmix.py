@@ -1,0 +1,152 @@
+"""SMMix: the window a network looks at most over the one it looks at least (Chen et al., 2023, section 3).
+
+As the authors', but for this: the extra head reads the tokens of the last block, normalised without weights of their
+own (a linear head makes up for those); a row that is spared has the plain loss alone.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..mix import Mix
+from ..ops.sampling import integers, partners
+from ._base import Method
+
+
+def smmix(x: Tensor, attention: Tensor, partner: Tensor, side: Tensor) -> tuple[Tensor, Mix]:
+    """Each image with its least attended window replaced by its partner's most attended one; lam is the share kept.
+
+    `x` (B, C, H, W), `attention` (B, h, w) of its patches, `partner` (B,), `side` (B or 1,) of the windows in patches,
+    1 to the shorter side of the grid. Pixels are moved by whole patches, never resized.
+    """
+    partner, side = (draw.to(x.device, non_blocking=True) for draw in (partner, side.expand(len(x))))
+    to = windows(attention, side, largest=False)
+    source = windows(attention, side, largest=True).index_select(0, partner)
+    inside, places = [], []
+    for axis, (pixels, cells) in enumerate(zip(x.shape[-2:], attention.shape[-2:])):
+        pixel = torch.arange(pixels, device=x.device)
+        cell, low = pixel * cells // pixels, to[:, axis, None]
+        inside.append((cell >= low) & (cell < low + side[:, None]))
+        moved = (source[:, axis, None] - low) * pixels // cells
+        places.append((pixel + moved).clamp(0, pixels - 1))
+    mask = 1 - (inside[0][:, None, :, None] & inside[1][:, None, None, :]).float()
+    # one index a row and a column: (B, H, W, C) without an index for each pixel
+    pasted = x[partner[:, None, None], :, places[0][:, :, None], places[1][:, None, :]].permute(0, 3, 1, 2)
+    return torch.where(mask == 1, x, pasted), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
+
+
+def windows(attention: Tensor, side: Tensor, largest: bool) -> Tensor:
+    """(B, 2) first row and column of the window with the largest, or smallest, sum; the first of equal ones.
+
+    `attention` (B, h, w), `side` (B,) of each row's square window.
+    """
+    height, width = attention.shape[-2:]
+    # sums over any window are differences of sums from the corner; wide, so that little is lost in them
+    corner = F.pad(attention.double(), (1, 0, 1, 0)).cumsum(1).cumsum(2).flatten(1)
+    low = torch.arange(height * width, device=attention.device)
+    top, left = low // width, low % width
+    bottom, right = top + side[:, None], left + side[:, None]
+    outside = (bottom > height) | (right > width)
+
+    def at(row, column):
+        return corner.gather(1, (row.clamp(max=height) * (width + 1) + column.clamp(max=width)).expand(len(side), -1))
+
+    total = at(bottom, right) - at(top, right) - at(bottom, left) + at(top, left)
+    best = (total if largest else -total).float().masked_fill(outside, -math.inf).argmax(1)
+    return torch.stack([best // width, best % width], 1)
+
+
+@contextmanager
+def overhearing(net) -> Iterator[list[Tensor]]:
+    """A list that the logits of each pass of `net` made inside are added to."""
+    heard: list[Tensor] = []
+    handle = net.register_forward_hook(lambda _, args, logits: heard.append(logits))
+    try:
+        yield heard
+    finally:
+        handle.remove()
+
+
+@dataclass(eq=False)
+class SMMix(Method):
+    """`low`, `high`: the windows' side is drawn between these shares of the patch grid's shorter side.
+
+    `fine`: weight of the losses of the own and of the pasted tokens, read by a linear head of the method's own.
+    `consistency`: weight of the divergence of the mixed image's prediction from the clean images'. Both 0 is the plain
+    loss. The authors take turns with Mixup (alpha 0.8): a `choice`.
+    """
+
+    paper = "2212.12977"
+    title = "SMMix"
+    group = "attention"
+    needs_net = True
+    needs_forward = True
+    pairing: str = "flip"
+    low: float = 0.25
+    high: float = 0.75
+    fine: float = 0.5
+    consistency: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.head = None  # until `build`
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError(f"SMMix's low is {self.low!r} and high {self.high!r}: give shares, 0 to 1, in this order.")
+        for key in ("fine", "consistency"):
+            if not (math.isfinite(getattr(self, key)) and getattr(self, key) >= 0):
+                raise ValueError(f"SMMix's {key} is {getattr(self, key)!r}: give a finite number, 0 or above.")
+
+    def build(self, net):
+        with net.watching(for_method="smmix"):
+            pass
+        if self.fine:
+            channels = net.layers(for_method="smmix")[-1].channels
+            self.head = nn.Linear(channels, net.num_classes).to(net.classifier.weight.device)
+            nn.init.trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
+
+    def skips(self, x, rng):
+        return super().skips(x, self.common_rng or rng)  # common, as it decides whether the head runs
+
+    def mix_batch(self, net, x, y, rng):
+        attention = net.attention(x)
+        return smmix(x, attention, partners(len(x), self.pairing, rng), self.sides(x, attention.shape[-2:], rng))
+
+    def sides(self, x: Tensor, grid: tuple[int, int], rng: torch.Generator) -> Tensor:
+        """(B or 1,) sides of windows in patches, on the CPU."""
+        low, high = (max(1, int(share * min(grid))) for share in (self.low, self.high))
+        return low + integers(high - low + 1, self.draws(x), rng)
+
+    def forward(self, net, x, y, rng):
+        with overhearing(net) as clean:
+            mixed, mix = self.mix(net, x, y, rng)
+        if mix.mask is None:
+            return {"mix": net.loss(net(mixed), mix(y))}
+        if not self.fine:
+            return self.losses(net, net(mixed), clean, mix, y)
+        out = net.outputs(mixed)
+        losses = self.losses(net, out.logits, clean, mix, y)
+        return losses | {"fine": self.fine * self.fine_loss(net, out.tokens, mix, y)}
+
+    def losses(self, net, logits: Tensor, clean: list[Tensor], mix: Mix, y: Tensor) -> dict[str, Tensor]:
+        """The mixed batch's loss, and how far its `logits` (B, K) are from the mixed `clean` ones."""
+        losses = {"mix": net.loss(logits, mix(y))}
+        if self.consistency:
+            rows = F.kl_div(logits.log_softmax(1), mix(clean[0]).softmax(1), reduction="none").sum(1)
+            losses["consistency"] = self.consistency * (rows * (mix.lam < 1)).mean()
+        return losses
+
+    def fine_loss(self, net, tokens: Tensor, mix: Mix, y: Tensor) -> Tensor:
+        """Loss of the own tokens against the own label, plus that of the pasted ones; `tokens` (B, C, h, w)."""
+        shown = F.interpolate(mix.mask, size=tokens.shape[-2:], mode="nearest")
+        tokens = F.layer_norm(tokens.movedim(1, -1), tokens.shape[1:2]).movedim(-1, 1)
+        rows = 0
+        for k, share in enumerate((shown, 1 - shown)):
+            mean = (tokens * share).sum((2, 3)) / share.sum((2, 3)).clamp(min=1)
+            rows = rows + net.loss(self.head(mean), y.index_select(0, mix.index[:, k]), "none")
+        return (rows * (mix.lam < 1)).mean()

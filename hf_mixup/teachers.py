@@ -1,0 +1,21 @@
+"""Networks that are only looked at, by name."""
+
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+from transformers import AutoModelForImageClassification
+
+
+def teacher(name: str, pretrained: bool = True) -> nn.Module:
+    """The network of a timm name, or that of a folder or Hub id; its draws leave the global seed alone.
+
+    `pretrained`: whether a timm name has its published weights; the others always have theirs.
+    """
+    with torch.random.fork_rng(devices=[]):
+        if timm.is_model(name):
+            return timm.create_model(name, pretrained=pretrained)
+        if "/" in name or Path(name).is_dir():
+            return AutoModelForImageClassification.from_pretrained(name)
+    raise ValueError(f"Unknown teacher {name!r}. Give a timm name, or a folder or Hub id.")

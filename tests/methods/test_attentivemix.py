@@ -1,0 +1,82 @@
+"""AttentiveMix: a teacher's most active cells on the partner."""
+
+import pytest
+import torch
+
+from hf_mixup import load
+from hf_mixup.methods.attentivemix import attentivemix
+
+SMALL = {"teacher": "test_resnet", "teacher_pretrained": False, "teacher_size": 112}
+
+
+def test_six_of_49_cells_are_an_eighth(images, rng):
+    activity = torch.rand(3, 7, 7, generator=rng)
+    x, partner = images(3, (28, 28)), torch.tensor([1, 2, 0])
+    mixed, mix = attentivemix(x, activity, torch.tensor([6]), partner)
+    torch.testing.assert_close(mix.lam, torch.full((3,), 0.12245), atol=1e-5, rtol=0)
+    kept = mix.mask[:, 0, ::4, ::4].flatten(1)
+    for i in range(3):
+        assert sorted(kept[i].nonzero().flatten().tolist()) == sorted(activity[i].flatten().topk(6).indices.tolist())
+    assert torch.equal(mixed, torch.where(mix.mask == 1, x, x[partner]))
+
+
+def test_each_row_may_keep_a_number_of_its_own(images, rng):
+    _, mix = attentivemix(images(3), torch.rand(3, 4, 4, generator=rng), torch.tensor([1, 8, 16]), torch.arange(3))
+    assert mix.lam.tolist() == [1 / 16, 0.5, 1.0]
+
+
+def test_uneven_cells_count_by_their_pixels(images, rng):
+    _, mix = attentivemix(images(6, (32, 32)), torch.rand(6, 7, 7, generator=rng), torch.tensor([6]), torch.arange(6))
+    assert torch.equal(mix.lam, mix.mask.mean((1, 2, 3))) and len(mix.lam.unique()) > 1
+
+
+def built(make_net, **changes):
+    net = make_net("vit")
+    method = load("attentivemix", **changes)
+    method.build(net)
+    return method.train(), net
+
+
+def test_a_drawn_share_is_rounded_down_to_cells_but_keeps_one(make_net, images, one_hot, seeded):
+    method, net = built(make_net, **SMALL, top_k=None, per_image=True)
+    for seed in range(5):
+        _, mix = method.mix(net, images(), one_hot(), seeded(seed))
+        lam, _ = method.draw(images(), method.alpha, seeded(seed))
+        torch.testing.assert_close(mix.lam, (16 * lam).floor().clamp(min=1) / 16)
+
+
+def test_the_teacher_is_frozen_and_in_eval_mode(make_net, images, one_hot, rng):
+    method, net = built(make_net, **SMALL)
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    method(net, images(), one_hot(), rng)["mix"].backward()
+    assert not any(module.training for module in method.eye.modules()) and method.training
+    assert before and all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+    assert all(p.grad is None and not p.requires_grad for p in method.parameters())
+
+
+def test_without_a_teacher_the_network_as_it_was_looks(make_net, images, one_hot, rng):
+    method, net = built(make_net, teacher=None)
+    x, before = images(), method.activity(net, images())
+    with torch.no_grad():
+        for parameter in net.model.parameters():
+            parameter.zero_()
+    assert torch.equal(method.activity(net, x), before) and before.shape == (6, 4, 4)
+    assert method.mix(net, x, one_hot(), rng)[1].lam.tolist() == [6 / 16] * 6
+
+
+def test_building_leaves_the_global_seed_alone(make_net):
+    net, method = make_net("vit"), load("attentivemix", **SMALL)
+    before = torch.get_rng_state()
+    method.build(net)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_unknown_teacher_is_refused(make_net):
+    with pytest.raises(ValueError, match="resnet_of_mine"):
+        load("attentivemix", teacher="resnet_of_mine").build(make_net())
+
+
+@pytest.mark.parametrize("changes", [{"top_k": 0}, {"teacher_size": 0}])
+def test_impossible_numbers_are_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        load("attentivemix", **changes)

@@ -1,0 +1,125 @@
+"""GuidedMixup: pixels and partners by saliency."""
+
+import pytest
+import torch
+
+from hf_mixup import load
+from hf_mixup.methods.guidedmixup import blurred, evened, guidedmixup, one_cycle, spectral
+
+
+def saliency(rng, count=6):
+    return evened(torch.rand(count, 16, 16, generator=rng))
+
+
+def steps_of(partner):
+    """The rows in the order the circle visits them, from row 0 on."""
+    order = [0]
+    while int(partner[order[-1]]) != 0:
+        order.append(int(partner[order[-1]]))
+    return order
+
+
+def test_alike_saliency_shares_every_pixel_evenly(images, rng):
+    x = images(4)
+    same = saliency(rng, 1).expand(4, -1, -1)
+    mixed, mix = guidedmixup(x, same, torch.tensor([1, 2, 3, 0]))
+    assert (mix.mask == 0.5).all() and (mix.weight == 0.5).all()
+    torch.testing.assert_close(mixed, (x + x.roll(-1, 0)) / 2)
+
+
+def test_a_pixel_is_shared_as_saliency_is(images):
+    x, seen = images(2), torch.zeros(2, 16, 16)
+    seen[0, :, :8], seen[1, :, :8] = 3.0, 1.0
+    seen[1, :4, 8:] = 1.0
+    mixed, mix = guidedmixup(x, seen, torch.tensor([1, 0]))
+    assert (mix.mask[0, 0, :, :8] == 0.75).all() and (mix.mask[0, 0, :4, 8:] == 0).all()
+    assert (mix.mask[0, 0, 4:, 8:] == 0.5).all()  # neither is salient
+    assert mix.lam[0] == 0.75 / 2 + 0.5 * 0.75 / 2
+    torch.testing.assert_close(mixed[0, :, :4, 8:], x[1, :, :4, 8:], atol=0, rtol=0)
+
+
+def test_masks_of_a_pair_both_ways_sum_to_one(images, rng):
+    seen = saliency(rng)
+    there, back = torch.arange(6).roll(-2), torch.arange(6).roll(2)
+    mask, other = (guidedmixup(images(), seen, partner)[1].mask for partner in (there, back))
+    torch.testing.assert_close(mask + other.index_select(0, there), torch.ones(6, 1, 16, 16))
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 16])
+@pytest.mark.parametrize("turned", [False, True])
+def test_partners_form_one_circle(count, turned, rng):
+    for _ in range(5):
+        partner = one_cycle(saliency(rng, count), turned)
+        assert sorted(steps_of(partner)) == list(range(count))
+
+
+@pytest.mark.parametrize("turned, order", [(False, [0, 3, 1, 2]), (True, [3, 0, 2, 1])])
+def test_the_circle_goes_to_the_farthest_that_is_left(turned, order):
+    """On a line at 0, 2, 3 and 10: 0 and 10 are farthest apart; from 10 to 2, since 0 is taken, from 0 to 3."""
+    place = torch.tensor([0.0, 2.0, 3.0, 10.0])[:, None, None]
+    partner = one_cycle(place, turned)
+    expected = torch.empty(4, dtype=torch.long)
+    expected[torch.tensor(order)] = torch.tensor(order).roll(-1)
+    assert torch.equal(partner, expected)
+
+
+def test_images_that_look_alike_still_form_one_circle():
+    assert sorted(steps_of(one_cycle(torch.ones(5, 4, 4)))) == list(range(5))
+
+
+def test_greedy_partners_lie_farther_apart_than_neighbours(rng):
+    def length(seen, partner):
+        return (seen - seen[partner]).flatten(1).norm(dim=1).sum()
+
+    batches = [saliency(rng, 8) for _ in range(20)]
+    greedy = sum(length(seen, one_cycle(seen)) for seen in batches)
+    assert greedy > sum(length(seen, torch.arange(8).roll(-1)) for seen in batches)
+
+
+def test_saliency_is_evened_to_a_sum_of_one(rng):
+    seen = evened(torch.rand(3, 9, 15, generator=rng))
+    torch.testing.assert_close(seen.sum((1, 2)), torch.ones(3))
+    assert (evened(torch.zeros(2, 4, 4)) == 1 / 16).all()
+
+
+def test_the_blur_is_a_seven_pixel_gaussian_of_width_three():
+    point = torch.zeros(1, 15, 15)
+    point[0, 7, 7] = 1
+    got = blurred(point)[0]
+    assert (got[:4] == 0).all() and (got[4:11, 4:11] > 0).all()
+    torch.testing.assert_close(got[7, 10] / got[7, 7], torch.tensor(-0.5).exp())
+    torch.testing.assert_close(got.sum(), torch.tensor(1.0))
+
+
+def test_what_stands_out_is_salient(rng):
+    x = 0.2 * torch.rand(1, 3, 32, 32, generator=rng)
+    x[..., 20:24, 6:10] = 1
+    seen = evened(spectral(x))[0]
+    assert seen[16:28, 2:14].sum() > 2 * 12 * 12 / 32**2
+
+
+def test_large_images_get_a_map_of_their_size(images):
+    assert spectral(images(2, (140, 260))).shape == (2, 140, 260)
+
+
+@pytest.mark.parametrize("detector, prob", [("sr", 0.5), ("ap", 0.8)])
+def test_the_share_of_mixed_batches_is_the_authors(detector, prob):
+    method = load("guidedmixup", detector=detector)
+    assert method.prob == prob and method.needs_net is (detector == "ap")
+    assert load("guidedmixup", detector=detector, prob=0.3).prob == 0.3
+
+
+def test_the_gradient_can_be_the_detector(make_net, images, one_hot, rng):
+    net, x, y = make_net(), images(), one_hot()
+    mixed, mix = load("guidedmixup", detector="ap", prob=1.0).mix(net, x, y, rng)
+    seen = evened(net.saliency(x, y))
+    expected, _ = guidedmixup(x, seen, mix.partner)
+    torch.testing.assert_close(mixed, expected)
+    assert any(torch.equal(mix.partner, one_cycle(seen, turned)) for turned in (False, True))
+
+
+def test_an_unknown_detector_and_a_drawn_pairing_are_refused():
+    with pytest.raises(ValueError, match="detector 'fft'.*sr, ap"):
+        load("guidedmixup", detector="fft")
+    with pytest.raises(ValueError, match="pairing 'shift'.*greedy"):
+        load("guidedmixup", pairing="shift")

@@ -1,0 +1,135 @@
+"""SMMix: the partner's most attended window over the least attended one."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hf_mixup import load
+from hf_mixup.methods.smmix import smmix, windows
+from hf_mixup.ops.losses import soft_cross_entropy
+
+PATCH = 4
+
+
+def mixed_by_hand(count=6, grid=(5, 6), side=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    attention = torch.rand(count, *grid, generator=generator)
+    x = torch.rand(count, 3, grid[0] * PATCH, grid[1] * PATCH, generator=generator)
+    partner = torch.arange(count).flip(0)
+    return x, attention, partner, *smmix(x, attention, partner, torch.tensor([side]))
+
+
+def sums(attention, side):
+    """(B, rows, columns) sum of each window, by unfold."""
+    return attention.unfold(1, side, 1).unfold(2, side, 1).sum((3, 4))
+
+
+def test_seven_of_fourteen_patches_a_side_keep_three_quarters():
+    _, _, _, _, mix = mixed_by_hand(2, (14, 14), 7)
+    assert mix.lam.tolist() == [0.75, 0.75]
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5])
+def test_windows_are_those_of_least_and_largest_attention(side):
+    attention = torch.rand(8, 5, 6, generator=torch.Generator().manual_seed(1))
+    total = sums(attention, side)
+    for largest, place in ((True, total.flatten(1).argmax(1)), (False, total.flatten(1).argmin(1))):
+        found = windows(attention, torch.full((8,), side), largest)
+        assert torch.equal(found, torch.stack([place // total.shape[2], place % total.shape[2]], 1))
+
+
+def test_each_row_may_have_a_side_of_its_own():
+    attention = torch.rand(3, 5, 6, generator=torch.Generator().manual_seed(1))
+    together = windows(attention, torch.tensor([1, 2, 3]), True)
+    for row, side in enumerate((1, 2, 3)):
+        assert torch.equal(together[row], windows(attention, torch.tensor([side] * 3), True)[row])
+
+
+@pytest.mark.parametrize("count", [2, 5, 6])
+def test_the_window_is_the_partners_and_the_rest_the_own(count):
+    x, attention, partner, mixed, mix = mixed_by_hand(count)
+    side = torch.full((count,), 2)
+    to, source = windows(attention, side, False) * PATCH, windows(attention, side, True) * PATCH
+    for i in range(count):
+        (top, left), (row, column) = to[i].tolist(), source[partner[i]].tolist()
+        expected, length = x[i].clone(), 2 * PATCH
+        window = x[partner[i], :, row : row + length, column : column + length]
+        expected[:, top : top + length, left : left + length] = window
+        assert torch.equal(mixed[i], expected)
+        assert torch.equal(mixed[i][:, mix.mask[i, 0] == 1], x[i][:, mix.mask[i, 0] == 1])
+
+
+def test_lam_is_the_share_of_cells_kept():
+    for side in (1, 2, 3):
+        mix = mixed_by_hand(side=side)[-1]
+        torch.testing.assert_close(mix.lam, torch.full((6,), 1 - side**2 / 30))
+
+
+def test_equal_attention_takes_the_first_window():
+    assert windows(torch.full((2, 4, 4), 1 / 16), torch.tensor([2, 3]), True).tolist() == [[0, 0], [0, 0]]
+
+
+def test_sides_are_a_quarter_to_three_quarters_of_the_grid(images, rng):
+    method = load("smmix", per_image=True)
+    sides = method.sides(images(500, (1, 1)), (14, 14), rng)
+    assert sorted(sides.unique().tolist()) == list(range(3, 11))
+
+
+def test_the_partner_is_that_of_the_flipped_batch_by_default(make_net, images, one_hot, rng):
+    _, mix = load("smmix").mix(make_net("vit"), images(5), one_hot(5), rng)
+    assert mix.partner.tolist() == [4, 3, 2, 1, 0]
+
+
+def built(make_net, **changes):
+    net = make_net("vit")
+    net.model.eval()
+    method = load("smmix", **changes)
+    method.build(net)
+    return method.train(), net
+
+
+def test_without_its_terms_it_is_the_plain_loss(make_net, images, one_hot, seeded):
+    method, net = built(make_net, fine=0.0, consistency=0.0)
+    mixed, mix = method.mix(net, images(), one_hot(), seeded(1))
+    losses = method(net, images(), one_hot(), seeded(1))
+    assert losses.keys() == {"mix"} and not list(method.parameters())
+    torch.testing.assert_close(losses["mix"], net.loss(net(mixed), mix(one_hot())))
+
+
+def test_consistency_is_the_divergence_from_the_mixed_clean_logits(make_net, images, one_hot, seeded):
+    method, net = built(make_net, fine=0.0)
+    mixed, mix = method.mix(net, images(), one_hot(), seeded(1))
+    clean, logits = mix(net(images())), net(mixed)
+    told = F.kl_div(logits.log_softmax(1), clean.softmax(1), reduction="batchmean")
+    torch.testing.assert_close(method(net, images(), one_hot(), seeded(1))["consistency"], told)
+
+
+def test_the_extra_head_reads_own_and_pasted_tokens(make_net, images, one_hot, seeded):
+    method, net = built(make_net)
+    x, y = images(), one_hot()
+    mixed, mix = method.mix(net, x, y, seeded(1))
+    tokens = net.outputs(mixed).tokens.flatten(2).transpose(1, 2)
+    tokens = F.layer_norm(tokens, tokens.shape[-1:])
+    cells = mix.mask[:, 0, ::PATCH, ::PATCH].flatten(1) == 1
+    told = 0.0
+    for i in range(6):
+        for own, target in ((cells[i], y[i]), (~cells[i], y[5 - i])):
+            told += soft_cross_entropy(method.head(tokens[i, own].mean(0))[None], target[None]).mean() / 6
+    torch.testing.assert_close(method(net, x, y, seeded(1))["fine"], 0.5 * told)
+
+
+def test_rows_that_are_spared_have_no_extra_loss(make_net, images, one_hot, seeded):
+    method, net = built(make_net, per_image=True, prob=0.0)
+    losses = method(net, images(), one_hot(), seeded(1))
+    assert losses["fine"] == losses["consistency"] == 0
+
+
+def test_a_network_without_attention_is_refused_by_name(make_net):
+    with pytest.raises(ValueError, match="smmix needs attention.*resnet18.*ViT"):
+        load("smmix").build(make_net("cnn"))
+
+
+@pytest.mark.parametrize("changes", [{"low": 0.8}, {"high": 1.5}, {"fine": -1.0}, {"consistency": float("nan")}])
+def test_impossible_numbers_are_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        load("smmix", **changes)

@@ -1,0 +1,120 @@
+"""SnapMix: labels by the meaning that is cut out and pasted."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hf_mixup import load
+from hf_mixup.methods.snapmix import meaning_of, snapmix, transplant
+from hf_mixup.ops.masks import outside
+
+INTO, OUT_OF = [2, 6, 4, 12], [3, 13, 1, 7]  # 32 and 60 pixels
+
+
+def box(corners, count=3):
+    return torch.tensor([corners]).expand(count, -1)
+
+
+def flat(count=3, size=(16, 16)):
+    return torch.full((count, *size), 1 / (size[0] * size[1]))
+
+
+def test_flat_meaning_weighs_by_area(images):
+    _, mix = snapmix(images(3), flat(), torch.tensor([1, 2, 0]), box(INTO), box(OUT_OF))
+    torch.testing.assert_close(mix.weight, torch.tensor([[1 - 32 / 256, 60 / 256]]).expand(3, -1))
+
+
+def test_weights_are_the_meaning_left_and_the_meaning_brought(images, rng):
+    meaning = meaning_of(torch.rand(3, 16, 16, generator=rng), (16, 16))
+    _, mix = snapmix(images(3), meaning, torch.tensor([1, 2, 0]), box(INTO), box(OUT_OF))
+    lost, given = meaning[:, 2:6, 4:12].sum((1, 2)), meaning[:, 3:13, 1:7].sum((1, 2)).roll(-1)
+    torch.testing.assert_close(mix.weight, torch.stack([1 - lost, given], 1))
+    assert (mix.weight.sum(1) - 1).abs().min() > 1e-3
+
+
+def test_the_box_holds_the_partners_box_resized(images):
+    x = images(3)
+    mixed, mix = snapmix(x, flat(), torch.tensor([1, 2, 0]), box(INTO), box(OUT_OF))
+    crop = F.interpolate(x.roll(-1, 0)[..., 3:13, 1:7], (4, 8), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(mixed[..., 2:6, 4:12], crop)
+    outside_box = mix.mask.expand_as(x) == 1
+    assert torch.equal(mixed[outside_box], x[outside_box])
+
+
+@pytest.mark.parametrize("empty", [[4, 4, 2, 9], [0, 5, 3, 3]])
+def test_an_empty_box_mixes_nothing(empty, images):
+    x = images(3)
+    for boxes in ((box(empty), box(OUT_OF)), (box(INTO), box(empty))):
+        mixed, mix = snapmix(x, flat(), torch.tensor([1, 2, 0]), *boxes)
+        assert torch.equal(mixed, x) and mix.weight.tolist() == [[1, 0]] * 3 and (mix.mask == 1).all()
+
+
+def test_boxes_of_their_own_are_as_shared_boxes(images):
+    x, other = images(2), images(2, seed=1)
+    into = torch.tensor([INTO, [0, 1, 5, 16]])
+    out_of = torch.tensor([OUT_OF, [7, 9, 0, 16]])
+    mixed = transplant(x, other, into, out_of, outside(into, (16, 16), x.device))
+    for i in range(2):
+        row, own, others = slice(i, i + 1), into[i : i + 1], out_of[i : i + 1]
+        alone = transplant(x[row], other[row], own, others, outside(own, (16, 16), x.device))
+        torch.testing.assert_close(mixed[row], alone)
+
+
+def test_meaning_sums_to_one_and_is_not_negative(rng):
+    meaning = meaning_of(torch.randn(4, 3, 5, generator=rng), (12, 20))
+    assert meaning.shape == (4, 12, 20) and (meaning >= 0).all()
+    torch.testing.assert_close(meaning.sum((1, 2)), torch.ones(4))
+
+
+@pytest.mark.parametrize("value", [0.0, -2.0, float("nan")])
+def test_without_meaning_all_pixels_count_alike(value):
+    torch.testing.assert_close(meaning_of(torch.full((3, 4, 4), value), (16, 16)), flat())
+
+
+def test_the_meaning_is_the_class_activation_map(make_net, images, one_hot):
+    """snapmix.py of Huang et al., `get_spm`: the class's row of a 1x1 convolution with weight and bias."""
+    net, x, y = make_net("cnn", (64, 64)), images(6, (64, 64)), one_hot()
+    got = meaning_of(net.class_map(x, y), (64, 64))
+    net.model.eval()
+    with torch.no_grad():
+        maps = net.features(x).relu()
+        evidence = F.conv2d(maps, net.classifier.weight[:, :, None, None], net.classifier.bias)
+    evidence = evidence[torch.arange(6), y.argmax(1)][:, None]
+    spm = F.interpolate(evidence, (64, 64), mode="bilinear", align_corners=False)[:, 0]
+    spm = spm - spm.amin((1, 2), keepdim=True)
+    assert (spm.amax((1, 2)) > 1e-3).all()
+    torch.testing.assert_close(got, spm / spm.sum((1, 2), keepdim=True), atol=1e-6, rtol=1e-3)
+
+
+def test_a_map_of_one_place_is_flat_whatever_it_says(rng):
+    torch.testing.assert_close(meaning_of(torch.randn(3, 1, 1, generator=rng), (16, 16)), flat(), atol=0, rtol=0)
+
+
+def test_a_pair_of_one_class_counts_both_weights(make_net, images, rng):
+    method, y = load("snapmix"), torch.eye(5)[torch.full((6,), 2)]
+    _, mix = method.mix(make_net(), images(), y, rng)
+    torch.testing.assert_close(mix(y)[:, 2], mix.weight.sum(1))
+
+
+def test_the_loss_is_the_sum_of_two_weighted_losses(make_net, images, one_hot, seeded):
+    net, y = make_net(), one_hot()
+    net.model.eval()
+    method = load("snapmix")
+    loss = method(net, images(), y, seeded(3))["mix"]
+    mixed, mix = method.mix(net, images(), y, seeded(3))
+    own, other = (F.cross_entropy(net(mixed), labels.argmax(1), reduction="none") for labels in (y, y[mix.partner]))
+    torch.testing.assert_close(loss, (mix.weight[:, 0] * own + mix.weight[:, 1] * other).mean())
+
+
+def test_the_authors_alpha_is_five():
+    assert load("snapmix").alpha == 5.0 and load("snapmix").prob == 1.0
+
+
+def test_a_network_whose_classifier_reads_a_class_token_is_refused(make_net):
+    with pytest.raises(ValueError, match="snapmix needs a classifier.*vit_tiny.*CNN"):
+        load("snapmix").build(make_net("vit"))
+
+
+def test_targets_of_other_classes_are_refused(make_net, images, rng):
+    with pytest.raises(ValueError, match="give a row of 5"):
+        load("snapmix").mix(make_net(), images(), torch.rand(6), rng)
