@@ -4,6 +4,7 @@ from pathlib import Path
 
 import timm
 import torch
+from huggingface_hub.errors import HTTPError
 from torch import nn
 from transformers import AutoModelForImageClassification
 
@@ -13,9 +14,16 @@ def teacher(name: str, pretrained: bool = True) -> nn.Module:
 
     `pretrained`: whether a timm name has its published weights; the others always have theirs.
     """
-    with torch.random.fork_rng(devices=[]):
-        if timm.is_model(name):
-            return timm.create_model(name, pretrained=pretrained)
-        if "/" in name or Path(name).is_dir():
-            return AutoModelForImageClassification.from_pretrained(name)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            if timm.is_model(name):
+                return timm.create_model(name, pretrained=pretrained)
+            if "/" in name or Path(name).is_dir():
+                return AutoModelForImageClassification.from_pretrained(name)
+    except (OSError, RuntimeError, HTTPError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"The weights of teacher {name!r} cannot be had ({type(error).__name__}: {reason}) Check the connection, "
+            "give a folder that holds them, or teacher: null for a frozen copy of the network itself."
+        ) from error
     raise ValueError(f"Unknown teacher {name!r}. Give a timm name, or a folder or Hub id.")

@@ -80,3 +80,8 @@ def test_an_unknown_teacher_is_refused(make_net):
 def test_impossible_numbers_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         load("attentivemix", **changes)
+
+
+def test_a_teacher_that_cannot_be_had_is_told_with_the_way_out(make_net):
+    with pytest.raises(ValueError, match="teacher 'resnet18'.*teacher: null"):
+        load("attentivemix", teacher="resnet18").build(make_net("cnn", (16, 16), 5))
