@@ -56,11 +56,11 @@ class Choice(Method):
         for method in self.methods:
             method.build(net)
 
-    def mix(self, net, x, y, rng):
+    def mix(self, net, x, y, rng, out=None):
         self.check(x, y)
         if self.skips(x, rng):
-            return x, Mix.none(x)
-        return self.choose(rng).mix(net, x, y, rng)
+            return x if out is None else out.copy_(x), Mix.none(x)
+        return self.choose(rng).mix(net, x, y, rng, out)
 
     def forward(self, net, x, y, rng):
         self.check(x, y)

@@ -19,7 +19,12 @@ INTERPOLATIONS = ("bilinear", "nearest")
 
 
 def resizemix(
-    x: Tensor, scale: Tensor, partner: Tensor, place: Tensor, interpolation: str = "bilinear"
+    x: Tensor,
+    scale: Tensor,
+    partner: Tensor,
+    place: Tensor,
+    interpolation: str = "bilinear",
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Mix]:
     """Each image with its partner, resized by `scale`, pasted over it; lam is the share of pixels kept.
 
@@ -28,11 +33,12 @@ def resizemix(
     """
     corners = patches(x.shape[-2:], scale, place)
     mask = outside(corners, x.shape[-2:], x.device)
-    other = x.index_select(0, partner.to(x.device, non_blocking=True))
     if is_shared(corners):
-        mixed = _paste_shared(x, other, corners[0].tolist(), interpolation)
+        mixed = _paste_shared(x, partner, corners[0].tolist(), interpolation, out)
     else:
-        mixed = mingle(x, _shrink(other, corners.to(x.device, non_blocking=True), interpolation), mask)
+        other = x.index_select(0, partner.to(x.device, non_blocking=True))
+        small = _shrink(other, corners.to(x.device, non_blocking=True), interpolation)
+        mixed = mingle(x, small, mask, out)
     return mixed, Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 
@@ -45,12 +51,13 @@ def patches(size: tuple[int, int], scale: Tensor, place: Tensor) -> Tensor:
     return torch.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
 
 
-def _paste_shared(x: Tensor, other: Tensor, corners: list[int], interpolation: str) -> Tensor:
+def _paste_shared(x: Tensor, partner: Tensor, corners: list[int], interpolation: str, out: Tensor | None) -> Tensor:
     top, bottom, left, right = corners
-    work = other.to(torch.promote_types(other.dtype, torch.float32))
+    work = x.to(torch.promote_types(x.dtype, torch.float32))
     small = F.interpolate(work, size=(bottom - top, right - left), mode=interpolation)
-    mixed = x.clone()
-    mixed[..., top:bottom, left:right] = small if other.is_floating_point() else small.round()
+    small = small.index_select(0, partner.to(x.device, non_blocking=True))
+    mixed = x.clone() if out is None else out if out is x else out.copy_(x)
+    mixed[..., top:bottom, left:right] = small if x.is_floating_point() else small.round()
     return mixed
 
 
@@ -104,10 +111,10 @@ class ResizeMix(Method):
             known = ", ".join(INTERPOLATIONS)
             raise ValueError(f"Unknown interpolation {self.interpolation!r}. Choose one of: {known}.")
 
-    def mix_batch(self, net, x, y, rng):
+    def mix_batch(self, net, x, y, rng, out=None):
         count = self.draws(x)
         scale, partner = self.scales(count, rng), partners(len(x), self.pairing, rng)
-        return resizemix(x, scale, partner, torch.rand(count, 2, generator=rng), self.interpolation)
+        return resizemix(x, scale, partner, torch.rand(count, 2, generator=rng), self.interpolation, out)
 
     def scales(self, count: int, rng: torch.Generator) -> Tensor:
         """(count,) scales within the scope."""

@@ -20,7 +20,12 @@ DETECTORS = ("fine_grained", "spectral")
 
 
 def saliencymix(
-    x: Tensor, lam: Tensor, partner: Tensor, saliency: Callable[[Tensor], Tensor], shared: bool = False
+    x: Tensor,
+    lam: Tensor,
+    partner: Tensor,
+    saliency: Callable[[Tensor], Tensor],
+    shared: bool = False,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Mix]:
     """Each image with a box of its partner around the partner's most salient pixel; lam is the share of pixels kept.
 
@@ -29,7 +34,7 @@ def saliencymix(
     """
     rows = slice(1) if shared else slice(None)
     seen = x.index_select(0, partner[rows].to(x.device, non_blocking=True))
-    return cut(x, partner, _around(peak(saliency(seen), x.shape[-2:]), lam[rows], x.shape[-2:]))
+    return cut(x, partner, _around(peak(saliency(seen), x.shape[-2:]), lam[rows], x.shape[-2:]), out)
 
 
 def _around(centre: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
@@ -70,8 +75,8 @@ class SaliencyMix(Method):
                 f"SaliencyMix's mean has {len(self.mean)} channels, the images {x.shape[1]}: give as many."
             )
 
-    def mix_batch(self, net, x, y, rng):
-        return saliencymix(x, *self.draw(x, self.alpha, rng), self.saliency, shared=not self.per_image)
+    def mix_batch(self, net, x, y, rng, out=None):
+        return saliencymix(x, *self.draw(x, self.alpha, rng), self.saliency, not self.per_image, out)
 
     @torch.no_grad()
     def saliency(self, x: Tensor) -> Tensor:
