@@ -436,10 +436,11 @@ def test_prob_spares_half_of_the_rows_of_a_batch(name, way, made, images, rng):
     """Each image is a class of its own, so that mixed targets show who was mixed, by pixels or inside."""
     if not row(name)["mixes"]:
         pytest.skip("nothing is mixed")
-    seen, x, y = Shown(), images(ROWS_A_BATCH, (8, 8)), torch.eye(ROWS_A_BATCH)
+    size = row(name)["small"]
+    seen, x, y = Shown(), images(ROWS_A_BATCH, size), torch.eye(ROWS_A_BATCH)
 
     def share_of_rows_mixed(prob, batches):
-        method, net = made(name, size=(8, 8), classes=ROWS_A_BATCH, loss=seen, prob=prob, per_image=True)
+        method, net = made(name, size=size, classes=ROWS_A_BATCH, loss=seen, prob=prob, per_image=True)
         mixed = 0.0
         for _ in range(batches):
             if way == "mix":
