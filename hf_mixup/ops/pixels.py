@@ -51,12 +51,22 @@ def equalize(x: Tensor) -> Tensor:
     A pixel's level follows from how many are darker, counted in steps: a 255th of all pixels but the brightest ones. A
     channel with fewer of them than 255 stays as it is.
     """
-    pixels = x.flatten(2).contiguous()
-    ordered = pixels.sort(2).values
-    darker = torch.searchsorted(ordered, pixels)
-    step = torch.searchsorted(ordered, ordered[..., -1:].contiguous()) // LEVELS
-    level = ((step // 2 + darker) // step.clamp(min=1)).clamp(max=LEVELS)
-    return torch.where(step > 0, level.to(x.dtype), pixels).view(x.shape)
+    level = x.flatten(2).long()
+    darker = _darker(level)
+    step = darker.gather(2, level.amax(2, keepdim=True)) // LEVELS
+    become = ((step // 2 + darker) // step.clamp(min=1)).clamp(max=LEVELS)
+    become = torch.where(step > 0, become, torch.arange(LEVELS + 1, device=x.device))
+    return become.gather(2, level).view(x.shape).to(x.dtype)
+
+
+def _darker(level: Tensor) -> Tensor:
+    """(N, C, 256) how many pixels of each channel of `level` (N, C, pixels) are darker than a level."""
+    shape = *level.shape[:2], LEVELS + 1
+    start = torch.arange(shape[0] * shape[1], device=level.device).view(*shape[:2], 1) * shape[2]
+    count = torch.zeros(shape, dtype=torch.long, device=level.device).flatten()
+    # of one axis, where adding is deterministic on a GPU too
+    count = count.scatter_add_(0, (start + level).flatten(), torch.ones_like(level).flatten()).view(shape)
+    return count.cumsum(2) - count
 
 
 def posterize(x: Tensor, bits: Tensor) -> Tensor:
