@@ -109,9 +109,8 @@ class NoisyMix(Method):
         spared = self.spare_rows(torch.zeros(len(x)), rng)
         lam = torch.maximum(lam, spared)
         views = VIEWS if self.jsd_weight else 1
-        logits = self.mixed_logits(net, self.views(x, spared, views, rng), layer, lam, partner, spared, rng).chunk(
-            views
-        )
+        x = self.views(x, spared, views, rng)
+        logits = self.mixed_logits(net, x, layer, lam, partner, spared, rng).chunk(views)
         losses = {"mix": net.loss(logits[0], Mix.pair(partner, lam, device=x.device)(y))}
         if self.jsd_weight:
             apart = jensen_shannon(*logits) * (1 - spared).to(x.device, non_blocking=True)
@@ -124,7 +123,7 @@ class NoisyMix(Method):
         for _ in range(count - 1):
             lam, *chains = draw_chains(len(x), rng)
             views.append(augmix(x, torch.maximum(lam, spared), *chains, self.mean, self.std))
-        return torch.cat(views)
+        return x if count == 1 else torch.cat(views)
 
     def mixed_logits(self, net, x: Tensor, layer: int, lam, partner, spared, rng: torch.Generator) -> Tensor:
         """Logits of views `x` (views * B, C, H, W), mixed after stage `layer`, all alike, with noise of their own."""

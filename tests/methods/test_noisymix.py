@@ -254,3 +254,16 @@ def test_a_step_with_views_runs_under_autocast(make_net, images, one_hot, rng):
     net.precision = torch.bfloat16
     losses = load("noisymix", jsd_weight=12.0, sparsity=0.65)(net, images(5), one_hot(5), rng)
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+
+
+def test_a_step_with_views_reads_no_value_of_its_images(make_net, images, one_hot, rng, watch):
+    net, x, y = make_net("cnn"), images(), one_hot()
+    with watch(x, y):
+        sum(load("noisymix", jsd_weight=12.0, per_image=True, prob=0.75)(net, x, y, rng).values()).backward()
+
+
+def test_statistics_are_asked_for_by_views_alone(images, one_hot, rng):
+    grey, told = images(channels=1), {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    load("noisymix", **told).mix(None, grey, one_hot(), rng)
+    with pytest.raises(ValueError, match="3 channels, the images 1"):
+        load("noisymix", jsd_weight=1.0, **told).mix(None, grey, one_hot(), rng)
