@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .methods import Method, load
 from .ops.losses import smooth, soft_cross_entropy
+from .ops.masks import written
 from .ops.sampling import generator
 from .tasks.classification import targets
 
@@ -56,7 +57,7 @@ class BatchMixup(nn.Module):
         if out is not None and (out.shape, out.dtype, out.device) != (images.shape, images.dtype, images.device):
             raise ValueError(f"out is {_kind(out)}, images are {_kind(images)}: give a tensor like them.")
         if not self.training:
-            return images if out is None else out.copy_(images), y
+            return written(images, out), y
         mixed, mix = self.method.mix(None, images, y, self.rng, out)
         return mixed, smooth(mix(y), self.label_smoothing)
 

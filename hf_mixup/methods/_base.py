@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..mix import Mix
+from ..ops.masks import written
 from ..ops.sampling import PAIRINGS, beta, partners
 
 
@@ -84,12 +85,12 @@ class Method(nn.Module):
         """
         self.check(x, y)
         if self.skips(x, rng):
-            return x if out is None else out.copy_(x), Mix.none(x)
+            return written(x, out), Mix.none(x)
         if not (self.per_image and self.rate < 1):
             return self.mix_batch(net, x, y, rng, **({} if out is None else {"out": out}))
         mixed, mix = self.mix_batch(net, x, y, rng)
         mixed, mix = _spare(x, mixed, mix, torch.rand(len(x), generator=rng) >= self.rate)
-        return mixed if out is None else out.copy_(mixed), mix
+        return written(mixed, out), mix
 
     def mix_batch(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:
         """As `mix`, for a batch of two and more that is to be mixed."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..mix import Mix
+from ..ops.masks import written
 from . import within
 from ._base import Method
 
@@ -59,7 +60,7 @@ class Choice(Method):
     def mix(self, net, x, y, rng, out=None):
         self.check(x, y)
         if self.skips(x, rng):
-            return x if out is None else out.copy_(x), Mix.none(x)
+            return written(x, out), Mix.none(x)
         return self.choose(rng).mix(net, x, y, rng, out)
 
     def forward(self, net, x, y, rng):

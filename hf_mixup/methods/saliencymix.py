@@ -14,6 +14,7 @@ from torch import Tensor
 from ..mix import Mix
 from ..ops.saliency import SPECTRAL_SIDE, fine_grained, grey, peak, shrunk, spectral_residual
 from ._base import Method
+from ._statistics import check_channels, check_statistics
 from .cutmix import cut
 
 DETECTORS = ("fine_grained", "spectral")
@@ -65,15 +66,11 @@ class SaliencyMix(Method):
         if self.detector not in DETECTORS:
             known = ", ".join(DETECTORS)
             raise ValueError(f"SaliencyMix has no detector {self.detector!r}. Choose one of: {known}.")
-        if (self.mean is None) != (self.std is None) or (self.mean and len(self.mean) != len(self.std)):
-            raise ValueError(f"SaliencyMix's mean is {self.mean!r} and std {self.std!r}: give one of each a channel.")
+        check_statistics(self)
 
     def check(self, x, y):
         super().check(x, y)
-        if self.mean is not None and len(self.mean) != x.shape[1]:
-            raise ValueError(
-                f"SaliencyMix's mean has {len(self.mean)} channels, the images {x.shape[1]}: give as many."
-            )
+        check_channels(self, x)
 
     def mix_batch(self, net, x, y, rng, out=None):
         return saliencymix(x, *self.draw(x, self.alpha, rng), self.saliency, not self.per_image, out)

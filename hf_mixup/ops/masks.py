@@ -75,7 +75,12 @@ def mingle(x: Tensor, other: Tensor, mask: Tensor, out: Tensor | None = None) ->
     mask = mask.to(x.device, wide, non_blocking=True)
     mixed = torch.lerp(other.to(wide), x.to(wide), mask)
     mixed = mixed.to(x.dtype) if x.is_floating_point() else mixed.round().to(x.dtype)
-    return mixed if out is None else out.copy_(mixed)
+    return written(mixed, out)
+
+
+def written(x: Tensor, out: Tensor | None) -> Tensor:
+    """`x`, or `out` with the values of `x` where one is given."""
+    return x if out is None else out.copy_(x)
 
 
 def spread(lam: Tensor, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ DEFAULTS = {
     "meta": True,  # a whole step can run on the meta device (no autocast and no random fields there)
     "loss_call": -1,  # which of a step's calls of the loss is the network's for the mixed batch
     "gradient": "network",  # the parameters that a step trains: "network", or also "method"
+    "relabels": True,  # a row whose pixels change gets another target
     "small": (8, 8),  # the size of images where many are mixed
     "golden": "",  # whose code or numbers the golden vector comes from
 }
@@ -41,6 +42,15 @@ ROWS = {
     "attentivemix": {
         "args": {"teacher": "test_resnet", "teacher_pretrained": False, "teacher_size": 112, "top_k": None},
         "identity": {"alpha": 0.0},
+    },
+    "augmix": {
+        "mask": False,
+        "relabels": False,
+        "geometric": True,
+        "rolls": False,  # each row draws its operations
+        "integers": False,  # 0 to 255 are black and white there, not the image's own range
+        "identity": {"alpha": 0.0},
+        "golden": "google-research/augmix, augment_and_mix.py augment_and_mix",
     },
     "automix": {
         "golden": "Westlake-AI/openmixup, PixelMixBlock, AutoMixup.pixel_mixup, CosineScheduleHook",
@@ -81,6 +91,7 @@ ROWS = {
         "meta": False,
         "integers": False,
         "identity": {"alpha": 0.0, "add_noise": 0.0, "mult_noise": 0.0},
+        "golden": "erichson/NoisyMix, src/noisy_mixup.py do_noisy_mixup",
     },
     "patchup": {
         "plain_loss": False,  # the paper's terms add up to twice the loss
