@@ -17,6 +17,7 @@ DEFAULTS = {
     "meta": True,  # a whole step can run on the meta device (no autocast and no random fields there)
     "loss_call": -1,  # which of a step's calls of the loss is the network's for the mixed batch
     "gradient": "network",  # the parameters that a step trains: "network", or also "method"
+    "golden": "",  # whose code or numbers the golden vector comes from
 }
 
 ROWS = {
@@ -50,9 +51,23 @@ ROWS = {
     "erm": {"mixes": False, "mask": False},
     "fmix": {"identity": {"alpha": 0.0}, "meta": False},
     "gmix": {"identity": {"alpha": 0.0}},
+    "grafting": {
+        "args": {"layer": 0},  # the later maps of so small images have too few cells
+        "keeps_drawn_lam": True,  # weights are shares of saliency
+        "shared_lam": False,
+        "rolls": False,  # each row throws its dice
+        "golden": "the paper's formulas, cell by cell; the authors have no public code",
+    },
     "gridmix": {"identity": {"alpha": 0.0}},
     "guidedmixup": {"args": {"prob": 1.0}, "shared_lam": False, "rolls": False},  # the first pair is a draw
     "hmix": {"identity": {"alpha": 0.0}},
+    "kmixup": {
+        "args": {"k": 4},
+        "mask": False,
+        "identity": {"alpha": 0.0},
+        "rolls": False,  # groups are those of a permutation
+        "golden": "AnmingGu/kmixup-cifar10, train.py mixup_data",
+    },
     "manifoldmix": {"mask": False, "identity": {"alpha": 0.0}},
     "mixpro": {"nets": ("vit",), "identity": {"alpha": 0.0}, "rolls": False},  # each row draws its cells
     "mixup": {"mask": False, "identity": {"alpha": 0.0}},
