@@ -127,6 +127,11 @@ ROWS = {
         "identity": {"base": {"name": "cutmix", "alpha": 0.0}},
         "loss_call": 0,
     },
+    "supermix": {
+        "args": {"teacher": None, "iterations": 2, "only_success": False},
+        "keeps_drawn_lam": True,
+        "golden": "alldbi/SuperMix, supermix.py mix_batch",
+    },
     "tokenmix": {
         "nets": ("vit",),
         "sizes": ((12, 20), (20, 8)),
