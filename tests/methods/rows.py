@@ -71,6 +71,11 @@ ROWS = {
     "manifoldmix": {"mask": False, "identity": {"alpha": 0.0}},
     "mixpro": {"nets": ("vit",), "identity": {"alpha": 0.0}, "rolls": False},  # each row draws its cells
     "mixup": {"mask": False, "identity": {"alpha": 0.0}},
+    "mixupe": {
+        "mask": False,
+        "identity": {"alpha": 0.0},
+        "golden": "oneHuster/MixupE, mixup.py training_method, mixupe_version 3",
+    },
     "noisymix": {
         "mask": False,
         "convex": False,
@@ -94,6 +99,13 @@ ROWS = {
     },
     "recursivemix": {"mixes": False, "mask": False},
     "regmixup": {"mask": False, "identity": {"base": {"name": "mixup", "alpha": 0.0}}},
+    "remix": {
+        "mask": False,
+        "keeps_drawn_lam": True,
+        "shared_lam": False,  # a label may go to one class alone
+        "identity": {"base": {"name": "mixup", "alpha": 0.0}},
+        "golden": "the paper's equation, pair by pair; the authors have no public code",
+    },
     "resizemix": {"geometric": True},
     "saliencymix": {"identity": {"alpha": 0.0}, "rolls": False},
     "samix": {
