@@ -1,8 +1,10 @@
 """Saliency Grafting: some of an image's salient cells on its partner, labels by the saliency that shows (Park et al.,
 2022).
 
-There is no public code. Here the map is the mean over channels of the size of the network's own features, seen in eval
-mode; a cell is salient if its softened share is above the mean; one chance for all salient cells is drawn from Beta.
+There is no public code, and this file follows accounts of the paper: salient cells by a threshold on a map that a
+temperature has softened, a Bernoulli draw for each, and labels by the saliency of what shows. Not checked against the
+paper are the map (mean over channels of the size of the network's features, in eval mode), the threshold (the mean),
+the temperature's value, the draw of the chance from Beta, and that saliency is measured by the length of a map.
 """
 
 import math
@@ -73,6 +75,11 @@ class Grafting(Method):
     def mix_batch(self, net, x, y, rng):
         chance, partner = self.draw(x, self.alpha, rng)
         saliency = self.saliency(net, x)
+        if saliency[0].numel() == 1:
+            raise ValueError(
+                f"Grafting's layer {self.layer!r} has a map of one cell, of which none is salient, for images of "
+                f"{x.shape[-2]}x{x.shape[-1]} pixels: give an earlier layer."
+            )
         return grafting(x, saliency, chance, partner, torch.rand(saliency.shape, generator=rng), self.temperature)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""k-Mixup: Mixup of groups of k images, each moved to its match in another group (Greenewald et al., 2021, section 2).
+"""k-Mixup: Mixup of groups of k images, each moved to its match in another group (Greenewald et al., 2021).
 
 Groups are matched at the least total of squared distances of pixels, exactly, on the device; the authors' code sums the
 distances themselves, and takes a copy to the processor. As there, both groupings are of one batch, so that an image may

@@ -1,4 +1,4 @@
-"""SuperMix: masks are sought until a supervisor sees every image that was mixed (Dabouei et al., 2021, section 3).
+"""SuperMix: masks are sought until a supervisor sees every image that was mixed (Dabouei et al., 2021).
 
 As the authors' code, but for this: they make a data set beforehand, out of those images that came out well, where here
 each batch is mixed as it comes and an image that failed stays as it is; shares are one draw for the batch unless

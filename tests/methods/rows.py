@@ -56,7 +56,7 @@ ROWS = {
         "keeps_drawn_lam": True,  # weights are shares of saliency
         "shared_lam": False,
         "rolls": False,  # each row throws its dice
-        "golden": "the paper's formulas, cell by cell; the authors have no public code",
+        "golden": "a plain loop over the formulas; the authors have no public code",
     },
     "gridmix": {"identity": {"alpha": 0.0}},
     "guidedmixup": {"args": {"prob": 1.0}, "shared_lam": False, "rolls": False},  # the first pair is a draw

@@ -14,7 +14,7 @@ PARTNER = torch.tensor([1, 2, 0])
 
 
 def reference(maps, dice, partner, chance, temperature):
-    """The paper's formulas, cell by cell: who is grafted (B, h, w), and lam (B,)."""
+    """The formulas, cell by cell: who is grafted (B, h, w), and lam (B,)."""
     maps, dice = maps.tolist(), dice.tolist()
     grafted, lams = [], []
     for i, j in enumerate(partner.tolist()):
@@ -78,6 +78,12 @@ def test_the_chance_to_be_grafted_is_drawn(make_net, images, one_hot, seeded):
     for seed in range(3):  # all of Beta(0, 0) is at one: every salient cell is grafted
         _, mix = method.mix(net, images(), one_hot(), seeded(seed))
         assert torch.equal(mix.mask[:, 0, ::4, ::4] == 1, seen)
+
+
+def test_a_map_of_one_cell_is_refused(make_net, images, one_hot, rng):
+    method = load("grafting").train()
+    with pytest.raises(ValueError, match="layer -1 has a map of one cell.*16x16 pixels: give an earlier layer"):
+        method.mix(make_net(), images(), one_hot(), rng)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
