@@ -6,7 +6,6 @@ import torch.nn.functional as F
 
 from hf_mixup import load
 from hf_mixup.methods.supermix import blur_matrix, shares_of, shows, supermix
-from hf_mixup.ops.sampling import dirichlet
 
 CLASSES = 6
 IMAGES = (torch.arange(4 * 3 * 12 * 12).float() ** 2 / 7).sin().view(4, 3, 12, 12)
@@ -81,16 +80,6 @@ def test_the_blur_is_a_gaussian_over_five_standard_deviations():
     torch.testing.assert_close(line[4:9], bell / bell.sum())
     assert line.count_nonzero() == 5
     assert torch.equal(blur_matrix(4, 0.0, torch.device("cpu")), torch.eye(4))
-
-
-def test_shares_are_dirichlet_draws(seeded):
-    shares = dirichlet(3.0, 20_000, 3, seeded(0))
-    torch.testing.assert_close(shares.sum(1), torch.ones(20_000))
-    # mean 1 / K; variance (K - 1) / (K^2 (K alpha + 1)); five standard errors
-    torch.testing.assert_close(shares.mean(0), torch.full((3,), 1 / 3), atol=0.006, rtol=0)
-    torch.testing.assert_close(shares.var(0), torch.full((3,), 2 / 90), atol=0.0015, rtol=0)
-    assert dirichlet(0.0, 2, 3, seeded(0)).tolist() == [[1, 0, 0]] * 2
-    assert dirichlet(1e-6, 100, 3, seeded(0)).isfinite().all()
 
 
 def test_three_images_can_be_mixed(make_net, images, one_hot, rng):

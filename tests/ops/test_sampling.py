@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hf_mixup.ops.sampling import PAIRINGS, beta, generator, integers, on_device, partners, points, uniform
+from hf_mixup.ops.sampling import PAIRINGS, beta, dirichlet, generator, integers, on_device, partners, points, uniform
 
 SIGMAS = 5  # a right sampler misses a bound this wide once in 1.7 million runs
 COUNT = 20_000
@@ -50,6 +50,24 @@ def test_draws_of_beta_are_independent(rng):
     lam = beta(1.0, COUNT, rng)
     products = (lam[1:] - 0.5) * (lam[:-1] - 0.5)
     assert close(products.mean(), 0.0, 1 / 12)
+
+
+def test_dirichlet_has_the_mean_and_variance_of_dirichlet(rng):
+    alpha, parts = 3.0, 3
+    shares = dirichlet(alpha, COUNT, parts, rng)
+    torch.testing.assert_close(shares.sum(1), torch.ones(COUNT))
+    variance = (parts - 1) / (parts**2 * (parts * alpha + 1))
+    for column in shares.T:
+        assert close(column.mean(), 1 / parts, variance**0.5)
+        assert float(column.var()) == pytest.approx(variance, rel=0.07)  # a standard error is a hundredth
+
+
+def test_dirichlet_of_any_alpha_is_shares(rng):
+    assert dirichlet(0.0, 2, 3, rng).tolist() == [[1, 0, 0]] * 2
+    for alpha in (1e-6, 1e-3, 1e3):
+        shares = dirichlet(alpha, 100, 3, rng)
+        assert (shares >= 0).all() and shares.isfinite().all()
+        torch.testing.assert_close(shares.sum(1), torch.ones(100))
 
 
 def test_uniform_stays_in_its_range(rng):
