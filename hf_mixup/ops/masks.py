@@ -92,7 +92,8 @@ def spread(lam: Tensor, x: Tensor) -> Tensor:
 def boxes(size: tuple[int, int], lam: Tensor, centre: Tensor) -> Tensor:
     """(B, 4) corners (top, bottom, left, right) of boxes whose area is 1 - lam before they are clipped to the image.
 
-    `lam` (B or 1,), `centre` (B or 1, 2) row and column; (1, 4) where both are one for all. Half-open; CutMix, section 3.1 (arXiv 1905.04899).
+    `lam` (B or 1,), `centre` (B or 1, 2) row and column; (1, 4) where both are one for all. Half-open; CutMix,
+    section 3.1 (arXiv 1905.04899).
     """
     side = torch.tensor(size)
     half = (side * (1 - once(lam).double()).sqrt()[:, None]).long() // 2
