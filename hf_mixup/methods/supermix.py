@@ -134,6 +134,7 @@ class SuperMix(Method):
     paper = "2003.05034"
     title = "SuperMix"
     group = "saliency"
+    needs = "a teacher"
     needs_net = True
     alpha: float = 3.0
     images: int = 2

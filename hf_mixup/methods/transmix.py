@@ -34,6 +34,7 @@ class TransMix(Method):
     paper = "2111.09833"
     title = "TransMix"
     group = "attention"
+    needs = "a ViT's attention"
     needs_net = True
     needs_forward = True
     base: dict = field(default_factory=lambda: {"name": "cutmix", "alpha": 1.0})
