@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from ..methods import available, load
 from ..models import build_model
@@ -83,10 +84,24 @@ def extra_passes(network: str, arguments: dict) -> float:
     return round(added / (_operations(plain) / 3), 2)
 
 
+class Counter(TorchDispatchMode):
+    """Counts multiplications and additions of products and convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        count = flop_registry.get(function._overloadpacket)
+        self.operations += count(*args, **(kwargs or {}), out_val=result) if count else 0
+        return result
+
+
 def _operations(call: Callable[[], None]) -> int:
-    with FlopCounterMode(display=False) as counter:
+    with Counter() as counter:
         call()
-    return counter.get_total_flops()
+    return counter.operations
 
 
 def measure(arguments: dict, seconds: float, rounds: int) -> dict:

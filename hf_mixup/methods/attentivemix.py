@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..mix import Mix
-from ..ops.masks import blend
+from ..ops.masks import blend, once
+from ..ops.resize import enlarged
 from ._base import Method
 
 
@@ -22,9 +23,10 @@ def attentivemix(
 
     `x` (B, C, H, W), `activity` (B, h, w) of its cells, `count` (B or 1,) of cells to keep, `partner` (B,).
     """
-    rank = activity.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1)
-    kept = rank < count.to(x.device, non_blocking=True)[:, None]
-    mask = F.interpolate(kept.float().reshape(len(x), 1, *activity.shape[1:]), size=x.shape[-2:], mode="nearest")
+    order = activity.flatten(1).argsort(dim=1, descending=True, stable=True)
+    first = torch.arange(order.shape[1], device=x.device) < once(count).to(x.device, non_blocking=True)[:, None]
+    kept = torch.zeros_like(order, dtype=torch.float32).scatter(1, order, first.float().expand_as(order))
+    mask = enlarged(kept.reshape(len(x), 1, *activity.shape[1:]), x.shape[-2:])
     return blend(x, partner, mask, out), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 

@@ -24,7 +24,8 @@ def gmix(x: Tensor, lam: Tensor, partner: Tensor, centre: Tensor, out: Tensor | 
     """
     lam, size = once(lam), x.shape[-2:]
     smaller = torch.minimum(lam, 1 - lam)
-    seen = bell(size, centre, math.pi / (smaller.clamp(min=1e-12) * math.prod(size)), x.device)
+    down, across = bell(size, centre, math.pi / (smaller.clamp(min=1e-12) * math.prod(size)), x.device)
+    seen = down[:, None, :, None] * across[:, None, None, :]
     lam, nothing = (spread(row.to(x.device, non_blocking=True), seen) for row in (lam, smaller == 0))
     seen = seen.masked_fill(nothing, 0.0)
     mask = torch.where(lam < 0.5, seen, 1 - seen)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..mix import Mix
-from ..ops.masks import blend, once, written
+from ..ops.masks import beyond, blend, once, written
 from ..ops.sampling import integers, uniform
 from ._base import Method
 
@@ -34,7 +34,7 @@ def gridmix(
     shares of the way down and right). `lam` and `partner` (B,); the others (B or 1,), `place` (B or 1, 2).
     """
     corners = crops(x.shape[-2:], area, aspect, place)
-    mask = 1 - grid(x.shape[-2:], corners, *cells(corners, once(lam), holes, hole_aspect), x.device)
+    mask = beyond(*grid(x.shape[-2:], corners, *cells(corners, once(lam), holes, hole_aspect), x.device))
     return blend(x, partner, mask, out), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 
@@ -56,15 +56,15 @@ def cells(crop: Tensor, lam: Tensor, holes: Tensor, hole_aspect: Tensor) -> tupl
     return cell, torch.minimum(hole, cell - 1)
 
 
-def grid(size: tuple[int, int], crop: Tensor, cell: Tensor, hole: Tensor, device: torch.device) -> Tensor:
-    """(B, 1, H, W) one in the holes: in every cell of the crop, from its top left corner on."""
+def grid(size: tuple[int, int], crop: Tensor, cell: Tensor, hole: Tensor, device: torch.device) -> list[Tensor]:
+    """Which rows (B, H) and columns (B, W) are in holes: in every cell of the crop, from its top left corner on."""
     crop, cell, hole = (number.to(device, non_blocking=True)[..., None] for number in (crop, cell, hole))
     lines = []
     for axis, side in enumerate(size):
         place = torch.arange(side, device=device) - crop[:, axis]
         inside = (place >= 0) & (place < crop[:, axis + 2])
         lines.append((inside & (place % cell[:, axis] < hole[:, axis])).float())
-    return lines[0][:, None, :, None] * lines[1][:, None, None, :]
+    return lines
 
 
 @dataclass(eq=False)

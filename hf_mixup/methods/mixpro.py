@@ -15,6 +15,7 @@ from torch import Tensor
 from ..mix import Mix
 from ..ops.losses import smooth
 from ..ops.masks import blend
+from ..ops.resize import enlarged
 from ._base import Method
 from .transmix import attended_share
 
@@ -27,7 +28,7 @@ def maskmix(x: Tensor, lam: Tensor, partner: Tensor, scores: Tensor) -> tuple[Te
     kept = (lam * scores[0].numel()).ceil()
     rank = scores.flatten(1).argsort(1).argsort(1)
     cells = (rank < kept[:, None]).float().reshape(len(x), 1, *scores.shape[1:])
-    mask = F.interpolate(cells.to(x.device, non_blocking=True), size=x.shape[-2:], mode="nearest")
+    mask = enlarged(cells.to(x.device, non_blocking=True), x.shape[-2:])
     return blend(x, partner, mask), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..mix import Mix
 from ..ops.fields import bell
-from ..ops.masks import blend
+from ..ops.masks import beyond, blend
 from ..ops.sampling import partners, points, uniform
 from ._base import Method
 
@@ -22,7 +22,7 @@ def smoothmix(
 
     `partner` (B,); `centre` (B or 1, 2) row and column; `sigma` (B or 1,) in pixels.
     """
-    mask = 1 - bell(x.shape[-2:], centre, 0.5 / sigma.square(), x.device)
+    mask = beyond(*bell(x.shape[-2:], centre, 0.5 / sigma.square(), x.device))
     return blend(x, partner, mask, out), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 

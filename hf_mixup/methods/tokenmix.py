@@ -9,11 +9,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..mix import Mix
 from ..ops.masks import blend, once
+from ..ops.resize import enlarged
 from ..ops.sampling import integers, partners, uniform
 from ._base import Method
 
@@ -31,7 +31,7 @@ def tokenmix(x: Tensor, attention: Tensor, partner: Tensor, taken: Tensor) -> tu
     # by what is hidden, so that an image of which nothing is counts exactly one
     own = (1 - (taken * attention).sum((1, 2))).clamp(min=0)
     other = (taken * attention.index_select(0, partner)).sum((1, 2))
-    mask = F.interpolate(1 - taken[:, None], size=x.shape[-2:], mode="nearest")
+    mask = enlarged(1 - taken[:, None], x.shape[-2:])
     index = torch.stack([torch.arange(len(x), device=x.device), partner], 1)
     return blend(x, partner, mask), Mix(index, torch.stack([own, other.clamp(max=1)], 1), mask)
 

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FAINT = (
-    -40.0
-)  # logarithm below which a bell's factor falls no more: denormal numbers take a processor ten times as long
+# logarithm below which a bell's factor falls no more: denormal numbers take a processor ten times as long
+FAINT = -40.0
 FIELD_SIDE = 64  # frequencies kept a side: above decay 2 the others hold less than a thousandth of the power
 STEEP = 2.0  # decay from which that holds; below it all frequencies are kept
 
@@ -85,13 +84,15 @@ def ramp(field: Tensor, count: Tensor, soft: Tensor) -> Tensor:
     return mask.view(-1, 1, *field.shape[1:])
 
 
-def bell(size: tuple[int, int], centre: Tensor, rate: Tensor, device: torch.device) -> Tensor:
-    """(B, 1, H, W) float32 `exp(-rate * d^2)`, d the distance in pixels from `centre` (B or 1, 2); `rate` (B or 1,)."""
+def bell(size: tuple[int, int], centre: Tensor, rate: Tensor, device: torch.device) -> list[Tensor]:
+    """Factors (B, H) and (B, W) of `exp(-rate * d^2)`, float32, where d is the distance in pixels from `centre`.
+
+    `centre` (B or 1, 2) row and column; `rate` (B or 1,).
+    """
     centre, rate = (number.to(device, torch.float32, non_blocking=True) for number in (centre, rate))
-    down, across = (
+    return [
         (-rate[:, None] * (torch.arange(side, device=device) - centre[:, axis : axis + 1]).square())
         .clamp(min=FAINT)
         .exp()
         for axis, side in enumerate(size)
-    )
-    return down[:, None, :, None] * across[:, None, None, :]
+    ]

@@ -46,6 +46,14 @@ def _lines(place: Tensor, length: Tensor, pixels: int, interpolation: str, dtype
     return (1 - (middle[..., None] - source).abs()).clamp(min=0)
 
 
+def enlarged(cells: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, *size) `cells` (B, C, h, w) of an image, each over the pixels that it stands for."""
+    for dim, side in ((3, size[1]), (2, size[0])):  # columns first: rows are then copied whole
+        cell = torch.arange(side, device=cells.device) * cells.shape[dim] // side
+        cells = cells.index_select(dim, cell)
+    return cells
+
+
 def box_mean(maps: Tensor, corners: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, C) mean of `maps` (B, C, h, w) over the boxes `corners` (B or 1, 4) of an image of `size`.
 
