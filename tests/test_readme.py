@@ -51,3 +51,11 @@ def test_the_two_commands_are_the_first_two():
     first, second, *_ = blocks("bash")
     assert "recipes/quickstart.yaml" in first and "pip install" in first
     assert "pytest" in second and "pip install" in second
+
+
+def test_the_method_it_shows_is_the_one_in_the_package():
+    method = (ROOT / "hf_mixup" / "methods" / "smoothmix.py").read_text()
+    for line in block_with("class SmoothMix(Method)").splitlines():
+        assert line.strip('"') in method, line
+    [recipe] = blocks("yaml")
+    assert recipe in (ROOT / "recipes" / "cifar100" / "smoothmix.yaml").read_text()
