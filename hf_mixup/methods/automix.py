@@ -49,7 +49,7 @@ class AutoMix(Method):
     masks' share near lam. `momentum`, `final_momentum`, `momentum_warmup`: of the encoder; from a momentum of 1 on,
     encoder and block are those of a loaded state and stay as they are. `lam_channel`, `upsample`: see `MixBlock`.
     `update_prob`: share of steps in which the block learns from the encoder's loss. `generator_lr`,
-    `generator_min_lr`: the block's own learning rates; None takes the network's.
+    `generator_min_lr`, `generator_momentum`: the block's own learning rates and momentum; None takes the network's.
 
     The network's classifier learns from mixed images, `head` from clean ones. The encoder runs in train mode and
     keeps its own BatchNorm statistics, as in the authors' code; behind `layer` they see mixed images only.
@@ -74,6 +74,7 @@ class AutoMix(Method):
     update_prob: float = 1.0
     generator_lr: float | None = None
     generator_min_lr: float | None = None
+    generator_momentum: float | None = None
 
     def __post_init__(self):
         super().__post_init__()
