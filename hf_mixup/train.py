@@ -12,7 +12,7 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from . import record
 from .callbacks import BarCallback, ReportCallback, StopCallback
 from .config import MixupConfig
-from .data import Data, Images, Stream, crop_share, eval_transform, to_rgb, train_transform
+from .data import Data, Images, Stream, Transform, crop_share, eval_transform, to_rgb, train_transform
 from .folder import RunError, check_folder, check_world, nothing_left, told_when_full
 from .methods import Method, load
 from .metrics import compute_metrics
@@ -174,9 +174,9 @@ def prepare(processor, size: int | None = None):
     return as_processor
 
 
-def train_images(config: MixupConfig, data: Data, processor) -> Images | Stream:
-    """The training split as uint8 batches, with per-image transforms only where the recipe asks for them."""
-    transform = train_transform(
+def image_transform(config: MixupConfig) -> Transform | None:
+    """What happens to a training image by itself, where the recipe asks for anything."""
+    return train_transform(
         config.image_size,
         scale=config.random_resized_crop,
         interpolation=config.train_interpolation or config.interpolation or "bilinear",
@@ -185,6 +185,11 @@ def train_images(config: MixupConfig, data: Data, processor) -> Images | Stream:
         resize=config.resize,
         **({} if config.mean is None else {"mean": tuple(config.mean)}),
     )
+
+
+def train_images(config: MixupConfig, data: Data, processor) -> Images | Stream:
+    """The training split as uint8 batches, with per-image transforms only where the recipe asks for them."""
+    transform = image_transform(config)
     shared = {"transform": transform, "skip_corrupt": config.skip_corrupt}
     shared["prepare"] = None if transform else prepare(processor, config.eval_image_size and config.image_size)
     columns = (data.image_column, data.label_column, config.image_size)
