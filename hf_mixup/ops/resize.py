@@ -27,23 +27,27 @@ def paste_resized(x: Tensor, other: Tensor, corners: Tensor, interpolation: str)
 
 
 def resized(other: Tensor, corners: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """(B, C, *size) of zeros and, in each box, the image of `other` (B, C, h, w) that fits it."""
-    planes = []
-    for side, pixels, low, high in zip(size, other.shape[-2:], corners[:, ::2].T, corners[:, 1::2].T, strict=True):
-        place = torch.arange(side, device=other.device) - low[:, None]
-        planes.append(_lines(place, (high - low).clamp(min=1)[:, None], pixels, interpolation, other.dtype))
-    down, across = planes
-    return down[:, None] @ other @ across[:, None].mT
-
-
-def _lines(place: Tensor, length: Tensor, pixels: int, interpolation: str, dtype: torch.dtype) -> Tensor:
-    """(B, side, pixels) how much of each source pixel makes each pixel at `place` of `length`; rows sum to one."""
-    source = torch.arange(pixels, device=place.device)
+    """(B, C, *size) with `other` (B, C, h, w) resized into the boxes `corners`; what lies outside them is undefined."""
+    row, column = (
+        (torch.arange(side, device=other.device) - low[:, None], (high - low).clamp(min=1)[:, None])
+        for side, low, high in zip(size, corners[:, ::2].T, corners[:, 1::2].T, strict=True)
+    )
     if interpolation == "nearest":
-        # torch's "nearest" takes the pixel below
-        return ((place * pixels // length).clamp(0, pixels - 1)[..., None] == source).to(dtype)
-    middle = ((place.to(dtype) + 0.5) * pixels / length - 0.5).clamp(0, pixels - 1)
-    return (1 - (middle[..., None] - source).abs()).clamp(min=0)
+        return _pick(_pick(other, 2, *row), 3, *column)
+    # centres of the pixels, as places in `other` from -1 to 1, which is what grid_sample takes
+    row, column = (((place.to(other.dtype) + 0.5) / length) * 2 - 1 for place, length in (row, column))
+    grid = torch.stack(torch.broadcast_tensors(column[:, None, :], row[:, :, None]), -1)
+    grid = grid.expand(len(other), -1, -1, -1)
+    return F.grid_sample(other, grid, mode=interpolation, padding_mode="border", align_corners=False)
+
+
+def _pick(other: Tensor, dim: int, place: Tensor, length: Tensor) -> Tensor:
+    """As F.interpolate's "nearest", which takes the pixel below and not the nearest, as grid_sample does."""
+    side = other.shape[dim]
+    source = (place * side // length).clamp(0, side - 1)
+    source = source[:, None, :, None] if dim == 2 else source[:, None, None, :]
+    shape = [*other.shape[:dim], source.shape[dim], *other.shape[dim + 1 :]]
+    return other.gather(dim, source.expand(shape))
 
 
 def box_mean(maps: Tensor, corners: Tensor, size: tuple[int, int]) -> Tensor:
