@@ -163,17 +163,18 @@ def _watching(module: nn.Module, seen: list[Tensor]) -> Iterator[None]:
             module.config = config
 
 
-def attention_map(attention: Tensor, parts: Anatomy, batch: int, image: tuple[int, int]) -> Tensor:
-    """(B, h, w) how much each patch is looked at, rows summing to one: by the class token, or on average without one.
-
-    `attention` as `watching_attention` gives it.
+def attention_map(
+    attention: Tensor, parts: Anatomy, batch: int, image: tuple[int, int], by_patches: bool = False
+) -> Tensor:
+    """(B, h, w) how much each patch is looked at, rows summing to one: by the class token, or by the patches on average
+    where there is none or `by_patches` asks for it. `attention` as `watching_attention` gives it.
     """
     attention = attention.float().mean(1)
     if len(attention) != batch:
         looked_at = _unwindow(attention.mean(1), parts, batch, image)
     else:
         prefix = parts.prefix_tokens
-        row = attention[:, 0] if prefix else attention.mean(1)
+        row = attention[:, 0] if prefix and not by_patches else attention[:, prefix:].mean(1)
         row = row[:, prefix:]
         looked_at = row.reshape(batch, *patch_grid(row.shape[1], image))
     return looked_at / looked_at.sum((1, 2), keepdim=True)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .methods import Method, load
 from .ops.losses import smooth, soft_cross_entropy
+from .ops.masks import written
 from .ops.sampling import generator
 from .tasks.classification import targets
 
@@ -19,7 +20,8 @@ class BatchMixup(nn.Module):
     `images` (B, C, H, W), `labels` int (B,) or float (B, K); targets are float32 (B, K). In eval mode images come
     back as they are. Draws are a pure function of `seed` (None: torch's initial seed) and process; in a loader's worker
     also of the worker's seed, which is another in each epoch and comes from torch's.
-    `inplace` writes the result to `images` and needs `pairing="halves"`.
+    A call's `out`, a tensor like `images`, takes the mixed ones and spares a new one; `inplace` writes to `images`
+    themselves and needs `pairing="halves"`.
     """
 
     def __init__(
@@ -44,18 +46,19 @@ class BatchMixup(nn.Module):
         if inplace and self.method.pairing != "halves":
             raise ValueError(f'inplace needs pairing="halves", not {self.method.pairing!r}.')
 
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
         y = targets(labels, self.num_classes)
         if y.dim() != 2 or y.shape[1] != self.num_classes:
             raise ValueError(
                 f"Labels of shape {tuple(labels.shape)} and type {labels.dtype}: give class numbers (B,) as integers, "
                 f"or rows of {self.num_classes} floats."
             )
+        out = images if self.inplace else out
+        if out is not None and (out.shape, out.dtype, out.device) != (images.shape, images.dtype, images.device):
+            raise ValueError(f"out is {_kind(out)}, images are {_kind(images)}: give a tensor like them.")
         if not self.training:
-            return images, y
-        mixed, mix = self.method.mix(None, images, y, self.rng)
-        if self.inplace:
-            mixed = images.copy_(mixed)
+            return written(images, out), y
+        mixed, mix = self.method.mix(None, images, y, self.rng, out)
         return mixed, smooth(mix(y), self.label_smoothing)
 
     @property
@@ -71,6 +74,10 @@ class BatchMixup(nn.Module):
 
     def __getstate__(self):
         return {**self.__dict__, "_rng": None, "_rng_of": None}
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
 
 
 def _rank() -> int:

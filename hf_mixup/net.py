@@ -146,21 +146,24 @@ class Net(nn.Module):
             maps = self.features(x).relu()
         return torch.einsum("bchw,bc->bhw", maps, y.float() @ self.classifier.weight.detach().float())
 
-    def attention(self, x: Tensor) -> Tensor:
-        """(B, h, w) how much the class token of the last block looks at each patch, summing to one; no gradient."""
-        with torch.no_grad(), evaluating(self.model), self.watching() as look:
+    def attention(self, x: Tensor, by_patches: bool = False) -> Tensor:
+        """(B, h, w) how much the last block looks at each patch, summing to one; no gradient.
+
+        By its class token; where there is none, or with `by_patches`, by its patches on average.
+        """
+        with torch.no_grad(), evaluating(self.model), self.watching(by_patches=by_patches) as look:
             self(x)
             return look()
 
     @contextmanager
-    def watching(self, for_method: str = "this method") -> Iterator[Callable[[], Tensor]]:
+    def watching(self, for_method: str = "this method", by_patches: bool = False) -> Iterator[Callable[[], Tensor]]:
         """A function that gives the attention map of the last pass made inside, as `attention` but of that pass."""
         self._need(self.parts.attention, "attention that can be read", "a ViT, DeiT or Swin", for_method)
         sizes = []
-        handle = self.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape))
+        handle = self.register_forward_pre_hook(lambda _, args: sizes.append((len(args[0]), args[0].shape[-2:])))
         try:
             with watching_attention(self.parts) as seen:
-                yield lambda: attention_map(seen[-1].detach(), self.parts, sizes[-1][0], tuple(sizes[-1][-2:]))
+                yield lambda: attention_map(seen[-1].detach(), self.parts, *sizes[-1], by_patches)
         finally:
             handle.remove()
 

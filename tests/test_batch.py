@@ -121,11 +121,41 @@ def test_smoothing_spreads_a_share_of_each_target(images, labels):
     torch.testing.assert_close(smoothed[1], 0.8 * plain[1] + 0.2 / CLASSES)
 
 
-def test_inplace_writes_to_the_images_and_needs_halves(images, labels):
-    x = images()
-    mixed, _ = BatchMixup("mixup", CLASSES, seed=0, inplace=True, pairing="halves")(x, labels)
-    wanted, _ = BatchMixup("mixup", CLASSES, seed=0, pairing="halves")(images(), labels)
-    assert mixed.data_ptr() == x.data_ptr() and torch.equal(x, wanted)
+KINDS = [(6, torch.float32, (16, 16)), (5, torch.float32, (12, 20)), (6, torch.bfloat16, (16, 16))]
+KINDS += [(6, torch.uint8, (16, 16)), (4, torch.float32, (112, 96))]
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize(("count", "dtype", "size"), KINDS)
+@pytest.mark.parametrize("name", STATIC)
+def test_out_and_inplace_give_what_a_fresh_tensor_has(name, count, dtype, size, per_image, images, labels):
+    halves = {"pairing": "halves"} if "halves" in load(name).pairings else {}
+    x, y = images(count, size, dtype=dtype), labels[:count]
+    for prob in (1.0, 0.5):
+        made = {"num_classes": CLASSES, "seed": 0, "per_image": per_image, "prob": prob, **halves}
+        wanted, targets = BatchMixup(name, **made)(x, y)
+        out = torch.empty_like(x)
+        mixed, soft = BatchMixup(name, **made)(x, y, out=out)
+        assert mixed is out and torch.equal(out, wanted) and torch.equal(soft, targets)
+        assert torch.equal(x, images(count, size, dtype=dtype))
+        if halves:
+            written = x.clone()
+            mixed, soft = BatchMixup(name, inplace=True, **made)(written, y)
+            assert mixed is written and torch.equal(written, wanted) and torch.equal(soft, targets)
+
+
+def test_in_eval_mode_out_has_the_images(images, labels):
+    out = torch.empty_like(images())
+    assert BatchMixup("mixup", CLASSES).eval()(images(), labels, out=out)[0] is out
+    assert torch.equal(out, images())
+
+
+def test_an_out_unlike_the_images_is_refused_with_both(images, labels):
+    with pytest.raises(ValueError, match=r"out is \(5, .*float32.*images are \(6, "):
+        BatchMixup("mixup", CLASSES)(images(), labels, out=torch.empty_like(images(5)))
+
+
+def test_inplace_needs_halves():
     with pytest.raises(ValueError, match='pairing="halves".*shift'):
         BatchMixup("mixup", CLASSES, inplace=True)
 

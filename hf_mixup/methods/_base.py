@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..mix import Mix
+from ..ops.masks import written
 from ..ops.sampling import PAIRINGS, beta, partners
 
 
@@ -75,19 +76,21 @@ class Method(nn.Module):
     def build(self, net) -> None:
         """Make the method's own networks, once, for `net`."""
 
-    def mix(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:
+    def mix(self, net, x: Tensor, y: Tensor, rng: torch.Generator, out: Tensor | None = None) -> tuple[Tensor, Mix]:
         """Mixed images, like `x` (B, C, H, W), and how they were mixed; `mix(y)` gives their targets.
 
         A batch of one, a batch that `prob` spares and any batch in eval mode come back unchanged. `x` is not written
         to. `net` may be None for methods that need no network. `y` (B, ...) float targets, one row an image.
+        `out`, for such methods only: where the mixed images go, a tensor like `x` or `x` itself.
         """
         self.check(x, y)
         if self.skips(x, rng):
-            return x, Mix.none(x)
+            return written(x, out), Mix.none(x)
+        if not (self.per_image and self.rate < 1):
+            return self.mix_batch(net, x, y, rng, **({} if out is None else {"out": out}))
         mixed, mix = self.mix_batch(net, x, y, rng)
-        if self.per_image and self.rate < 1:
-            mixed, mix = _spare(x, mixed, mix, torch.rand(len(x), generator=rng) >= self.rate)
-        return mixed, mix
+        mixed, mix = _spare(x, mixed, mix, torch.rand(len(x), generator=rng) >= self.rate)
+        return written(mixed, out), mix
 
     def mix_batch(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:
         """As `mix`, for a batch of two and more that is to be mixed."""

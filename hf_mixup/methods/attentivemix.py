@@ -15,7 +15,9 @@ from ..ops.masks import blend
 from ._base import Method
 
 
-def attentivemix(x: Tensor, activity: Tensor, count: Tensor, partner: Tensor) -> tuple[Tensor, Mix]:
+def attentivemix(
+    x: Tensor, activity: Tensor, count: Tensor, partner: Tensor, out: Tensor | None = None
+) -> tuple[Tensor, Mix]:
     """Each partner with the most active cells of the row's own image; lam is their share of the pixels.
 
     `x` (B, C, H, W), `activity` (B, h, w) of its cells, `count` (B or 1,) of cells to keep, `partner` (B,).
@@ -23,7 +25,7 @@ def attentivemix(x: Tensor, activity: Tensor, count: Tensor, partner: Tensor) ->
     rank = activity.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1)
     kept = rank < count.to(x.device, non_blocking=True)[:, None]
     mask = F.interpolate(kept.float().reshape(len(x), 1, *activity.shape[1:]), size=x.shape[-2:], mode="nearest")
-    return blend(x, partner, mask), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
+    return blend(x, partner, mask, out), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 
 @dataclass(eq=False)
@@ -64,12 +66,12 @@ class AttentiveMix(Method):
             self.eye.eval()
         return self
 
-    def mix_batch(self, net, x, y, rng):
+    def mix_batch(self, net, x, y, rng, out=None):
         lam, partner = self.draw(x, self.alpha, rng)
         activity = self.activity(net, x)
         cells = activity[0].numel()
         count = (cells * lam).long().clamp(min=1) if self.top_k is None else torch.full_like(lam, self.top_k)
-        return attentivemix(x, activity, count, partner)
+        return attentivemix(x, activity, count, partner, out)
 
     @torch.no_grad()
     def activity(self, net, x: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def momentum_at(step: int, total_steps: int, first: float, final: float, warmup:
 
     The cosine after it counts from the start of the training, so it sets in with a small jump, as in the authors' code.
     """
-    if step <= warmup * total_steps:
+    if step < int(warmup * total_steps):
         return first
     return final - (final - first) * falling(min(step / total_steps, 1.0))
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..mix import Mix
+from ..ops.masks import written
 from . import within
 from ._base import Method
 
@@ -56,11 +57,11 @@ class Choice(Method):
         for method in self.methods:
             method.build(net)
 
-    def mix(self, net, x, y, rng):
+    def mix(self, net, x, y, rng, out=None):
         self.check(x, y)
         if self.skips(x, rng):
-            return x, Mix.none(x)
-        return self.choose(rng).mix(net, x, y, rng)
+            return written(x, out), Mix.none(x)
+        return self.choose(rng).mix(net, x, y, rng, out)
 
     def forward(self, net, x, y, rng):
         self.check(x, y)

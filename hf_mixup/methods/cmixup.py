@@ -43,7 +43,7 @@ class CMixup(Method):
         if not self.bandwidth > 0:
             raise ValueError(f"CMixup's bandwidth is {self.bandwidth!r}: give a distance of targets above 0.")
 
-    def mix_batch(self, net, x, y, rng):
+    def mix_batch(self, net, x, y, rng, out=None):
         lam = beta(self.alpha, self.draws(x), rng).expand(len(x))
         partner = near_partners(y.float(), torch.rand(len(x), generator=rng), self.bandwidth)
-        return mixup(x, lam, partner)
+        return mixup(x, lam, partner, out)

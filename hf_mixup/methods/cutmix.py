@@ -11,18 +11,18 @@ from ..ops.sampling import integers, partners, points, uniform
 from ._base import Method
 
 
-def cutmix(x: Tensor, lam: Tensor, partner: Tensor, centre: Tensor) -> tuple[Tensor, Mix]:
+def cutmix(x: Tensor, lam: Tensor, partner: Tensor, centre: Tensor, out: Tensor | None = None) -> tuple[Tensor, Mix]:
     """Each image with one box of its partner; lam becomes the share of pixels kept, counted after clipping.
 
     `x` (B, C, H, W), `lam` (B,) in [0, 1], `partner` (B,), `centre` (B or 1, 2) row and column of the box.
     """
-    return cut(x, partner, boxes(x.shape[-2:], lam, centre))
+    return cut(x, partner, boxes(x.shape[-2:], lam, centre), out)
 
 
-def cut(x: Tensor, partner: Tensor, corners: Tensor) -> tuple[Tensor, Mix]:
+def cut(x: Tensor, partner: Tensor, corners: Tensor, out: Tensor | None = None) -> tuple[Tensor, Mix]:
     """Each image with the box `corners` (B or 1, 4), half-open top, bottom, left, right, of its partner."""
     mask = outside(corners, x.shape[-2:], x.device)
-    return paste(x, partner, corners, mask), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
+    return paste(x, partner, corners, mask, out), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 
 @dataclass(eq=False)
@@ -44,12 +44,12 @@ class CutMix(Method):
         if self.minmax is not None and not 0 <= self.minmax[0] <= self.minmax[1] <= 1:
             raise ValueError(f"CutMix's minmax is {self.minmax!r}: give a smallest and largest side from 0 to 1.")
 
-    def mix_batch(self, net, x, y, rng):
+    def mix_batch(self, net, x, y, rng, out=None):
         if self.minmax is not None:
             partner = partners(len(x), self.pairing, rng)
-            return cut(x, partner, self.inner_boxes(x, rng))
+            return cut(x, partner, self.inner_boxes(x, rng), out)
         lam, partner = self.draw(x, self.alpha, rng)
-        mixed, mix = cutmix(x, lam, partner, points(x.shape[-2:], self.draws(x), rng))
+        mixed, mix = cutmix(x, lam, partner, points(x.shape[-2:], self.draws(x), rng), out)
         return mixed, mix if self.correct_lam else Mix.pair(partner, lam, mix.mask, device=x.device)
 
     def inner_boxes(self, x: Tensor, rng: torch.Generator) -> Tensor:

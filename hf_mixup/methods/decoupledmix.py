@@ -1,6 +1,7 @@
 """Decoupled Mixup: each mixed class is also learnt as if the other were not there (Liu et al., 2023, section 4.1).
 
-Computed for each row, so it holds for a lam of each row's own and for lam = 1/2, unlike the authors' code.
+Computed for each row, so it holds for a lam of each row's own and for lam = 1/2, where the authors' code leaves the
+decoupled term out. Their two-hot targets of a pair of one class may be above one; here they end there.
 """
 
 import math
@@ -46,7 +47,8 @@ def rescaled(lam: Tensor, scale: str, power: float, threshold: float) -> Tensor:
 class DecoupledMix(Container):
     """`base`: the method that mixes. `eta`: weight of the decoupled term. `mode`: for both images, or only the one
     with less or more than `threshold` of the mix. `scale`, `scale_power`, `scale_threshold`: its weight by lam.
-    `two_hot`: instead, targets are the re-scaled shares of both classes, for the binary loss (section 4.2).
+    `two_hot`: instead, targets are the re-scaled shares of both classes, or ones without a `scale`, for the binary loss
+    (section 4.2).
     """
 
     paper = "2203.10761"
@@ -75,14 +77,10 @@ class DecoupledMix(Container):
         x, mix = self.mix(net, x, y, rng)
         logits = net(x)
         if self.two_hot:
-            raised = Mix(mix.index, self.raised(mix.weight), mix.mask)
+            raised = Mix(mix.index, self.rescale(mix.weight) * (mix.weight > 0), mix.mask)
             return {"mix": net.loss(logits, raised(y).clamp(max=1))}
         decoupled = (self.weights(mix) * decoupled_terms(logits, y, mix)).sum(1).mean()
         return {"mix": net.loss(logits, mix(y)), "decoupled": self.eta * decoupled}
-
-    def raised(self, weight: Tensor) -> Tensor:
-        """`weight` (B, K) re-scaled, for the two-hot targets; as it is without a scale."""
-        return weight if self.scale == "none" else self.rescale(weight)
 
     def rescale(self, weight: Tensor) -> Tensor:
         return rescaled(weight, self.scale, self.scale_power, self.scale_threshold)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..mix import Mix
+from ..ops.masks import written
 from ._base import Method
 
 
@@ -13,5 +14,5 @@ class ERM(Method):
     title = "No mixing (ERM)"
     group = "baseline"
 
-    def mix_batch(self, net, x, y, rng):
-        return x, Mix.none(x)
+    def mix_batch(self, net, x, y, rng, out=None):
+        return written(x, out), Mix.none(x)

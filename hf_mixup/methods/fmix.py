@@ -19,7 +19,13 @@ from ._base import Method
 
 
 def fmix(
-    x: Tensor, lam: Tensor, partner: Tensor, noise: Tensor, decay: float = 3.0, max_soft: float = 0.0
+    x: Tensor,
+    lam: Tensor,
+    partner: Tensor,
+    noise: Tensor,
+    decay: float = 3.0,
+    max_soft: float = 0.0,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Mix]:
     """Each image where a field is highest, on a share `lam` (B,) of the pixels, and its partner elsewhere.
 
@@ -34,7 +40,7 @@ def fmix(
         mask = highest(field, count)
     else:
         mask = ramp(field, count, (torch.minimum(lam, 1 - lam).clamp(max=max_soft) * pixels).long())
-    return blend(x, partner, mask), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
+    return blend(x, partner, mask, out), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 
 @dataclass(eq=False)
@@ -54,8 +60,8 @@ class FMix(Method):
         if not 0 <= self.max_soft <= 0.5:
             raise ValueError(f"FMix's max_soft is {self.max_soft!r}: give a share from 0 (sharp borders) to 0.5.")
 
-    def mix_batch(self, net, x, y, rng):
+    def mix_batch(self, net, x, y, rng, out=None):
         lam, partner = self.draw(x, self.alpha, rng)
         shape = self.draws(x), *spectrum_size(x.shape[-2:], self.decay)
         noise = torch.randn(shape, generator=on_device(rng, x.device), device=x.device)
-        return fmix(x, lam, partner, noise, self.decay, self.max_soft)
+        return fmix(x, lam, partner, noise, self.decay, self.max_soft, out)

@@ -17,7 +17,7 @@ from ..ops.sampling import points
 from ._base import Method
 
 
-def gmix(x: Tensor, lam: Tensor, partner: Tensor, centre: Tensor) -> tuple[Tensor, Mix]:
+def gmix(x: Tensor, lam: Tensor, partner: Tensor, centre: Tensor, out: Tensor | None = None) -> tuple[Tensor, Mix]:
     """Each image mixed with its partner by a Gaussian whose volume, without the border, is the smaller share.
 
     `x` (B, C, H, W), `lam` (B,) in [0, 1], `partner` (B,), `centre` (B or 1, 2) row and column.
@@ -28,7 +28,7 @@ def gmix(x: Tensor, lam: Tensor, partner: Tensor, centre: Tensor) -> tuple[Tenso
     lam, nothing = (spread(row.to(x.device, non_blocking=True), seen) for row in (lam, smaller == 0))
     seen = seen.masked_fill(nothing, 0.0)
     mask = torch.where(lam < 0.5, seen, 1 - seen)
-    return blend(x, partner, mask), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
+    return blend(x, partner, mask, out), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 
 @dataclass(eq=False)
@@ -39,5 +39,5 @@ class GMix(Method):
     title = "GMix"
     alpha: float = 1.0
 
-    def mix_batch(self, net, x, y, rng):
-        return gmix(x, *self.draw(x, self.alpha, rng), points(x.shape[-2:], self.draws(x), rng))
+    def mix_batch(self, net, x, y, rng, out=None):
+        return gmix(x, *self.draw(x, self.alpha, rng), points(x.shape[-2:], self.draws(x), rng), out)

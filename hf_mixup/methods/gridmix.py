@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..mix import Mix
-from ..ops.masks import blend, once
+from ..ops.masks import blend, once, written
 from ..ops.sampling import integers, uniform
 from ._base import Method
 
@@ -25,6 +25,7 @@ def gridmix(
     holes: Tensor,
     place: Tensor,
     hole_aspect: Tensor,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Mix]:
     """Each image with its partner in the holes of a grid; lam becomes the share of pixels outside them.
 
@@ -34,7 +35,7 @@ def gridmix(
     """
     corners = crops(x.shape[-2:], area, aspect, place)
     mask = 1 - grid(x.shape[-2:], corners, *cells(corners, once(lam), holes, hole_aspect), x.device)
-    return blend(x, partner, mask), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
+    return blend(x, partner, mask, out), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 
 def crops(size: tuple[int, int], area: Tensor, aspect: Tensor, place: Tensor) -> Tensor:
@@ -89,12 +90,12 @@ class GridMix(Method):
                 limits = "above 0" if limit == math.inf else "above 0 and up to 1"
                 raise ValueError(f"GridMix's {key} is {getattr(self, key)!r}: give a lowest and highest one, {limits}.")
 
-    def mix_batch(self, net, x, y, rng):
+    def mix_batch(self, net, x, y, rng, out=None):
         if self.alpha == 0:  # the smallest hole is more than nothing
-            return x.clone(), Mix.none(x)
+            return written(x.clone(), out), Mix.none(x)
         lam, partner = self.draw(x, self.alpha, rng)
         count, (fewest, most) = self.draws(x), self.holes
         area, aspect = uniform(*self.crop_area, count, rng), uniform(*self.crop_aspect, count, rng)
         holes = fewest + integers(most - fewest + 1, count, rng)
         place = torch.rand(count, 2, generator=rng)
-        return gridmix(x, lam, partner, area, aspect, holes, place, uniform(*self.hole_aspect, count, rng))
+        return gridmix(x, lam, partner, area, aspect, holes, place, uniform(*self.hole_aspect, count, rng), out)

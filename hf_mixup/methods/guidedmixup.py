@@ -21,7 +21,7 @@ SPECTRAL_SIDE = 128  # pixels a side at which the spectral residual is taken, at
 REACH, WIDTH = 3, 3.0  # pixels to each side, and standard deviation, of the blur
 
 
-def guidedmixup(x: Tensor, saliency: Tensor, partner: Tensor) -> tuple[Tensor, Mix]:
+def guidedmixup(x: Tensor, saliency: Tensor, partner: Tensor, out: Tensor | None = None) -> tuple[Tensor, Mix]:
     """Each pixel shared by two images as their saliency is there; lam becomes the mean of the mask.
 
     `x` (B, C, H, W), `saliency` (B, H, W) not negative, of one sum for all images; `partner` (B,).
@@ -29,7 +29,7 @@ def guidedmixup(x: Tensor, saliency: Tensor, partner: Tensor) -> tuple[Tensor, M
     partner = partner.to(x.device, non_blocking=True)
     total = saliency + saliency.index_select(0, partner)
     mask = torch.where(total > 0, saliency / total, 0.5)[:, None]
-    return blend(x, partner, mask), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
+    return blend(x, partner, mask, out), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 
 def one_cycle(saliency: Tensor, turned: bool = False) -> Tensor:
@@ -93,10 +93,10 @@ class GuidedMixup(Method):
     def needs_net(self):
         return self.detector == "ap"
 
-    def mix_batch(self, net, x, y, rng):
+    def mix_batch(self, net, x, y, rng, out=None):
         saliency = evened(net.saliency(x, y) if self.detector == "ap" else spectral(x))
         turned = bool(torch.rand((), generator=rng) < 0.5)
-        return guidedmixup(x, saliency, one_cycle(saliency, turned))
+        return guidedmixup(x, saliency, one_cycle(saliency, turned), out)
 
 
 @torch.no_grad()

@@ -13,7 +13,9 @@ from ..ops.sampling import points
 from ._base import Method
 
 
-def hmix(x: Tensor, lam: Tensor, partner: Tensor, centre: Tensor, ratio: float = 0.5) -> tuple[Tensor, Mix]:
+def hmix(
+    x: Tensor, lam: Tensor, partner: Tensor, centre: Tensor, ratio: float = 0.5, out: Tensor | None = None
+) -> tuple[Tensor, Mix]:
     """Each image with a box of its partner on a share `ratio * (1 - lam)`, and so mixed outside that lam holds.
 
     `x` (B, C, H, W), `lam` (B,) in [0, 1], `partner` (B,), `centre` (B or 1, 2) row and column of the box.
@@ -24,7 +26,7 @@ def hmix(x: Tensor, lam: Tensor, partner: Tensor, centre: Tensor, ratio: float =
     # no pixel is outside a box of the whole image, where lam is 0
     own = spread(share, mask) / mask.mean((2, 3), keepdim=True).clamp(min=1 / mask[0].numel())
     mask = mask * own.clamp(max=1)
-    return blend(x, partner, mask), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
+    return blend(x, partner, mask, out), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 
 @dataclass(eq=False)
@@ -41,6 +43,6 @@ class HMix(Method):
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"HMix's ratio is {self.ratio!r}: give a share from 0 (Mixup) to 1 (CutMix).")
 
-    def mix_batch(self, net, x, y, rng):
+    def mix_batch(self, net, x, y, rng, out=None):
         lam, partner = self.draw(x, self.alpha, rng)
-        return hmix(x, lam, partner, points(x.shape[-2:], self.draws(x), rng), self.ratio)
+        return hmix(x, lam, partner, points(x.shape[-2:], self.draws(x), rng), self.ratio, out)

@@ -2,7 +2,8 @@
 section 3).
 
 As the authors', but for this: cells are counted, `grid` a side, so that images of any size have as many; where they are
-uneven, lam is the share of pixels.
+uneven, lam is the share of pixels. No gradient flows through lam, where theirs flows through the prediction in it.
+Labels are smoothed in the loss too, where theirs are only in the targets that the prediction is held against.
 """
 
 from dataclasses import dataclass

@@ -9,9 +9,12 @@ from ..ops.masks import blend, spread
 from ._base import Method
 
 
-def mixup(x: Tensor, lam: Tensor, partner: Tensor) -> tuple[Tensor, Mix]:
-    """`lam * x + (1 - lam) * x[partner]`; `x` (B, ...), `lam` (B,) in [0, 1], `partner` (B,)."""
-    return blend(x, partner, spread(lam, x)), Mix.pair(partner, lam, device=x.device)
+def mixup(x: Tensor, lam: Tensor, partner: Tensor, out: Tensor | None = None) -> tuple[Tensor, Mix]:
+    """`lam * x + (1 - lam) * x[partner]`; `x` (B, ...), `lam` (B,) in [0, 1], `partner` (B,).
+
+    `out`: where to write, `x` itself or a tensor like it; as in every method here.
+    """
+    return blend(x, partner, spread(lam, x), out), Mix.pair(partner, lam, device=x.device)
 
 
 @dataclass(eq=False)
@@ -22,5 +25,5 @@ class Mixup(Method):
     title = "Mixup"
     alpha: float = 1.0
 
-    def mix_batch(self, net, x, y, rng):
-        return mixup(x, *self.draw(x, self.alpha, rng))
+    def mix_batch(self, net, x, y, rng, out=None):
+        return mixup(x, *self.draw(x, self.alpha, rng), out)

@@ -1,7 +1,7 @@
 """Noisy feature mixup: Manifold Mixup, then noise on what was mixed (Lim et al., 2022, section 3).
 
-With `sparsity` the noise of NoisyMix (Erichson et al., 2022, arXiv 2202.01263), which is not all of that method: its
-loss over augmented views of each image needs three views of a batch, and is left out.
+With `jsd_weight` and `sparsity` NoisyMix (Erichson et al., 2022, arXiv 2202.01263, section 3): two AugMix views of each
+image go along, mixed alike and with two and three times the noise that is added, and predictions are to agree.
 """
 
 import math
@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 
 from ..mix import Mix
+from ..ops.losses import jensen_shannon
 from ..ops.sampling import on_device
 from ._base import Method
 from ._hidden import check_layers, check_stages
+from ._statistics import check_channels, check_statistics
+from .augmix import augmix, draw_chains
 from .mixup import mixup
 
 LEVELS = (2.0, 5.0)  # of the Beta distribution that noise levels are drawn from
+VIEWS = 3  # of an image, with itself, whose predictions are to agree
 
 
 def noisymix(h: Tensor, lam: Tensor, partner: Tensor, added: Tensor, scaled: Tensor) -> tuple[Tensor, Mix]:
@@ -28,6 +32,13 @@ def noisymix(h: Tensor, lam: Tensor, partner: Tensor, added: Tensor, scaled: Ten
 def levels(count: int, rng: torch.Generator) -> Tensor:
     """(count, 2) draws from Beta(2, 5): of the noise that is added, and of that which scales."""
     return torch._sample_dirichlet(torch.tensor(LEVELS).expand(count, 2, 2), generator=rng)[..., 0]
+
+
+def louder(level: Tensor) -> Tensor:
+    """`level` (views, B, 2) with what is added once, twice, three times as loud in the views."""
+    times = torch.ones(len(level), 1, 2)
+    times[:, 0, 0] += torch.arange(len(level))
+    return level * times
 
 
 def sparse(noise: Tensor, level: Tensor, sparsity: float, rng: torch.Generator) -> Tensor:
@@ -42,7 +53,9 @@ def sparse(noise: Tensor, level: Tensor, sparsity: float, rng: torch.Generator) 
 class NoisyMix(Method):
     """`alpha`: of Beta(alpha, alpha); 0 is noise alone. `layers`: drawn from these; 0 is the input, k follows stage
     (block) k. `add_noise`, `mult_noise`: the highest levels; one draw from Beta(2, 5) of each a batch is the level.
-    `sparsity`: share of entries without noise. NoisyMix has 0.5, 0.5 and 0.65 on CIFAR-100.
+    `sparsity`: share of entries without noise. `jsd_weight`: of the divergence of the three views; 0 is none, and no
+    views. NoisyMix has 0.5, 0.5, 0.65 and 12 on CIFAR-100. `mean`, `std`: those the images were normalised with, for
+    the views, as in AugMix.
     """
 
     paper = "2110.02180"
@@ -55,12 +68,16 @@ class NoisyMix(Method):
     add_noise: float = 0.4
     mult_noise: float = 0.2
     sparsity: float = 0.0
+    jsd_weight: float = 0.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        for key in ("add_noise", "mult_noise"):
+        check_statistics(self)
+        for key in ("add_noise", "mult_noise", "jsd_weight"):
             if not (math.isfinite(getattr(self, key)) and getattr(self, key) >= 0):
-                raise ValueError(f"NoisyMix's {key} is {getattr(self, key)!r}: give a level, 0 (none) or above.")
+                raise ValueError(f"NoisyMix's {key} is {getattr(self, key)!r}: give a number, 0 (none) or above.")
         if not 0 <= self.sparsity <= 1:
             raise ValueError(f"NoisyMix's sparsity is {self.sparsity!r}: give a share from 0 to 1.")
         check_layers(self)
@@ -73,6 +90,11 @@ class NoisyMix(Method):
         lam, partner = self.draw(x, self.alpha, rng)
         return noisymix(x, lam, partner, *self.noise(x, levels(self.draws(x), rng), on_device(rng, x.device)))
 
+    def check(self, x, y):
+        super().check(x, y)
+        if self.jsd_weight:
+            check_channels(self, x)
+
     def forward(self, net, x, y, rng):
         self.check(x, y)
         if self.skips(x, rng):
@@ -80,18 +102,40 @@ class NoisyMix(Method):
         layer = self.layers[int(torch.randint(len(self.layers), (), generator=rng))]
         lam, partner = self.draw(x, self.alpha, rng)
         spared = self.spare_rows(torch.zeros(len(x)), rng)
-        lam, level = torch.maximum(lam, spared), levels(self.draws(x), rng) * (1 - spared)[:, None]
-        rng = on_device(rng, x.device)
+        lam = torch.maximum(lam, spared)
+        views = VIEWS if self.jsd_weight else 1
+        x = self.views(x, spared, views, rng)
+        logits = self.mixed_logits(net, x, layer, lam, partner, spared, rng).chunk(views)
+        losses = {"mix": net.loss(logits[0], Mix.pair(partner, lam, device=x.device)(y))}
+        if self.jsd_weight:
+            apart = jensen_shannon(*logits) * (1 - spared).to(x.device, non_blocking=True)
+            losses["jsd"] = self.jsd_weight * apart.mean()
+        return losses
+
+    def views(self, x: Tensor, spared: Tensor, count: int, rng: torch.Generator) -> Tensor:
+        """(count * B, C, H, W) the images, then AugMix views of them; rows that are `spared` (B,) stay as they are."""
+        views = [x]
+        for _ in range(count - 1):
+            lam, *chains = draw_chains(len(x), rng)
+            views.append(augmix(x, torch.maximum(lam, spared), *chains, self.mean, self.std))
+        return x if count == 1 else torch.cat(views)
+
+    def mixed_logits(self, net, x: Tensor, layer: int, lam, partner, spared, rng: torch.Generator) -> Tensor:
+        """Logits of views `x` (views * B, C, H, W), mixed after stage `layer`, all alike, with noise of their own."""
+        count = len(lam)
+        views, draws = len(x) // count, count if self.per_image else 1
+        level = levels(views * draws, rng).view(views, draws, 2) * (1 - spared)[:, None]
+        level = louder(level).flatten(0, 1)
+        partner = (partner + count * torch.arange(views)[:, None]).flatten()
+        lam, rng = lam.repeat(views), on_device(rng, x.device)
 
         def edit(hidden):
             return noisymix(hidden, lam, partner, *self.noise(hidden, level, rng))[0]
 
         if layer == 0:
-            logits = net(edit(x))
-        else:
-            with net.editing(layer - 1, edit):
-                logits = net(x)
-        return {"mix": net.loss(logits, Mix.pair(partner, lam, device=x.device)(y))}
+            return net(edit(x))
+        with net.editing(layer - 1, edit):
+            return net(x)
 
     def noise(self, h: Tensor, level: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """What is added to `h` and what it is scaled by, less one; `level` (B or 1, 2), `rng` on the device of `h`."""

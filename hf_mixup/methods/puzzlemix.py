@@ -39,11 +39,13 @@ def puzzlemix(
     t_eps: float = 0.8,
     t_size: int | None = None,
     std: tuple[float, ...] | None = None,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Mix]:
     """Each image's salient blocks beside its partner's; lam becomes the mean of the mask, whose levels are 0, .5 and 1.
 
     `x` (B, C, H, W); `saliency` (B, h, w) not negative; `lam` (B,) or (1,) the share asked for; `partner` (B,);
-    `blocks` a side divide height and width. Options as in `PuzzleMix`. Blocks move, so pixels are not blends in place.
+    `blocks` a side divide height and width. Options as in `PuzzleMix`. Blocks move, so pixels are not blends in place,
+    and `out` may not be `x`.
     """
     lam, partner = (draw.to(x.device, non_blocking=True) for draw in (lam.expand(len(x)), partner))
     with torch.no_grad():
@@ -51,7 +53,7 @@ def puzzlemix(
         mask = choose(keep, give, down, right, lam, eta, n_labels)
         shown = enlarge(mask, blocks * splits(x.shape, blocks, t_size if transport else None))
         own, other = places(shown, pooled(saliency, len(shown[0])), partner, t_eps if transport else None)
-    mixed = compose(x, partner, shown, own, other)
+    mixed = compose(x, partner, shown, own, other, out)
     return mixed, Mix.pair(partner, mask.mean((1, 2)), enlarge(mask, *x.shape[-2:])[:, None])
 
 
@@ -214,11 +216,11 @@ class PuzzleMix(Method):
         if not self.grids or min(self.grids) < 2:
             raise ValueError(f"PuzzleMix's grids are {self.grids!r}: give numbers of blocks a side, 2 or more.")
 
-    def mix_batch(self, net, x, y, rng):
+    def mix_batch(self, net, x, y, rng, out=None):
         lam, partner = self.draw(x, self.alpha, rng)
         blocks = self.grid(x.shape[-2:], rng)
         options = {name: getattr(self, name) for name in OPTIONS}
-        return puzzlemix(x, self.saliency(net, x, y), lam, partner, blocks, **options)
+        return puzzlemix(x, self.saliency(net, x, y), lam, partner, blocks, **options, out=out)
 
     def grid(self, size: tuple[int, int], rng: torch.Generator) -> int:
         """Blocks a side: one of the grids that divide an image of `size` (height, width)."""

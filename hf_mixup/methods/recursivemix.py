@@ -2,7 +2,7 @@
 
 What was in the box last time is in the box's box this time, in images and in targets. Where the authors sample the last
 map for a box, its mean over the box is exact. A box without pixels mixes nothing; a batch larger than the one before
-takes its rows again, from the first on.
+takes its rows again, from the first on. Their "bilinear" puts the outermost pixels on the corners, ours is torch's own.
 """
 
 import math

@@ -17,7 +17,12 @@ from ._base import Method
 
 
 def resizemix(
-    x: Tensor, scale: Tensor, partner: Tensor, place: Tensor, interpolation: str = "bilinear"
+    x: Tensor,
+    scale: Tensor,
+    partner: Tensor,
+    place: Tensor,
+    interpolation: str = "bilinear",
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Mix]:
     """Each image with its partner, resized by `scale`, pasted over it; lam is the share of pixels kept.
 
@@ -26,8 +31,7 @@ def resizemix(
     """
     corners = patches(x.shape[-2:], scale, place)
     mask = outside(corners, x.shape[-2:], x.device)
-    other = x.index_select(0, partner.to(x.device, non_blocking=True))
-    mixed = paste_resized(x, other, corners, interpolation)
+    mixed = paste_resized(x, x, corners, interpolation, partner, out)
     return mixed, Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 
@@ -64,10 +68,10 @@ class ResizeMix(Method):
             known = ", ".join(INTERPOLATIONS)
             raise ValueError(f"Unknown interpolation {self.interpolation!r}. Choose one of: {known}.")
 
-    def mix_batch(self, net, x, y, rng):
+    def mix_batch(self, net, x, y, rng, out=None):
         count = self.draws(x)
         scale, partner = self.scales(count, rng), partners(len(x), self.pairing, rng)
-        return resizemix(x, scale, partner, torch.rand(count, 2, generator=rng), self.interpolation)
+        return resizemix(x, scale, partner, torch.rand(count, 2, generator=rng), self.interpolation, out)
 
     def scales(self, count: int, rng: torch.Generator) -> Tensor:
         """(count,) scales within the scope."""

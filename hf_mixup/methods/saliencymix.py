@@ -14,13 +14,19 @@ from torch import Tensor
 from ..mix import Mix
 from ..ops.saliency import SPECTRAL_SIDE, fine_grained, grey, peak, shrunk, spectral_residual
 from ._base import Method
+from ._statistics import check_channels, check_statistics
 from .cutmix import cut
 
 DETECTORS = ("fine_grained", "spectral")
 
 
 def saliencymix(
-    x: Tensor, lam: Tensor, partner: Tensor, saliency: Callable[[Tensor], Tensor], shared: bool = False
+    x: Tensor,
+    lam: Tensor,
+    partner: Tensor,
+    saliency: Callable[[Tensor], Tensor],
+    shared: bool = False,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Mix]:
     """Each image with a box of its partner around the partner's most salient pixel; lam is the share of pixels kept.
 
@@ -29,7 +35,7 @@ def saliencymix(
     """
     rows = slice(1) if shared else slice(None)
     seen = x.index_select(0, partner[rows].to(x.device, non_blocking=True))
-    return cut(x, partner, _around(peak(saliency(seen), x.shape[-2:]), lam[rows], x.shape[-2:]))
+    return cut(x, partner, _around(peak(saliency(seen), x.shape[-2:]), lam[rows], x.shape[-2:]), out)
 
 
 def _around(centre: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
@@ -60,18 +66,14 @@ class SaliencyMix(Method):
         if self.detector not in DETECTORS:
             known = ", ".join(DETECTORS)
             raise ValueError(f"SaliencyMix has no detector {self.detector!r}. Choose one of: {known}.")
-        if (self.mean is None) != (self.std is None) or (self.mean and len(self.mean) != len(self.std)):
-            raise ValueError(f"SaliencyMix's mean is {self.mean!r} and std {self.std!r}: give one of each a channel.")
+        check_statistics(self)
 
     def check(self, x, y):
         super().check(x, y)
-        if self.mean is not None and len(self.mean) != x.shape[1]:
-            raise ValueError(
-                f"SaliencyMix's mean has {len(self.mean)} channels, the images {x.shape[1]}: give as many."
-            )
+        check_channels(self, x)
 
-    def mix_batch(self, net, x, y, rng):
-        return saliencymix(x, *self.draw(x, self.alpha, rng), self.saliency, shared=not self.per_image)
+    def mix_batch(self, net, x, y, rng, out=None):
+        return saliencymix(x, *self.draw(x, self.alpha, rng), self.saliency, not self.per_image, out)
 
     @torch.no_grad()
     def saliency(self, x: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """SMMix: the window a network looks at most over the one it looks at least (Chen et al., 2023, section 3).
 
-As the authors', but for this: the extra head reads the tokens of the last block, normalised without weights of their
-own (a linear head makes up for those); a row that is spared has the plain loss alone.
+Attention is that of the last block's patches to each other, without the class token. As the authors', but for this: the
+extra head reads the tokens of the last block, normalised without weights of their own (a linear head makes up for
+those); a row that is spared has the plain loss alone; any grid serves, where theirs is square.
 """
 
 import math
@@ -114,7 +115,7 @@ class SMMix(Method):
         return super().skips(x, self.common_rng or rng)  # common, as it decides whether the head runs
 
     def mix_batch(self, net, x, y, rng):
-        attention = net.attention(x)
+        attention = net.attention(x, by_patches=True)
         return smmix(x, attention, partners(len(x), self.pairing, rng), self.sides(x, attention.shape[-2:], rng))
 
     def sides(self, x: Tensor, grid: tuple[int, int], rng: torch.Generator) -> Tensor:

@@ -15,13 +15,15 @@ from ..ops.sampling import partners, points, uniform
 from ._base import Method
 
 
-def smoothmix(x: Tensor, partner: Tensor, centre: Tensor, sigma: Tensor) -> tuple[Tensor, Mix]:
+def smoothmix(
+    x: Tensor, partner: Tensor, centre: Tensor, sigma: Tensor, out: Tensor | None = None
+) -> tuple[Tensor, Mix]:
     """Each image faded into its partner by a Gaussian of height one; lam is the image's mean share.
 
     `partner` (B,); `centre` (B or 1, 2) row and column; `sigma` (B or 1,) in pixels.
     """
     mask = 1 - bell(x.shape[-2:], centre, 0.5 / sigma.square(), x.device)
-    return blend(x, partner, mask), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
+    return blend(x, partner, mask, out), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 
 @dataclass(eq=False)
@@ -38,9 +40,9 @@ class SmoothMix(Method):
         if not 0 < low <= high < float("inf"):
             raise ValueError(f"SmoothMix's sigma is {self.sigma!r}: give a lowest and highest width above 0.")
 
-    def mix_batch(self, net, x, y, rng):
+    def mix_batch(self, net, x, y, rng, out=None):
         size, count = x.shape[-2:], self.draws(x)
         sigma = min(size) * uniform(*self.sigma, count, rng)
         # half a pixel back: a bell may stand between pixels, and as often before the first as on the last
         centre = points(size, count, rng) - 0.5
-        return smoothmix(x, partners(len(x), self.pairing, rng), centre, sigma)
+        return smoothmix(x, partners(len(x), self.pairing, rng), centre, sigma, out)

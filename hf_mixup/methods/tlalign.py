@@ -1,7 +1,6 @@
 """TL-Align: labels follow the tokens through every block's attention (Xiao et al., 2023, section 3.3).
 
-As the authors' code, but for this: one number a token stands for its label, which is the same since labels are mixed
-linearly; boxes have odd sides too, where timm's rounds their sides, in patches, down to even numbers.
+As the authors' code, but that one number a token stands for its label: the same, since labels are mixed linearly.
 """
 
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..mix import Mix
+from ..ops.masks import boxes
 from ..ops.sampling import points
 from ._base import Method
 from .cutmix import cut
@@ -32,18 +32,9 @@ def aligned_share(mask: Tensor, attentions: list[Tensor], grid: tuple[int, int])
     return labels[:, 0, 0] / labels[:, 0].sum(1)
 
 
-def patch_boxes(grid: tuple[int, int], lam: Tensor, centre: Tensor) -> Tensor:
-    """(B, 4) corners, in patches, of boxes whose area is 1 - lam before sides are rounded and clipped to the grid."""
-    whole = torch.tensor(grid)
-    side = (whole * (1 - lam.double()).sqrt()[:, None]).long()
-    low = centre - side // 2
-    low, high = low.clamp(min=0), torch.minimum(low + side, whole)
-    return torch.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
-
-
 @dataclass(eq=False)
 class TLAlign(Method):
-    """`alpha`: both parameters of the Beta distribution of lam before clipping.
+    """`alpha`: both parameters of the Beta distribution of lam before boxes are rounded to patches and clipped.
 
     The authors' setting is a `choice` of this and Mixup (alpha 0.8), with label smoothing of 0.1.
     """
@@ -66,7 +57,7 @@ class TLAlign(Method):
     def mix_batch(self, net, x, y, rng):
         lam, partner = self.draw(x, self.alpha, rng)
         centre = points(self.grid(x), self.draws(x), rng)
-        return cut(x, partner, self.patch * patch_boxes(self.grid(x), lam, centre))
+        return cut(x, partner, self.patch * boxes(self.grid(x), lam, centre))
 
     def forward(self, net, x, y, rng):
         x, mix = self.mix(net, x, y, rng)

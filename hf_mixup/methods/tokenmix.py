@@ -1,7 +1,8 @@
 """TokenMix: blocks of patches of the partner, labels by what shows of each image's map (Liu et al., 2022, section 3).
 
 As the authors', but for this: the maps are the network's attention to the clean images, where they store a teacher's
-maps of the label; the number of cells is a share of the grid, so that any grid serves.
+maps of the label; the number of cells is a share of the grid, so that any grid serves; label smoothing takes a share of
+each weight, where theirs takes half the smoothing from either, whatever it is.
 """
 
 import math

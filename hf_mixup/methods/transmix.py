@@ -1,4 +1,8 @@
-"""TransMix: the class token's attention decides how much each image counts (Chen et al., 2022, section 3.2)."""
+"""TransMix: the class token's attention decides how much each image counts (Chen et al., 2022, section 3.2).
+
+As the authors' code, but that a network without a class token is read by its patches' attention, on average, where the
+paper adds a class token.
+"""
 
 from dataclasses import dataclass, field
 

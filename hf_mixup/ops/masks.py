@@ -1,25 +1,86 @@
 """Masks, (B or 1, 1, H, W) in [0, 1] and one where a row's own image shows; and what to do with them."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+IN_CACHE = 2**18  # numbers a processor works on without waiting for its memory
+LARGE = 3 * 96**2  # numbers in an image from which on a slice of its own costs less than a mask
 
-def blend(x: Tensor, partner: Tensor, mask: Tensor) -> Tensor:
+
+def blend(x: Tensor, partner: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
     """`mask * x + (1 - mask) * x[partner]`, of the type of `x`; exact where the mask is 0 or 1.
 
     `x` (B, C, H, W) or any (B, ...) that `mask` spreads over. Computed in float32 or wider; whole-number images are
-    rounded.
+    rounded. `out`: a tensor like `x` to write to, or `x` itself.
     """
-    other = x.index_select(0, partner.to(x.device, non_blocking=True))
-    return mingle(x, other, mask)
+    shift = rolled(partner)
+    if shift is None or not is_plain(x, mask):
+        other = x.index_select(0, partner.to(x.device, non_blocking=True))
+        return mingle(x, other, mask, out)
+    mask = mask.to(x.dtype).expand(len(x), *mask.shape[1:])
+    if out is not x:
+        return _blend_rolled(x, shift, mask, torch.empty_like(x) if out is None else out)
+    if 2 * shift != len(x):
+        return x.copy_(_blend_rolled(x, shift, mask, torch.empty_like(x)))
+    for (own, other), (share, others_share) in zip(halves(x), halves(mask, x[0].numel()), strict=True):
+        before = own.clone()
+        torch.lerp(other, own, share, out=own)
+        torch.lerp(before, other, others_share, out=other)
+    return x
 
 
-def mingle(x: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-    """`mask * x + (1 - mask) * other`, of the type of `x`; exact where the mask is 0 or 1."""
+def _blend_rolled(x: Tensor, shift: int, mask: Tensor, out: Tensor) -> Tensor:
+    """As `blend`, each row with the one `shift` further on: slices need no gather."""
+    turn = len(x) - shift
+    torch.lerp(x[shift:], x[:turn], mask[:turn], out=out[:turn])
+    torch.lerp(x[:shift], x[turn:], mask[turn:], out=out[turn:])
+    return out
+
+
+def rolled(partner: Tensor) -> int | None:
+    """By how many rows all partners (B,) are further on, round the batch; None where that is not one number.
+
+    None too where asking would cost a wait for the device.
+    """
+    if torch.compiler.is_compiling() or partner.device.type != "cpu" or len(partner) == 0:
+        return None
+    shift = int(partner[0])
+    return shift if torch.equal(partner, torch.arange(len(partner)).roll(-shift)) else None
+
+
+def is_plain(x: Tensor, *others: Tensor) -> bool:
+    """Whether `x` is on the CPU, as wide as it is computed in, and no gradient is asked for."""
+    tracked = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *others))
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not tracked
+
+
+def halves(x: Tensor, row: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of the first half of `x` and those half a batch away, as many at a time as stay in a processor's cache.
+
+    `row`: numbers that a row counts for, its own by default.
+    """
+    half, step = len(x) // 2, max(IN_CACHE // (row or x[0].numel()), 1)
+    for start in range(0, half, step):
+        end = min(start + step, half)
+        yield x[start:end], x[half + start : half + end]
+
+
+def mingle(x: Tensor, other: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
+    """`mask * x + (1 - mask) * other`, of the type of `x`; exact where the mask is 0 or 1. `out` as in `blend`."""
+    if out is not None and is_plain(x, other, mask):
+        return torch.lerp(other.to(x.dtype), x, mask.to(x.dtype), out=out)
     wide = torch.promote_types(x.dtype, torch.float32)
     mask = mask.to(x.device, wide, non_blocking=True)
     mixed = torch.lerp(other.to(wide), x.to(wide), mask)
-    return mixed.to(x.dtype) if x.is_floating_point() else mixed.round().to(x.dtype)
+    mixed = mixed.to(x.dtype) if x.is_floating_point() else mixed.round().to(x.dtype)
+    return written(mixed, out)
+
+
+def written(x: Tensor, out: Tensor | None) -> Tensor:
+    """`x`, or `out` with the values of `x` where one is given."""
+    return x if out is None else out.copy_(x)
 
 
 def spread(lam: Tensor, x: Tensor) -> Tensor:
@@ -52,20 +113,50 @@ def outside(corners: Tensor, size: tuple[int, int], device: torch.device) -> Ten
     top, bottom, left, right = corners[:, :, None].unbind(1)
     row, column = (torch.arange(side, device=device) for side in size)
     rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
-    return 1 - (rows[:, None, :, None] & columns[:, None, None, :]).float()
+    return beyond(rows.float(), columns.float())
 
 
-def paste(x: Tensor, partner: Tensor, corners: Tensor, mask: Tensor) -> Tensor:
-    """`x` with the boxes `corners` (B, 4) of its partners; `mask` is `outside(corners, ...)`.
+def beyond(rows: Tensor, columns: Tensor) -> Tensor:
+    """(B, 1, H, W) mask `1 - rows * columns` of the factors (B, H) and (B, W)."""
+    return torch.addcmul(rows.new_ones(()), rows[:, None, :, None], columns[:, None, None, :], value=-1)
 
-    One box for all rows is a slice, boxes of their own go through the mask: the same result.
+
+def paste(x: Tensor, partner: Tensor, corners: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
+    """`x` with the boxes `corners` (B, 4) of its partners; `mask` is `outside(corners, ...)`, `out` as in `blend`.
+
+    Boxes are exchanged in place, or copied as slices, where that is faster than the mask: the same result.
     """
-    if not is_shared(corners):
-        return blend(x, partner, mask)
+    shared, plain = is_shared(corners), is_plain(x, corners)
+    if out is x and plain and (shared or x[0].numel() >= LARGE) and 2 * (rolled(partner) or 0) == len(x):
+        return _exchange(x, corners[0].tolist()) if shared else _exchange_each(x, corners.tolist())
+    if plain or not shared:
+        return blend(x, partner, mask, out)
     top, bottom, left, right = corners[0].tolist()
-    mixed = x.clone()
-    mixed[..., top:bottom, left:right] = x[..., top:bottom, left:right].index_select(0, partner.to(x.device))
+    box = x[..., top:bottom, left:right].index_select(0, partner.to(x.device))
+    mixed = x.clone() if out is None else out if out is x else out.copy_(x)
+    mixed[..., top:bottom, left:right] = box
     return mixed
+
+
+def _exchange(x: Tensor, corners: list[int]) -> Tensor:
+    """`x`, in place, with one box exchanged between each row and the one half a batch away."""
+    top, bottom, left, right = corners
+    for own, other in halves(x[..., top:bottom, left:right]):
+        before = own.clone()
+        own.copy_(other)
+        other.copy_(before)
+    return x
+
+
+def _exchange_each(x: Tensor, corners: list[list[int]]) -> Tensor:
+    """As `_exchange`, each row with a box of its own."""
+    half = len(x) // 2
+    for own, other, mine, others in zip(x[:half], x[half:], corners[:half], corners[half:], strict=True):
+        pairs = [(own, other, mine), (other, own, others)]
+        boxes = [(to[:, t:b, l:r], source[:, t:b, l:r].clone()) for to, source, (t, b, l, r) in pairs]
+        for box, taken in boxes:
+            box.copy_(taken)
+    return x
 
 
 def once(draws: Tensor) -> Tensor:

@@ -9,19 +9,32 @@ from .masks import is_shared, mingle, outside
 INTERPOLATIONS = ("bilinear", "nearest")
 
 
-def paste_resized(x: Tensor, other: Tensor, corners: Tensor, interpolation: str) -> Tensor:
+def paste_resized(
+    x: Tensor,
+    other: Tensor,
+    corners: Tensor,
+    interpolation: str,
+    partner: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
     """`x` (B, C, H, W) with `other` (B, C, h, w) resized into the boxes `corners` (B, 4), half-open, maybe empty.
 
-    One box for all rows is a slice, boxes of their own are sampled: the same result.
+    `partner` (B,): which row of `other` each gets; its own by default. `out` as in `masks.blend`. One box for all rows
+    is a slice, boxes of their own are sampled: the same result.
     """
     wide = other.to(torch.promote_types(other.dtype, torch.float32))
+    partner = None if partner is None else partner.to(x.device, non_blocking=True)
     if not is_shared(corners):
-        corners = corners.to(x.device, non_blocking=True)
-        return mingle(x, resized(wide, corners, x.shape[-2:], interpolation), outside(corners, x.shape[-2:], x.device))
-    mixed = x.clone()
+        wide = wide if partner is None else wide.index_select(0, partner)
+        small = resized(wide, corners.to(x.device, non_blocking=True), x.shape[-2:], interpolation)
+        return mingle(x, small, outside(corners, x.shape[-2:], x.device), out)
     top, bottom, left, right = corners[0].tolist()
+    small = None
     if bottom > top and right > left:
         small = F.interpolate(wide, size=(bottom - top, right - left), mode=interpolation)
+        small = small if partner is None else small.index_select(0, partner)
+    mixed = x.clone() if out is None else out if out is x else out.copy_(x)
+    if small is not None:
         mixed[..., top:bottom, left:right] = small if x.is_floating_point() else small.round()
     return mixed
 

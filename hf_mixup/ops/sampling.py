@@ -24,11 +24,23 @@ def beta(alpha: float, count: int, rng: torch.Generator) -> Tensor:
     """(count,) float32 draws from Beta(alpha, alpha) in [0, 1]; all ones for alpha 0."""
     if alpha == 0:
         return torch.ones(count)
-    # logarithms of gamma draws, since both draws of a small alpha are zero: Gamma(a) is Gamma(a + 1) U^(1/a)
-    above = torch._standard_gamma(torch.full((count, 2), alpha + 1, dtype=torch.float64), generator=rng).log()
-    power = torch.rand(count, 2, generator=rng, dtype=torch.float64).clamp(min=TINY).log() / alpha
-    own, other = (above + power).unbind(1)
+    own, other = _log_gammas(alpha, (count, 2), rng).unbind(1)
     return (own - other).sigmoid().float()
+
+
+def dirichlet(alpha: float, count: int, parts: int, rng: torch.Generator) -> Tensor:
+    """(count, parts) float32 draws from the symmetric Dirichlet(alpha), rows summing to one; all in the first for 0."""
+    if alpha == 0:
+        return torch.eye(parts)[:1].repeat(count, 1)
+    return _log_gammas(alpha, (count, parts), rng).softmax(1).float()
+
+
+def _log_gammas(alpha: float, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    """Logarithms of draws from Gamma(alpha), float64, as all draws of a small alpha are zero themselves."""
+    # Gamma(a) is Gamma(a + 1) U^(1/a)
+    above = torch._standard_gamma(torch.full(shape, alpha + 1, dtype=torch.float64), generator=rng).log()
+    power = torch.rand(shape, generator=rng, dtype=torch.float64).clamp(min=TINY).log() / alpha
+    return above + power
 
 
 def uniform(low: float, high: float, count: int, rng: torch.Generator) -> Tensor:

@@ -94,11 +94,12 @@ def _those(busy: Tensor) -> Tensor:
     return torch.arange(len(busy), device=busy.device)
 
 
-def compose(x: Tensor, partner: Tensor, mask: Tensor, own: Tensor, other: Tensor) -> Tensor:
+def compose(x: Tensor, partner: Tensor, mask: Tensor, own: Tensor, other: Tensor, out: Tensor | None = None) -> Tensor:
     """`mask` parts of the blocks `own` of each image and the rest of the blocks `other` of its partner; like `x`.
 
     `x` (B, C, H, W), `partner` (B,), `mask` (B, T, T) in [0, 1], `own` and `other` (B, P) the block that each place
-    shows. Exact where the mask is 0 or 1; float32 or wider inside; whole-number images are rounded.
+    shows. Exact where the mask is 0 or 1; float32 or wider inside; whole-number images are rounded. `out`: a tensor
+    like `x`, not `x` itself.
     """
     (count, channels, height, width), side = x.shape, mask.shape[-1]
     # an image row cut to the width of a block is a line: blocks move line by line, in one gather
@@ -113,7 +114,7 @@ def compose(x: Tensor, partner: Tensor, mask: Tensor, own: Tensor, other: Tensor
         index = first.view(-1, 1, side, 1, side) + plane + below
         return lines.index_select(0, index.flatten())
 
-    mixed = torch.empty_like(x, memory_format=torch.contiguous_format)
+    mixed = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
     step = max(IN_CACHE // x[0].numel(), 1) if x.device.type == "cpu" else count
     for start in range(0, count, step):
         part = slice(start, start + step)

@@ -17,10 +17,14 @@ DEFAULTS = {
     "meta": True,  # a whole step can run on the meta device (no autocast and no random fields there)
     "loss_call": -1,  # which of a step's calls of the loss is the network's for the mixed batch
     "gradient": "network",  # the parameters that a step trains: "network", or also "method"
+    "relabels": True,  # a row whose pixels change gets another target
+    "small": (8, 8),  # the size of images where many are mixed
+    "golden": "",  # whose code or numbers the golden vector comes from
 }
 
 ROWS = {
     "adautomix": {
+        "golden": "JinXins/Adversarial-AutoMixup, AdaptiveMask, co_mixup and forward_k",
         "keeps_drawn_lam": True,
         "plain_loss": False,
         "integers": False,
@@ -29,12 +33,27 @@ ROWS = {
         "identity": {"alpha": 0.0},
         "loss_call": 0,
     },
-    "alignmix": {"mask": False, "identity": {"alpha": 0.0}, "args": {"aligned_prob": 1.0}},
+    "alignmix": {
+        "golden": "shashankvkt/AlignMixup_CVPR22, mixup_aligned",
+        "mask": False,
+        "identity": {"alpha": 0.0},
+        "args": {"aligned_prob": 1.0},
+    },
     "attentivemix": {
         "args": {"teacher": "test_resnet", "teacher_pretrained": False, "teacher_size": 112, "top_k": None},
         "identity": {"alpha": 0.0},
     },
+    "augmix": {
+        "mask": False,
+        "relabels": False,
+        "geometric": True,
+        "rolls": False,  # each row draws its operations
+        "integers": False,  # 0 to 255 are black and white there, not the image's own range
+        "identity": {"alpha": 0.0},
+        "golden": "google-research/augmix, augment_and_mix.py augment_and_mix",
+    },
     "automix": {
+        "golden": "Westlake-AI/openmixup, PixelMixBlock, AutoMixup.pixel_mixup, CosineScheduleHook",
         "keeps_drawn_lam": True,
         "plain_loss": False,
         "integers": False,
@@ -46,7 +65,11 @@ ROWS = {
     "choice": {"mask": False, "args": {"methods": [{"name": "mixup"}, {"name": "cutmix"}]}},
     "cmixup": {"mask": False, "identity": {"alpha": 0.0}, "rolls": False},
     "cutmix": {"identity": {"alpha": 0.0}},
-    "decoupledmix": {"mask": False, "identity": {"base": {"name": "mixup", "alpha": 0.0}}},
+    "decoupledmix": {
+        "golden": "Westlake-AI/openmixup, ClsMixupHead.loss",
+        "mask": False,
+        "identity": {"base": {"name": "mixup", "alpha": 0.0}},
+    },
     "erm": {"mixes": False, "mask": False},
     "fmix": {"identity": {"alpha": 0.0}, "meta": False},
     "gmix": {"identity": {"alpha": 0.0}},
@@ -54,7 +77,12 @@ ROWS = {
     "guidedmixup": {"args": {"prob": 1.0}, "shared_lam": False, "rolls": False},  # the first pair is a draw
     "hmix": {"identity": {"alpha": 0.0}},
     "manifoldmix": {"mask": False, "identity": {"alpha": 0.0}},
-    "mixpro": {"nets": ("vit",), "identity": {"alpha": 0.0}, "rolls": False},  # each row draws its cells
+    "mixpro": {
+        "golden": "fistyee/MixPro, MaskMix and main.py train_one_epoch",
+        "nets": ("vit",),
+        "identity": {"alpha": 0.0},
+        "rolls": False,  # each row draws its cells
+    },
     "mixup": {"mask": False, "identity": {"alpha": 0.0}},
     "noisymix": {
         "mask": False,
@@ -63,6 +91,7 @@ ROWS = {
         "meta": False,
         "integers": False,
         "identity": {"alpha": 0.0, "add_noise": 0.0, "mult_noise": 0.0},
+        "golden": "erichson/NoisyMix, src/noisy_mixup.py do_noisy_mixup",
     },
     "patchup": {
         "plain_loss": False,  # the paper's terms add up to twice the loss
@@ -77,11 +106,16 @@ ROWS = {
         "integers": False,
         "sizes": ((16, 32), (36, 20)),
     },
-    "recursivemix": {"mixes": False, "mask": False},
-    "regmixup": {"mask": False, "identity": {"base": {"name": "mixup", "alpha": 0.0}}},
+    "recursivemix": {"golden": "implus/RecursiveMix-pytorch, utils.py recursive_mix", "mixes": False, "mask": False},
+    "regmixup": {
+        "golden": "FrancescoPinto/RegMixup, regmixup_criterion",
+        "mask": False,
+        "identity": {"base": {"name": "mixup", "alpha": 0.0}},
+    },
     "resizemix": {"geometric": True},
     "saliencymix": {"identity": {"alpha": 0.0}, "rolls": False},
     "samix": {
+        "golden": "Westlake-AI/openmixup, PixelMixBlock",
         "keeps_drawn_lam": True,
         "plain_loss": False,
         "integers": False,
@@ -91,6 +125,7 @@ ROWS = {
         "loss_call": 0,
     },
     "smmix": {
+        "golden": "ChenMnZ/SMMix, SMMix and engine.py",
         "nets": ("vit",),
         "geometric": True,  # a window moves
         "rolls": False,  # pairs are those of the flipped batch
@@ -107,20 +142,31 @@ ROWS = {
         "shared_lam": False,
     },
     "sumix": {
+        "golden": "JinXins/SUMix, ClsUncertainMixupHead.IN_loss",
         "gradient": "method",
         "plain_loss": False,  # the uncertainty's loss stays
         "identity": {"base": {"name": "cutmix", "alpha": 0.0}},
         "loss_call": 0,
     },
     "tokenmix": {
+        "golden": "Sense-X/TokenMix, generate_mask and Mixup",
         "nets": ("vit",),
         "sizes": ((12, 20), (20, 8)),
         "keeps_drawn_lam": True,  # weights are shares of attention
         "shared_lam": False,
         "identity": {"ratio": 0.0},
     },
-    "tlalign": {"nets": ("vit",), "identity": {"alpha": 0.0}},
-    "transmix": {"nets": ("vit",), "identity": {"base": {"name": "cutmix", "alpha": 0.0}}},
+    "tlalign": {
+        "golden": "Euphoria16/TL-Align, TL_AlignMix and Block",
+        "nets": ("vit",),
+        "identity": {"alpha": 0.0},
+        "small": (16, 16),  # sides of boxes are even numbers of patches
+    },
+    "transmix": {
+        "golden": "Beckschen/TransMix, Mixup_transmix",
+        "nets": ("vit",),
+        "identity": {"base": {"name": "cutmix", "alpha": 0.0}},
+    },
 }
 
 

@@ -53,9 +53,10 @@ def with_gradient(module):
 
 @pytest.mark.parametrize("count, lam_channel", GOLDEN)
 def test_the_block_is_that_of_the_authors(count, lam_channel):
-    """Numbers from OpenMixup's AdaptiveMask(4, lam_concat=lam_channel, unsampling_mode="bilinear", scale_factor=2) with
-    these weights, called with ([z, z[[1, 2, 0]], z[[2, 0, 1]]], [0.5, 0.3, 0.2]) or, for two, ([z, z[[1, 2, 0]]], 0.3):
-    `out["mask"][:2, :2, 1]`, its mmcv convolutions replaced by nn.Conv2d and ReLU."""
+    """JinXins/Adversarial-AutoMixup at 9d6fd12, heads/Ada_mix_pine.py: AdaptiveMask(4, lam_concat=lam_channel,
+    unsampling_mode="bilinear", scale_factor=2) with these weights, called with ([z, z[[1, 2, 0]], z[[2, 0, 1]]],
+    [0.5, 0.3, 0.2]) or, for two, ([z, z[[1, 2, 0]]], 0.3): `out["mask"][:2, :2, 1]`, its mmcv convolutions replaced by
+    nn.Conv2d and ReLU."""
     lam = LAM if count == 3 else torch.tensor([[0.3, 0.7]]).expand(3, 2)
     shares = authors_block(lam_channel)(2 * pattern((3, 4, 2, 2), 2.3), lam, INDEX[:, :count], (4, 4))
     torch.testing.assert_close(
@@ -81,9 +82,9 @@ class Linear(torch.nn.Module):
 
 
 def test_the_blocks_objectives_are_those_of_the_authors(built):
-    """Numbers from the AdAutoMix repository: AdAutoMix.co_mixup with masks `pattern((3, 3, 2, 2), 1.9).softmax(1)`, and
-    forward_k with a linear encoder and head: its loss 4.690328, its cosine -0.121962, and on adversarial steps
-    -0.3 * loss + 0.7 * cosine."""
+    """The same repository, classifiers/AdAutoMix.py: AdAutoMix.co_mixup with masks
+    `pattern((3, 3, 2, 2), 1.9).softmax(1)`, and forward_k with a linear encoder and head: its loss 4.690328, its cosine
+    -0.121962, and on adversarial steps -0.3 * loss + 0.7 * cosine."""
     net, method = built(lam_margin=0.0)
     method.encoder, method.make_mask = Linear(), lambda *_: pattern((3, 3, 2, 2), 1.9).softmax(1)
     method.draw_index = lambda *_: INDEX

@@ -30,8 +30,8 @@ GOLDEN = {  # the first two channels of three maps
 
 @pytest.mark.parametrize("in_place", [True, False])
 def test_it_is_what_the_authors_do(in_place):
-    """Numbers from OpenMixup's mixup_aligned(f, f[[1, 2, 0]], 0.3) with this f, whose random.randint gave 0 for the
-    own places and 1 for the partner's; it is the authors' function but for the pairing."""
+    """shashankvkt/AlignMixup_CVPR22 at ec01a68, cifar10_100/models/resnet18_classifier.py: mixup_aligned(f, y, 0.3) for
+    this f, where np.random.permutation gave [1, 2, 0] and random.randint 0 for the own places, 1 for the partner's."""
     features = 0.5 * pattern((3, 4, 2, 2), 2.3)
     mixed, mix = alignmix(features, torch.full((3,), 0.3), PARTNER, HERE if in_place else THERE, **OPTIONS)
     torch.testing.assert_close(mixed[:, :2].flatten(), torch.tensor(GOLDEN[in_place]), atol=1e-5, rtol=0)

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 from hf_mixup.methods import load
+from hf_mixup.methods._mixblock import MixBlock
 from hf_mixup.methods.automix import automix, momentum_at
 from hf_mixup.net import Net
 
@@ -126,9 +127,47 @@ def test_the_encoder_follows_by_its_momentum():
     assert all(torch.equal(a, b) for a, b in zip(buffers, method.encoder.buffers()))
 
 
-@pytest.mark.parametrize("step, momentum", [(0, 0.999), (10, 0.999), (11, 0.9990295), (50, 0.9994995), (100, 0.999999)])
-def test_the_momentum_rises_by_a_cosine_after_the_warmup(step, momentum):
-    assert momentum_at(step, 100, 0.999, 0.999999, 0.1) == pytest.approx(momentum, abs=5e-8)
+MOMENTA = {  # of steps, by the steps planned, the last momentum and the share of the warmup
+    (100, 0.999999, 0.1): {1: 0.999, 9: 0.999, 10: 0.999024447, 11: 0.99902953, 50: 0.9994995, 100: 0.999999},
+    (30, 0.99999, 0.25): {6: 0.999, 7: 0.999127143, 8: 0.99916378, 20: 0.9997425, 30: 0.99999},
+}
+
+
+@pytest.mark.parametrize("setting", MOMENTA)
+def test_the_momentum_is_that_of_the_authors(setting):
+    """Westlake-AI/openmixup at 37e1372, core/hooks/momentum_hook.py: CosineScheduleHook.before_train_iter, with
+    adjust_scope from the warmup to 1, warming_up "constant" and a base momentum of 0.999."""
+    total, final, warmup = setting
+    for step, momentum in MOMENTA[setting].items():
+        assert momentum_at(step, total, 0.999, final, warmup) == pytest.approx(momentum, abs=1e-9)
+
+
+def pattern(shape, frequency):
+    return torch.sin(torch.arange(torch.Size(shape).numel()) * frequency + 1.0).reshape(shape)
+
+
+MIXED = {  # the second row of pixels, by lam
+    0.6: [-0.04882, 0.311502, -0.572986, -0.720955, 0.97821, 0.961948, -0.108169, -0.449505, -0.729251]
+    + [-0.69173, -0.139326, 0.205602, -0.427976, -0.179714, -0.704888, -0.408879, 0.344724, 0.559559],
+    0.95: [-0.076843, -0.396063, -0.661677, -0.837737, -0.900412, -0.841222, -0.953811, -0.902182, -0.728445]
+    + [-0.456117, -0.122057, 0.228525, -0.096211, 0.253696, 0.569269, 0.807791, 0.936983, 0.939359],
+    0.05: [-0.050132, 0.278362, 0.569184, 0.782967, 0.89078, 0.87803, -0.124405, -0.458197, -0.729973]
+    + [-0.902952, -0.95372, -0.875406, -0.952327, -0.864714, -0.660064, -0.366078, -0.022546, 0.324039],
+}
+
+
+@pytest.mark.parametrize("lam", MIXED)
+def test_images_are_mixed_as_the_authors_do(lam):
+    """As above, models/classifiers/automix.py: AutoMixup.pixel_mixup with lam_margin 0.08, for these images, features
+    and weights of its PixelMixBlock: `img_mix_bb[:, 0, 1]`."""
+    block = MixBlock(4)
+    for parameter, frequency in zip(block.parameters(), (0.7, 0.3, 1.1, 0.9)):
+        parameter.data = pattern(parameter.shape, frequency)
+    x, z, partner = pattern((3, 3, 4, 6), 0.37), 2 * pattern((3, 4, 2, 3), 2.3), torch.tensor([2, 0, 1])
+    lam_of_rows = torch.full((3,), lam)
+    mixed, mix = automix(x, block(z, lam_of_rows, partner, (4, 6)), lam_of_rows, partner, 0.08)
+    torch.testing.assert_close(mixed[:, 0, 1].flatten(), torch.tensor(MIXED[lam]), atol=2e-6, rtol=0)
+    assert torch.equal(mix.lam, lam_of_rows)
 
 
 def test_the_mask_loss_fades_by_a_cosine_if_asked_to():

@@ -325,7 +325,7 @@ def test_lam_tells_the_truth(name, per_image, made, seeded):
 @every_method
 @pytest.mark.parametrize("pairing", ["shift", "permutation", "derangement", "flip", "halves"])
 def test_the_pairing_asked_for_is_the_pairing_used(name, pairing, made, images, one_hot, rng):
-    if not row(name)["mixes"] or pairing not in method_class(name).pairings:
+    if not row(name)["mixes"] or not row(name)["relabels"] or pairing not in method_class(name).pairings:
         pytest.skip("not one of its pairings")
     method, net = made(name, pairing=pairing)
     own = torch.arange(6)
@@ -385,7 +385,7 @@ def test_one_lam_serves_the_batch_unless_asked(name, made, images, one_hot, seed
 
 @every_method
 def test_per_image_gives_each_row_its_own_draw(name, made, images, one_hot, seeded):
-    if not row(name)["mixes"]:
+    if not row(name)["mixes"] or not row(name)["relabels"]:
         pytest.skip("nothing is drawn")
     method, net = made(name, per_image=True)
     lams = [method.mix(net, images(8), one_hot(8), seeded(seed))[1].lam for seed in range(DRAWS)]
@@ -397,7 +397,7 @@ BATCHES = 200
 
 @every_method
 def test_prob_spares_half_of_the_batches(name, made, images, one_hot, rng):
-    if not row(name)["mixes"]:
+    if not row(name)["mixes"] or not row(name)["relabels"]:
         pytest.skip("nothing is mixed")
     method, net = made(name, size=(8, 8), prob=0.5)
     x, y = images(2, (8, 8)), one_hot(2)
@@ -434,12 +434,13 @@ ROWS_A_BATCH = 40
 @pytest.mark.parametrize("way", ["mix", "forward"])
 def test_prob_spares_half_of_the_rows_of_a_batch(name, way, made, images, rng):
     """Each image is a class of its own, so that mixed targets show who was mixed, by pixels or inside."""
-    if not row(name)["mixes"]:
+    if not row(name)["mixes"] or not row(name)["relabels"]:
         pytest.skip("nothing is mixed")
-    seen, x, y = Shown(), images(ROWS_A_BATCH, (8, 8)), torch.eye(ROWS_A_BATCH)
+    size = row(name)["small"]
+    seen, x, y = Shown(), images(ROWS_A_BATCH, size), torch.eye(ROWS_A_BATCH)
 
     def share_of_rows_mixed(prob, batches):
-        method, net = made(name, size=(8, 8), classes=ROWS_A_BATCH, loss=seen, prob=prob, per_image=True)
+        method, net = made(name, size=size, classes=ROWS_A_BATCH, loss=seen, prob=prob, per_image=True)
         mixed = 0.0
         for _ in range(batches):
             if way == "mix":
@@ -461,6 +462,8 @@ def test_prob_spares_half_of_the_rows_of_a_batch(name, way, made, images, rng):
 
 @every_method
 def test_a_row_that_prob_spares_is_left_alone(name, made, images, rng):
+    if not row(name)["relabels"]:
+        pytest.skip("its targets do not show who was mixed")
     method, net = made(name, prob=0.5, per_image=True, classes=12)
     x, y = images(12), torch.eye(12)
     mixed, mix = method.mix(net, x, y, rng)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hf_mixup import Method, Mix, Net, load
 from hf_mixup.methods.decoupledmix import decoupled_terms, rescaled
 from hf_mixup.methods.mixup import mixup
-from hf_mixup.ops.losses import soft_cross_entropy
+from hf_mixup.ops.losses import binary_cross_entropy, soft_cross_entropy
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.5, -0.3, 1.2, 0.1]])
 LABELS = torch.tensor([0, 1])
@@ -37,12 +37,13 @@ class Table(torch.nn.Module):
 
 @dataclass(eq=False)
 class Fixed(Method):
-    """Mixup of two images with lam as given."""
+    """Mixup with lam and partners as given."""
 
     lam: float | torch.Tensor = 0.5
+    partner: torch.Tensor = PAIR
 
     def mix_batch(self, net, x, y, rng):
-        return mixup(x, torch.as_tensor(self.lam).expand(2), PAIR)
+        return mixup(x, torch.as_tensor(self.lam).expand(len(x)), self.partner)
 
 
 def step(labels=LABELS, logits=LOGITS, lam=0.7, **changes):
@@ -60,6 +61,52 @@ def test_the_worked_example():
     torch.testing.assert_close(own, torch.tensor(0.16985), atol=6e-6, rtol=0)
     torch.testing.assert_close(other, torch.tensor(0.40761), atol=6e-6, rtol=0)
     assert float(cross_entropy + 0.1 * (own + other)) == pytest.approx(0.79793, abs=6e-6)
+
+
+def pattern(shape, frequency):
+    return torch.sin(torch.arange(torch.Size(shape).numel()) * frequency + 1.0).reshape(shape)
+
+
+def of_the_authors(lam, labels, loss=soft_cross_entropy, **changes):
+    """The whole loss of four rows, each mixed with the next, for the logits of their numbers."""
+    base = Fixed(lam=lam, partner=torch.tensor([1, 2, 3, 0]))
+    method, net = load("decoupledmix", base=base, **changes), Net(Table(2 * pattern((4, 5), 1.3)), loss=loss)
+    return sum(method(net, torch.zeros(4, 3, 4, 4), torch.eye(5)[labels], None).values()).item()
+
+
+@pytest.mark.parametrize(
+    "changes, at_3, at_7",
+    [
+        ({}, 2.600571, 2.717823),
+        ({"mode": "less"}, 2.497357, 2.596781),
+        ({"mode": "more"}, 2.479528, 2.61461),
+        ({"scale": "pow", "scale_power": 0.5}, 2.528967, 2.651371),
+        ({"mode": "less", "scale": "exp", "scale_power": 0.5}, 2.431227, 2.540391),
+        ({"mode": "less", "scale": "pow", "scale_power": 2.0, "scale_threshold": 0.6}, 2.406575, 2.519371),
+        ({"eta": 0.0}, 2.376315, 2.493567),
+    ],
+)
+def test_the_loss_is_that_of_the_authors(changes, at_3, at_7):
+    """Westlake-AI/openmixup at 37e1372, models/heads/cls_mixup_head.py: ClsMixupHead.loss with its CrossEntropyLoss, of
+    use_soft and use_mix_decouple, eta 0.1 and lam 0.3 and 0.7; one pair has one class."""
+    for lam, expected in ((0.3, at_3), (0.7, at_7)):
+        assert of_the_authors(lam, [0, 1, 2, 2], **changes) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "scale, power, threshold, expected",
+    [
+        ("none", 1.0, 1.0, 4.571202),
+        ("pow", 0.5, 1.0, 4.591335),
+        ("pow", 2.0, 0.6, 4.563375),
+        ("exp", 0.5, 1.0, 4.591656),
+    ],
+)
+def test_the_two_hot_loss_is_that_of_the_authors(scale, power, threshold, expected):
+    """As above, with two_hot, use_sigmoid and lam 0.3; without a scale both classes are ones."""
+    changes = {"scale": scale, "scale_power": power, "scale_threshold": threshold, "two_hot": True}
+    found = of_the_authors(0.3, [0, 1, 2, 3], lambda *pair: binary_cross_entropy(*pair, total=True), **changes)
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_step_adds_the_terms_of_the_worked_example():

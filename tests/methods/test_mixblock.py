@@ -23,9 +23,9 @@ LOSSES = {"nearest": (0.0, 0.3171), "bilinear": (0.1035, 0.1965)}
 
 @pytest.mark.parametrize("upsample, lam_channel", [("nearest", False), ("bilinear", True)])
 def test_the_block_is_that_of_the_authors(upsample, lam_channel):
-    """Numbers from OpenMixup's PixelMixBlock(4, unsampling_mode=upsample, lam_concat=lam_channel) with these weights,
-    called with (z, 0.3, [1, 2, 0], 2): `out["mask"][:, 0, 1]`, its mmcv convolutions replaced by nn.Conv2d; and from
-    its mask_loss(out["mask"], lam) for lam 0.3 and 0.8, mode "L1" with margin 0.1."""
+    """Westlake-AI/openmixup at 37e1372, heads/pmix_block.py: PixelMixBlock(4, unsampling_mode=upsample,
+    lam_concat=lam_channel) with these weights, called with (z, 0.3, [1, 2, 0], 2): `out["mask"][:, 0, 1]`, its mmcv
+    convolutions replaced by nn.Conv2d; and mask_loss(out["mask"], lam) for lam 0.3 and 0.8, "L1" with margin 0.1."""
     block = MixBlock(4, lam_channel, upsample)
     for parameter, frequency in zip(block.parameters(), (0.7, 0.3, 1.1, 0.9)):
         parameter.data = pattern(parameter.shape, frequency)

@@ -1,10 +1,12 @@
 """MixPro: cells of two images, labels by attention as far as the network is right."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_mixup import Mix, load
+from hf_mixup import Mix, Net, load
 from hf_mixup.methods.mixpro import maskmix, progressive
 from hf_mixup.methods.transmix import attended_share
 from hf_mixup.ops.losses import smooth, soft_cross_entropy
@@ -73,6 +75,50 @@ class Given:
     def __call__(self, logits, y):
         self.y = y
         return soft_cross_entropy(logits, y)
+
+
+def pattern(shape, frequency):
+    return torch.sin(torch.arange(torch.Size(shape).numel()) * frequency + 1.0).reshape(shape)
+
+
+class Looking(Net):
+    """A network whose logits and attention are given."""
+
+    def forward(self, x):
+        return 2 * pattern((3, 4), 1.3)
+
+    @contextmanager
+    def watching(self, for_method):
+        yield lambda: (pattern((3, 64), 0.11).square() + 0.1).view(3, 8, 8)
+
+
+def of_the_authors(x):
+    """Their draws: lam 0.3, cells kept by each row, and the next row as partner."""
+    scores = torch.ones(3, 16)
+    for row, kept in zip(scores, ([5, 0, 15, 10, 3], [1, 2, 4, 8, 12], [6, 7, 9, 11, 13])):
+        row[kept] = 0.0
+    scores += torch.arange(16) / 100  # all different
+    return maskmix(x, torch.full((3,), 0.3), torch.tensor([1, 2, 0]), scores.view(3, 4, 4))
+
+
+def test_cells_and_labels_are_those_of_the_authors():
+    """fistyee/MixPro at 53a229e, utils.py: MaskMix(x, x[[1, 2, 0]], 1, 4, 2, 4, y, y[[1, 2, 0]], 0.1, 4) with the draws
+    above and y arange(3): `samples[:, 0, 2::4, 5]` and the sum of all; and with its masks and targets the lines of
+    main.py, train_one_epoch, from lam_old to loss.mean(), for the logits and attention above: lam and the loss, which
+    they do not smooth."""
+    pixels = [-0.388224, 0.621681, 0.593016, -0.729724, -0.388224, -0.354725, 0.886686, 0.563582]
+    pixels += [0.85104, 0.621681, 0.886686, 0.563582]
+    x, y, given = pattern((3, 3, 16, 16), 0.37), torch.eye(4)[:3], Given()
+    mixed, mix = of_the_authors(x)
+    torch.testing.assert_close(mixed[:, 0, 2::4, 5].flatten(), torch.tensor(pixels), atol=2e-6, rtol=0)
+    assert float(mixed.sum()) == pytest.approx(70.951347, abs=1e-3) and mix.lam.tolist() == [0.3125] * 3
+    method, net = load("mixpro"), Looking(torch.nn.Flatten(), loss=given, label_smoothing=0.1)
+    method.mix_batch = lambda net, x, y, rng: of_the_authors(x)
+    method(net, x, y, None)
+    lam = (given.y.diagonal() - 0.1 / 4) / 0.9
+    torch.testing.assert_close(lam, torch.tensor([0.331179, 0.292464, 0.331377]), atol=2e-6, rtol=0)
+    plain = soft_cross_entropy(net(x), Mix.pair(mix.partner, lam)(y)).mean()
+    assert float(plain) == pytest.approx(1.586549, abs=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from hf_mixup import Net, load
-from hf_mixup.methods.noisymix import levels, noisymix, sparse
+from hf_mixup.methods.mixup import mixup
+from hf_mixup.methods.noisymix import levels, louder, noisymix, sparse
+from hf_mixup.ops.losses import jensen_shannon
 
 KINDS = ("cnn", "vit")
 QUIET = {"add_noise": 0.0, "mult_noise": 0.0}
@@ -32,6 +34,25 @@ def test_it_is_what_the_authors_do():
     mixed, mix = noisymix(x, torch.full((3,), 0.3), PARTNER, added, scaled)
     torch.testing.assert_close(mixed[:2].flatten(), torch.tensor(expected), atol=2e-6, rtol=0)
     torch.testing.assert_close(mix.lam, torch.full((3,), 0.3))
+
+
+def test_three_views_are_as_loud_as_the_authors():
+    """Numbers from the NoisyMix repository (f76352e), src/noisy_mixup.py: do_noisy_mixup(x, [0, 1], jsd=1, alpha=1,
+    add_noise_level=0.5, mult_noise_level=0.4, sparse_level=0.65), its Beta draws being 0.3 for lam and then `level`,
+    the pairing [1, 0], and these patterns in place of its normal and uniform fields."""
+    expected = [1.205737, 0.232157, -0.774416, 0.146657, 0.888593, 0.276621, -0.959875, -0.094301]
+    expected += [1.05169, -0.501589, -0.42245, 0.911023, 0.793548, -0.659192, -0.859014, 0.477867]
+    expected += [0.659868, 0.213556, 0.493009, 0.757763, -0.07647, -0.951244, -0.755658, -0.213555]
+    shape = (2, 1, 2, 2)
+    level = louder(torch.tensor([[[0.2, 0.4]], [[0.25, 0.35]], [[0.5, 0.1]]]))
+    found = []
+    for i, x in enumerate(pattern((6, 1, 2, 2), 1.7).chunk(3)):
+        normal = 1.5 * pattern(shape, 0.37 + 0.1 * i)
+        uniform = [(pattern(shape, frequency + 0.1 * i) + 1) / 2 for frequency in (0.91, 1.23, 0.53)]
+        added = 0.5 * level[i, 0, 0] * normal * (uniform[0] >= 0.65)
+        scaled = 0.4 * level[i, 0, 1] * (2 * uniform[1] - 1) * (uniform[2] >= 0.65)
+        found.append(noisymix(x, torch.full((2,), 0.3), torch.tensor([1, 0]), added, scaled)[0])
+    torch.testing.assert_close(torch.cat(found).flatten(), torch.tensor(expected), atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -140,7 +161,17 @@ def test_hidden_states_keep_their_type_and_noise_is_float32():
     assert mixed.dtype == torch.bfloat16 and torch.equal(mixed, wide.bfloat16())
 
 
-@pytest.mark.parametrize("wrong", [{"add_noise": -1.0}, {"mult_noise": math.nan}, {"sparsity": 2.0}, {"layers": ()}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"add_noise": -1.0},
+        {"mult_noise": math.nan},
+        {"sparsity": 2.0},
+        {"layers": ()},
+        {"jsd_weight": -1.0},
+        {"std": (1.0,)},
+    ],
+)
 def test_wrong_hyperparameters_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         load("noisymix", **wrong)
@@ -154,3 +185,85 @@ def test_a_stage_that_the_network_has_not_is_refused_at_build(make_net):
 def test_a_network_without_stages_is_refused_by_name():
     with pytest.raises(ValueError, match="noisymix needs stages.*Sequential"):
         load("noisymix").build(Net(nn.Sequential(nn.Flatten(), nn.Linear(48, 5))))
+
+
+# With a divergence of three views
+
+
+def test_without_its_weight_there_are_no_views(make_net, images, one_hot, rng):
+    net, sizes = make_net("cnn"), []
+    net.model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    assert set(load("noisymix")(net, images(), one_hot(), rng)) == {"mix"}
+    assert set(load("noisymix", jsd_weight=12.0)(net, images(), one_hot(), rng)) == {"mix", "jsd"}
+    assert sizes == [6, 18]
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_all_views_are_mixed_alike_and_the_images_have_the_mixed_loss(per_image, make_net, images, one_hot, rng):
+    """Of layer 0 without noise, so that the network shows what it was given."""
+    given, net, method = (
+        [],
+        make_net("cnn"),
+        load("noisymix", layers=(0,), jsd_weight=1.0, per_image=per_image, **QUIET),
+    )
+    net.model.eval()
+    net.model.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    lam, partner, spared = torch.rand(6, generator=rng), torch.tensor([1, 2, 3, 4, 5, 0]), torch.zeros(6)
+    views = method.views(images(), spared, 3, rng)
+    method.mixed_logits(net, views, 0, lam, partner, spared, rng)
+    for view, mixed in zip(views.chunk(3), given[0].chunk(3), strict=True):
+        torch.testing.assert_close(mixed, mixup(view, lam, partner)[0])
+    assert torch.equal(views[:6], images()) and not torch.equal(views[6:12], views[12:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layer", [0, 1, 3])
+def test_the_two_losses_are_of_the_same_pass(kind, layer, make_net, images, one_hot, rng):
+    net, seen = make_net(kind), []
+    net.model.register_forward_hook(lambda _, args, output: seen.append(output.float()))
+    losses = load("noisymix", layers=(layer,), jsd_weight=2.0, alpha=0.0)(net, images(), one_hot(), rng)
+    logits = seen[0].chunk(3)
+    torch.testing.assert_close(losses["mix"], net.loss(logits[0], one_hot()))
+    torch.testing.assert_close(losses["jsd"], 2 * jensen_shannon(*logits).mean())
+    sum(losses.values()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
+
+
+def test_later_views_have_more_noise_added(make_net, rng):
+    """Of images of zeros, which only added noise changes; over draws, as each view has a level of its own."""
+    given, net = [], make_net("cnn")
+    net.model.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    method, black = load("noisymix", layers=(0,), jsd_weight=1.0, per_image=True), torch.zeros(60, 3, 16, 16)
+    method(net, black, torch.eye(5)[torch.arange(60) % 5], rng)
+    loudness = torch.stack([view.std((1, 2, 3)).mean() for view in given[0].chunk(3)])
+    torch.testing.assert_close(loudness, 0.4 * 2 / 7 * torch.tensor([1.0, 2, 3]), rtol=0.35, atol=0)
+
+
+def test_views_of_spared_rows_are_the_images(make_net, images, rng):
+    given, net = [], make_net("cnn")
+    net.model.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    x = images(40)
+    method = load("noisymix", layers=(0,), jsd_weight=1.0, per_image=True, prob=0.5)
+    method(net, x, torch.eye(5)[torch.arange(40) % 5], rng)
+    left = [(view == x).flatten(1).all(1) for view in given[0].chunk(3)]
+    assert 5 < left[0].sum() < 35 and torch.equal(left[0], left[1]) and torch.equal(left[0], left[2])
+
+
+def test_a_step_with_views_runs_under_autocast(make_net, images, one_hot, rng):
+    net = make_net("cnn")
+    net.precision = torch.bfloat16
+    losses = load("noisymix", jsd_weight=12.0, sparsity=0.65)(net, images(5), one_hot(5), rng)
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+
+
+def test_a_step_with_views_reads_no_value_of_its_images(make_net, images, one_hot, rng, watch):
+    net, x, y = make_net("cnn"), images(), one_hot()
+    with watch(x, y):
+        sum(load("noisymix", jsd_weight=12.0, per_image=True, prob=0.75)(net, x, y, rng).values()).backward()
+
+
+def test_statistics_are_asked_for_by_views_alone(images, one_hot, rng):
+    grey, told = images(channels=1), {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    load("noisymix", **told).mix(None, grey, one_hot(), rng)
+    with pytest.raises(ValueError, match="3 channels, the images 1"):
+        load("noisymix", jsd_weight=1.0, **told).mix(None, grey, one_hot(), rng)

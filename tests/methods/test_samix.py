@@ -14,7 +14,7 @@ def pattern(shape, frequency):
     return torch.sin(torch.arange(torch.Size(shape).numel()) * frequency + 1.0).reshape(shape)
 
 
-GOLDEN = {  # the second row of pixels of three masks, one where the partner shows
+GOLDEN = {  # the second row of pixels of three masks
     0.25: [0.154524, 0.174489, 0.220404, 0.17913, 0.08859, 0.060921]
     + [0.119103, 0.272193, 0.741031, 0.744047, 0.281667, 0.125883]
     + [0.797259, 0.702102, 0.458467, 0.289537, 0.208163, 0.174332],
@@ -42,10 +42,11 @@ def with_gradient(module):
 
 @pytest.mark.parametrize("k", [0.25, -1])
 def test_the_block_is_that_of_the_authors(k):
-    """Numbers from OpenMixup's PixelMixBlock(4, unsampling_mode="bilinear", lam_mul=True, lam_residual=True,
-    lam_mul_k=k, x_qk_concat=True, mask_loss_mode="L1+Variance", mask_loss_margin=0.1) with the value network of its
-    SAMix configs (2 hidden channels) and these weights, called with (z, 0.3, [1, 2, 0], 2): `out["mask"][:, 1, 1]`,
-    its mmcv convolutions replaced by nn.Conv2d; and from its mask_loss(out["mask"], lam) for lam 0.3 and 0.8."""
+    """Westlake-AI/openmixup at 37e1372, heads/pmix_block.py: PixelMixBlock(4, unsampling_mode="bilinear", lam_mul=True,
+    lam_residual=True, lam_mul_k=k, x_qk_concat=True, mask_loss_mode="L1+Variance", mask_loss_margin=0.1) with the value
+    network of its SAMix configs (2 hidden channels) and these weights, called with (z, 0.3, [1, 2, 0], 2):
+    `out["mask"][:, 0, 1]`, its mmcv convolutions replaced by nn.Conv2d; and mask_loss(out["mask"], lam) for lam 0.3 and
+    0.8."""
     block = SceneBlock(4, k)
     weights = [block.query.weight, block.query.bias, block.key.weight, block.key.bias]
     for parameter, frequency in zip(weights, (0.7, 0.3, 1.3, 0.4)):

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_mixup import load
+from hf_mixup import Net, load
 from hf_mixup.methods.smmix import smmix, windows
+from hf_mixup.net import Outputs
 from hf_mixup.ops.losses import soft_cross_entropy
 
 PATCH = 4
@@ -17,6 +18,60 @@ def mixed_by_hand(count=6, grid=(5, 6), side=2, seed=0):
     x = torch.rand(count, 3, grid[0] * PATCH, grid[1] * PATCH, generator=generator)
     partner = torch.arange(count).flip(0)
     return x, attention, partner, *smmix(x, attention, partner, torch.tensor([side]))
+
+
+def pattern(shape, frequency):
+    return torch.sin(torch.arange(torch.Size(shape).numel()) * frequency + 1.0).reshape(shape)
+
+
+class Looking(Net):
+    """A network whose attention, logits (of clean images, and of mixed ones) and tokens are given."""
+
+    def forward(self, x):
+        return 2 * pattern((4, 4), 0.9)
+
+    def attention(self, x, by_patches=False):
+        self(x)  # SMMix hears the clean logits of this pass
+        return pattern((4, 25), 1.7).square().view(4, 5, 5)
+
+    def outputs(self, x):
+        self.shown = x
+        return Outputs(2 * pattern((4, 4), 1.3), None, pattern((4, 25, 3), 2.3).mT.unflatten(2, (5, 5)))
+
+
+def test_images_and_losses_are_those_of_the_authors():
+    """ChenMnZ/SMMix at 14b1edc, smmix.py: SMMix(label_smoothing=0.1, num_classes=4, side=5)(x, arange(4), model) with
+    windows of two patches, for the attention and clean logits above: `x[:, 0].sum(2)[:, ::3]` and the first patches of
+    the source masks; then deit.py's lines target_result and source_result, for a linear head and the tokens above,
+    normalised; and engine.py's loss_cls, loss_fine and loss_con for the logits above."""
+    rows = [2.397376, 4.868087, -5.567111, -5.156302, -1.282559, 4.494846, -4.3014, -3.399918]
+    rows += [1.382506, 0.139357, -5.202195, -0.048382, 2.809751, -4.089324, -1.300142, 3.325848]
+    net, method = Looking(torch.nn.Flatten(), label_smoothing=0.1), load("smmix", low=0.4, high=0.4)
+    method.head = torch.nn.Linear(3, 4)
+    method.head.weight.data, method.head.bias.data = pattern((4, 3), 0.7), pattern((4,), 0.3)
+    x, rng = pattern((4, 1, 10, 10), 0.37), torch.Generator()
+    losses = method(net, x, torch.eye(4), rng)
+    torch.testing.assert_close(net.shown[:, 0].sum(2)[:, ::3].flatten(), torch.tensor(rows), atol=1e-5, rtol=0)
+    mask = method.mix(net, x, torch.eye(4), rng)[1].mask[:, 0, ::2, ::2]
+    assert [(1 - row).nonzero()[0].tolist() for row in mask] == [[2, 3], [0, 1], [0, 0], [2, 2]]
+    expected = {"mix": 0.983076, "fine": 1.429629, "consistency": 1.216092}
+    assert {key: loss.item() for key, loss in losses.items()} == pytest.approx(expected, abs=1e-5)
+
+
+def test_attention_is_that_of_patches_to_patches(make_net, images, one_hot, rng):
+    """deit.py there, forward: attn[:, :, 1:, 1:].mean(dim=(1, 2)), not the class token's row."""
+    net = make_net("vit").eval()
+    with net.watching_blocks() as look:
+        net(images())
+        attention = look()[-1]
+    expected = attention[:, :, 1:, 1:].mean((1, 2)).view(6, 4, 4)
+    expected /= expected.sum((1, 2), keepdim=True)
+    torch.testing.assert_close(net.attention(images(), by_patches=True), expected)
+    assert not torch.allclose(net.attention(images()), expected)
+    net.train()
+    side = load("smmix").sides(images(), (4, 4), torch.Generator().manual_seed(3))
+    mixed, _ = load("smmix").mix(net, images(), one_hot(), torch.Generator().manual_seed(3))
+    assert torch.equal(mixed, smmix(images(), expected, torch.arange(6).flip(0), side)[0])
 
 
 def sums(attention, side):

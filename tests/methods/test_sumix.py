@@ -70,9 +70,10 @@ def authors_setting(images, normalise=True, **changes):
 
 @pytest.mark.parametrize("normalise", [True, False])
 def test_the_losses_are_those_of_the_authors(normalise, images):
-    """Numbers from the SUMix repository: ClsUncertainMixupHead(in_channels=4, num_classes=5, is_norm=normalise,
-    gama=0.5).IN_loss for these features through forward_head, the labels (y, y[1, 2, 3, 4, 5, 0], 0.3), with gama 0.5
-    and 0; there the temperature is the batch's 6, and both means are taken before they are multiplied."""
+    """JinXins/SUMix at 0469ec2, models/heads/cls_mixup_head.py: ClsUncertainMixupHead(in_channels=4, num_classes=5,
+    is_norm=normalise, gama=0.5).IN_loss for these features through forward_head, the labels (y, y[1, 2, 3, 4, 5, 0],
+    0.3), with gama 0.5 and 0; there the temperature is the batch's 6, and both means are taken before they are
+    multiplied."""
     losses = authors_setting(images, normalise, batch_mean=True)
     assert losses["mix"].item() == pytest.approx(MIXED_LOSS, abs=1e-5)
     assert sum(losses.values()).item() == pytest.approx(LOSSES[normalise], abs=1e-5)

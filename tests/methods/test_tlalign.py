@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from hf_mixup import Net, load
-from hf_mixup.methods.tlalign import aligned_share, patch_boxes
-from hf_mixup.ops.losses import soft_cross_entropy
-from hf_mixup.ops.masks import outside
+from hf_mixup import Mix, Net, load
+from hf_mixup.methods.cutmix import cut
+from hf_mixup.methods.tlalign import aligned_share
+from hf_mixup.ops.losses import smooth, soft_cross_entropy
+from hf_mixup.ops.masks import boxes, outside
 
 GRID, TOKENS = (4, 4), 17
 
@@ -63,9 +64,27 @@ def test_boxes_cover_whole_patches(make_net, images, one_hot, seeded):
         assert torch.equal(patches.amin((-1, -2)), patches.amax((-1, -2)))
 
 
-def test_a_box_in_the_middle_has_the_area_asked_for():
-    corners = patch_boxes((14, 14), torch.tensor([0.75, 1.0]), torch.tensor([[7, 7], [7, 7]]))
-    assert corners.tolist() == [[4, 11, 4, 11], [7, 7, 7, 7]]
+def pattern(shape, frequency):
+    return torch.sin(torch.arange(torch.Size(shape).numel()) * frequency + 1.0).reshape(shape)
+
+
+def test_images_and_labels_are_those_of_the_authors():
+    """Euphoria16/TL-Align at 4da0621, tla.py: TL_AlignMix(patch_size=4, label_smoothing=0.1, num_classes=4)(x,
+    arange(4)), lam 0.4 and the middle of the box in patch row 4 and column 1: `x[:, 0, 3::8, 1::8]`; then Block of
+    timm/models/vision_transformer.py three times, whose softmax gave the attention below: the class token's label."""
+    pixels = [0.261266, -0.431293, 0.587138, 0.225563, -0.045873, -0.962871, 0.835583, -0.920977, 0.080733]
+    pixels += [0.976236, -0.921055, 0.835593, 0.983549, -1.0, 0.225486, -0.510568, 0.346853, -0.991984]
+    pixels += [-0.171708, 0.346721, -0.510447, -0.135344, -0.045855, 0.983574, -0.882378, 0.952841, -0.171726]
+    pixels += [-0.991986, 0.952883, -0.882415, -0.995968, 0.995793, -0.135205, 0.429549, -0.259406, 0.976205]
+    labels = [0.627117, 0.025, 0.025, 0.322883, 0.025, 0.627965, 0.322035, 0.025]
+    labels += [0.025, 0.353914, 0.596086, 0.025, 0.318608, 0.025, 0.025, 0.631392]
+    x, flip = pattern((4, 3, 24, 24), 0.37), torch.arange(4).flip(0)
+    mixed, mix = cut(x, flip, 4 * boxes((6, 6), torch.full((4,), 0.4), torch.tensor([[4, 1]])))
+    torch.testing.assert_close(mixed[:, 0, 3::8, 1::8].flatten(), torch.tensor(pixels), atol=2e-6, rtol=0)
+    attentions = [(3 * pattern((4, 2, 37, 37), 0.7 + 0.4 * k)).softmax(-1) for k in range(3)]
+    lam = aligned_share(mix.mask, attentions, (6, 6))
+    found = smooth(Mix.pair(flip, lam)(torch.eye(4)), 0.1)
+    torch.testing.assert_close(found.flatten(), torch.tensor(labels), atol=2e-6, rtol=0)
 
 
 class Given:

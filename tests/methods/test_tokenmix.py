@@ -4,7 +4,37 @@ import pytest
 import torch
 
 from hf_mixup import load
+from hf_mixup.methods import tokenmix as module
 from hf_mixup.methods.tokenmix import blocks, tokenmix
+
+ROWS = [56, 126, 126, 127, 127, 8319, 6271, 6271, 8188, 8188, 8188, 8188, 8188, 96]  # their mask, a number a row
+MASK = torch.tensor([[row >> place & 1 for place in reversed(range(14))] for row in ROWS])
+
+
+def pattern(shape, frequency):
+    return torch.sin(torch.arange(torch.Size(shape).numel()) * frequency + 1.0).reshape(shape)
+
+
+def test_blocks_are_those_of_the_authors(monkeypatch):
+    """Sense-X/TokenMix, tokenmix.py at 0e17d5d: generate_mask(0.5, "cpu", 14), whose random.uniform and random.randint
+    were made from 0.1 + n * 0.618034 less whole numbers, four an attempt: area, aspect, top, left."""
+    draws = ((0.1 + n * 0.6180339887498949) % 1 for n in range(1000))
+    monkeypatch.setattr(module, "uniform", lambda low, high, *_: torch.tensor([low + (high - low) * next(draws)]))
+    monkeypatch.setattr(module, "integers", lambda high, *_: (next(draws) * high).long())
+    assert torch.equal(blocks((14, 14), 112, 1, None)[0].long(), MASK)
+
+
+def test_weights_are_those_of_the_authors():
+    """As above: Mixup(switch_prob=1, label_smoothing=0, num_classes=4)(x, targets), get_labelmaps_with_coords giving
+    these maps, each for its image's class: `x[0, 0, 8::64, 8::48]` and the targets."""
+    pixels = [0.831808, -0.106984, -0.930851, -0.882075, 0.232098, 0.74951, 0.933653, 0.114439, 0.229598, -0.75534]
+    pixels += [-0.448057, -0.546065, 0.484919, 0.99963, -0.683814, -0.978917, -0.949619, -0.721276, 0.282214, 0.530284]
+    maps, flip = pattern((4, 14, 14), 0.013).square(), torch.arange(4).flip(0)
+    x = pattern((4, 1, 224, 224), 0.37)
+    out, mix = tokenmix(x, maps / maps.sum((1, 2), keepdim=True), flip, MASK[None])
+    own, other = torch.tensor([[0.503596, 0.376381, 0.316823, 0.393824], [0.606176, 0.683177, 0.623619, 0.496404]])
+    torch.testing.assert_close(mix.weight, torch.stack([own, other], 1), atol=2e-6, rtol=0)
+    torch.testing.assert_close(out[0, 0, 8::64, 8::48].flatten(), torch.tensor(pixels), atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("grid", "target"), [((14, 14), 112), ((4, 4), 9), ((3, 5), 8)])

@@ -1,15 +1,20 @@
 """TransMix: labels by what the network looked at."""
 
+from contextlib import contextmanager
+from dataclasses import dataclass
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_mixup import Mix, Net, load
+from hf_mixup import Method, Mix, Net, load
+from hf_mixup.methods.cutmix import cutmix
 from hf_mixup.methods.transmix import attended_share
 from hf_mixup.ops.losses import soft_cross_entropy
 from hf_mixup.ops.masks import outside
 
 CUTMIX = {"name": "cutmix", "alpha": 1.0}
+CLOSE = {"atol": 2e-6, "rtol": 0}
 
 
 def mask_of(box, size=(16, 16)):
@@ -35,21 +40,50 @@ def test_attention_need_not_sum_to_one(rng):
     torch.testing.assert_close(attended_share(mask, 7 * attention), attended_share(mask, attention))
 
 
-def test_the_share_is_the_authors(rng):
-    """TransMix/timm_train.py of Chen et al.: mask to the patches by nearest, sum of attention in the box."""
-    attention = torch.rand(2, 4, 4, generator=rng)
-    mask = mask_of([3, 11, 1, 7])
-    pasted = F.interpolate(1 - mask, size=(4, 4), mode="nearest").flatten(1)
-    row = attention.flatten(1) / attention.flatten(1).sum(1, keepdim=True)
-    torch.testing.assert_close(attended_share(mask, attention), 1 - (row * pasted).sum(1))
-
-
 class Given:
     """A loss that remembers the targets."""
 
     def __call__(self, logits, y):
         self.y = y
         return soft_cross_entropy(logits, y)
+
+
+def pattern(shape, frequency):
+    return torch.sin(torch.arange(torch.Size(shape).numel()) * frequency + 1.0).reshape(shape)
+
+
+@dataclass(eq=False)
+class Fixed(Method):
+    """CutMix with draws that are known."""
+
+    def mix_batch(self, net, x, y, rng):
+        return cutmix(x, torch.full((4,), 0.6), torch.arange(4).flip(0), torch.tensor([[7, 4]]))
+
+
+class Looking(Net):
+    """A network whose attention is given."""
+
+    def forward(self, x):
+        return torch.zeros(4, 5)
+
+    @contextmanager
+    def watching(self, for_method):
+        yield lambda: (pattern((4, 16), 0.3).square() + 0.1).view(4, 4, 4)
+
+
+def test_labels_are_those_of_the_authors():
+    """Beckschen/TransMix, transmix.py at 0e4d31e: Mixup_transmix(label_smoothing=0.1, num_classes=5)(x, arange(4)),
+    which was given lam 0.6 and the middle of the box, row 7 and column 4; then transmix_label(target, attention,
+    x.shape) for the attention above. `x[:, 0, 7, ::5]` and the targets, smoothed."""
+    pixels = [0.420434, -0.98806, 0.832658, -0.761816, 0.961121, 0.000582, -0.419405, -0.757077]
+    pixels += [-0.1253, 0.98823, -0.961425, 0.529353, -0.999594, 0.302871, 0.124175, 0.9196]
+    targets = [0.656046, 0.02, 0.02, 0.283954, 0.02, 0.02, 0.50685, 0.43315, 0.02, 0.02]
+    targets += [0.02, 0.287365, 0.652635, 0.02, 0.02, 0.418757, 0.02, 0.02, 0.521243, 0.02]
+    x, y, given = pattern((4, 3, 16, 16), 0.37), torch.eye(5)[:4], Given()
+    method, net = load("transmix", base=Fixed()), Looking(torch.nn.Flatten(), loss=given, label_smoothing=0.1)
+    method(net, x, y, None)
+    torch.testing.assert_close(method.mix(net, x, y, None)[0][:, 0, 7, ::5].flatten(), torch.tensor(pixels), **CLOSE)
+    torch.testing.assert_close(given.y.flatten(), torch.tensor(targets), **CLOSE)
 
 
 def labels_of_a_step(make_net, images, seeded, **changes):

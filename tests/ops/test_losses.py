@@ -1,11 +1,13 @@
 """Losses of soft targets, one number a row."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from hf_mixup import Mix, Net
-from hf_mixup.ops.losses import binary_cross_entropy, smooth, soft_cross_entropy
+from hf_mixup.ops.losses import binary_cross_entropy, jensen_shannon, smooth, soft_cross_entropy
 
 
 @pytest.fixture
@@ -109,3 +111,36 @@ def test_the_net_smooths_once_and_averages_last(batch, vit_model):
     rows = soft_cross_entropy(logits, smooth(y, 0.1))
     torch.testing.assert_close(net.loss(logits, y, reduction="none"), rows)
     torch.testing.assert_close(net.loss(logits, y), rows.mean())
+
+
+def views(count=3, scale=2.0):
+    """Logits (6, 4) of so many views."""
+    rng = torch.Generator().manual_seed(5)
+    return [scale * torch.randn(6, 4, generator=rng) for _ in range(count)]
+
+
+@pytest.mark.parametrize("scale", [1.0, 50.0])
+def test_the_divergence_of_three_views_is_the_authors(scale):
+    """As AugMix's training loop states it: three batch means of torch's divergence from a clamped mean."""
+    logits = views(scale=scale)
+    shares = [view.softmax(1) for view in logits]
+    mean = (sum(shares) / 3).clamp(1e-7, 1).log()
+    expected = sum(F.kl_div(mean, share, reduction="batchmean") for share in shares) / 3
+    torch.testing.assert_close(jensen_shannon(*logits).mean(), expected)
+
+
+def test_views_that_agree_do_not_diverge():
+    [view] = views(1)
+    torch.testing.assert_close(jensen_shannon(view, view + 3, view - 1), torch.zeros(6), atol=1e-6, rtol=0)
+
+
+def test_views_that_exclude_each_other_diverge_by_the_logarithm_of_their_number():
+    apart = [1e3 * torch.eye(4)[[k]] for k in range(3)]
+    torch.testing.assert_close(jensen_shannon(*apart), torch.full((1,), math.log(3)))
+
+
+def test_the_order_of_views_does_not_matter_and_each_gets_a_gradient():
+    logits = [view.requires_grad_() for view in views()]
+    torch.testing.assert_close(jensen_shannon(*logits), jensen_shannon(*logits[::-1]))
+    jensen_shannon(*logits).sum().backward()
+    assert all(view.grad.abs().sum() > 0 and view.grad.isfinite().all() for view in logits)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hf_mixup.ops.sampling import PAIRINGS, beta, generator, integers, on_device, partners, points, uniform
+from hf_mixup.ops.sampling import PAIRINGS, beta, dirichlet, generator, integers, on_device, partners, points, uniform
 
 SIGMAS = 5  # a right sampler misses a bound this wide once in 1.7 million runs
 COUNT = 20_000
@@ -50,6 +50,27 @@ def test_draws_of_beta_are_independent(rng):
     lam = beta(1.0, COUNT, rng)
     products = (lam[1:] - 0.5) * (lam[:-1] - 0.5)
     assert close(products.mean(), 0.0, 1 / 12)
+
+
+@pytest.mark.parametrize("alpha", [1e-6, 1e-3, 0.5, 1.0, 1e3])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_rows_of_dirichlet_are_shares(alpha, parts, rng):
+    shares = dirichlet(alpha, 1000, parts, rng)
+    assert shares.shape == (1000, parts) and shares.dtype == torch.float32
+    assert (shares >= 0).all()
+    torch.testing.assert_close(shares.sum(1), torch.ones(1000))
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+def test_dirichlet_has_the_mean_and_variance_of_dirichlet(alpha, rng):
+    shares = dirichlet(alpha, 20000, 3, rng)
+    variance = 2 / 9 / (3 * alpha + 1)
+    assert (shares.mean(0) - 1 / 3).abs().max() < 5 * (variance / 20000) ** 0.5
+    torch.testing.assert_close(shares.var(0), torch.full((3,), variance), rtol=0.05, atol=0)
+
+
+def test_dirichlet_of_alpha_zero_is_all_in_one_part(rng):
+    assert dirichlet(0, 2, 3, rng).tolist() == [[1, 0, 0]] * 2
 
 
 def test_uniform_stays_in_its_range(rng):

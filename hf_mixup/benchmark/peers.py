@@ -1,0 +1,142 @@
+"""The same methods of other libraries, wherever they are installed: images and labels in, soft targets out.
+
+Each function takes a method, whether each image has a draw of its own, and the number of classes, and gives a call
+`(images, labels)`, or None where the library has no such thing.
+"""
+
+import importlib
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Call = Callable[[Tensor, Tensor], object]
+
+
+def _soft(labels: Tensor, partner: Tensor, lam: Tensor | float, classes: int) -> Tensor:
+    """Soft targets, where a library leaves them to its user."""
+    own, other = (F.one_hot(rows.long(), classes).float() for rows in (labels, partner))
+    lam = torch.as_tensor(lam, dtype=torch.float32).reshape(-1, 1)
+    return lam * own + (1 - lam) * other
+
+
+def timm(method: str, per_image: bool, classes: int) -> Call | None:
+    from timm.data import Mixup
+
+    alphas = {"mixup": {"mixup_alpha": 1.0}, "cutmix": {"mixup_alpha": 0.0, "cutmix_alpha": 1.0}}.get(method)
+    if alphas is None:
+        return None
+    return Mixup(**alphas, mode="elem" if per_image else "batch", label_smoothing=0.0, num_classes=classes)
+
+
+def torchvision(method: str, per_image: bool, classes: int) -> Call | None:
+    from torchvision.transforms import v2
+
+    made = {"mixup": v2.MixUp, "cutmix": v2.CutMix}.get(method)
+    return None if made is None or per_image else made(alpha=1.0, num_classes=classes)
+
+
+def kornia(method: str, per_image: bool, classes: int) -> Call | None:
+    from kornia.augmentation import RandomCutMixV2, RandomMixUpV2
+
+    keys = {"data_keys": ["input", "class"], "same_on_batch": not per_image}
+    if method == "mixup":
+        mix = RandomMixUpV2(**keys)
+    elif method == "cutmix":
+        mix = RandomCutMixV2(use_correct_lambda=True, **keys)
+    else:
+        return None
+
+    def call(images, labels):
+        mixed, (*_, drawn) = mix(images, labels)
+        drawn = drawn.reshape(-1, 3)
+        # its share of a mixup is the partner's
+        lam = 1 - drawn[:, 2] if method == "mixup" else drawn[:, 2]
+        return mixed, _soft(drawn[:, 0], drawn[:, 1], lam, classes)
+
+    return call
+
+
+def mixup(method: str, per_image: bool, classes: int) -> Call | None:
+    from mixup import methods
+
+    name = {"mixup": "VanillaMixUp", "cutmix": "CutMix", "resizemix": "ResizeMix", "fmix": "FMix"}.get(method)
+    if method == "saliencymix" and per_image:
+        name = "SaliencyMix"
+    if name is None or (per_image and method != "saliencymix"):
+        return None
+    mix = getattr(methods, name)()
+    return lambda images, labels: mix(images, F.one_hot(labels, classes).float())
+
+
+def mlxops_aug(method: str, per_image: bool, classes: int) -> Call | None:
+    if method not in ("resizemix", "saliencymix") or per_image:
+        return None
+    module = importlib.import_module(f"mlxops_aug.{method}")
+    mix = getattr(module, {"resizemix": "ResizeMix", "saliencymix": "SaliencyMix"}[method])
+
+    def call(images, labels):
+        result = mix(num_classes=classes, config={})(images, labels)
+        return result.augmented_x, result.augmented_y
+
+    return call
+
+
+PEERS = {"timm": timm, "torchvision": torchvision, "kornia": kornia, "mixup": mixup, "mlxops-aug": mlxops_aug}
+NEW_SIZES = ("fmix",)  # methods of OpenMixup that want the image size
+
+
+def openmixup(path: Path, method: str, per_image: bool, classes: int, **given) -> Call | None:
+    """A method of the OpenMixup checkout at `path`, whose file is loaded alone: the package wants an old stack.
+
+    Its `.cuda()` calls do nothing while it runs on a CPU. `given` goes to the function: features, block_num.
+    """
+    file = path / "openmixup" / "models" / "augments" / f"{method}.py"
+    if per_image or not file.is_file():
+        return None
+    mix = getattr(_alone(file), method)
+
+    def call(images, labels):
+        size = {"size": tuple(images.shape[-2:])} if method in NEW_SIZES else {}
+        before = Tensor.cuda
+        Tensor.cuda = lambda tensor, *_, **__: tensor
+        try:
+            mixed, (own, other, lam) = mix(images, labels, alpha=1.0, **size, **given)
+        finally:
+            Tensor.cuda = before
+        return mixed, _soft(own, other, lam, classes)
+
+    return call
+
+
+def _alone(file: Path) -> types.ModuleType:
+    """The module in `file`, with the little that it takes from its package."""
+    utils = types.ModuleType("openmixup.models.utils")
+    utils.to_2tuple = lambda value: value if isinstance(value, tuple) else (value, value)
+    utils.batch_shuffle_ddp = None  # for several processes
+    for name in ("openmixup", "openmixup.models"):
+        sys.modules.setdefault(name, types.ModuleType(name))
+    sys.modules.setdefault("openmixup.models.utils", utils)
+    spec = importlib.util.spec_from_file_location(f"openmixup_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def candidates(method: str, per_image: bool, classes: int, checkout: Path | None, **given) -> dict[str, Call]:
+    """Every installed library's call for this method, by the library's name."""
+    found = {}
+    for name, make in PEERS.items():
+        try:
+            call = make(method, per_image, classes)
+        except ImportError:
+            continue
+        if call is not None:
+            found[name] = call
+    if checkout is not None and (call := openmixup(checkout, method, per_image, classes, **given)):
+        found["OpenMixup"] = call
+    return found

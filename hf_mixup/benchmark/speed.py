@@ -1,0 +1,184 @@
+"""How long mixing a batch takes, beside every other library that is installed: python -m hf_mixup.benchmark.speed
+
+A case is a method, a size of batch, and one draw for it or one an image; all candidates of a case take turns. Each case
+is written to the record at once, and those that the record has are not run again. Floor is one read and one write of
+the batch: `torch.add(x, 1, out=buffer)`.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..methods import load
+from ..ops.sampling import generator
+from ..tasks.classification import targets
+from .peers import candidates
+from .timing import Times, interleaved, machine, write
+
+SIZES = ((128, 3, 32, 32), (128, 3, 64, 64), (64, 3, 224, 224))
+CLASSES = 100
+CELLS = {32: 4, 64: 7, 224: 7}  # a side, of the teacher's map, by image side
+# what is compared: the paper's method, with the options under which a peer does the same work
+STATIC = ("mixup", "cutmix", "resizemix", "fmix", "gridmix", "smoothmix", "saliencymix", "hmix", "gmix")
+VARIANTS = {
+    "resizemix nearest": {"name": "resizemix", "interpolation": "nearest"},
+    "saliencymix spectral": {"name": "saliencymix", "detector": "spectral"},
+}
+GRIDS = {32: (2, 4, 8, 16), 64: (2, 4, 8), 224: (2, 4, 8)}
+# page faults of large fresh tensors cost more than mixing them; glibc can be told to keep its memory
+KEPT_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
+
+
+def cases() -> Iterator[dict]:
+    """Every method, one draw a batch and one an image, at every size."""
+    for size in SIZES:
+        for name in (*STATIC, *VARIANTS):
+            for per_image in (False, True):
+                yield {"case": name, "per_image": per_image, "size": size}
+        yield {"case": "attentivemix", "per_image": False, "size": size}
+        for grid in GRIDS[size[-1]]:
+            yield {"case": f"puzzlemix grid {grid}", "per_image": False, "size": size}
+
+
+class Given:
+    """In place of a network: a saliency map and a teacher's map that are there already."""
+
+    def __init__(self, size: tuple[int, ...]):
+        count, cells = size[0], CELLS[size[-1]]
+        rng = generator(1)
+        self.map = torch.rand(count, *size[-2:], generator=rng)
+        self.activity = torch.rand(count, cells, cells, generator=rng)
+
+    def saliency(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.map
+
+
+def method_of(case: dict, given: Given, **arguments):
+    """The method of a case, with what is given in the place of its networks."""
+    name = case["case"]
+    if name.startswith("puzzlemix"):
+        return load("puzzlemix", grids=(int(name.split()[-1]),), **arguments)
+    if name == "attentivemix":
+        method = load("attentivemix", top_k=None, teacher=None, **arguments)
+        method.activity = lambda net, x: given.activity
+        return method
+    return load(VARIANTS.get(name, name), per_image=case["per_image"], **arguments)
+
+
+def ours(case: dict, x: Tensor, labels: Tensor) -> dict[str, Callable[[], object]]:
+    """Our calls: into a fresh tensor, into a kept one, and in place."""
+    given, kept, written = Given(case["size"]), torch.empty_like(x), x.clone()
+
+    def call(images, out, **arguments):
+        method, rng = method_of(case, given, **arguments), generator(0)
+
+        def mix():
+            y = targets(labels, CLASSES)
+            mixed, mix = method.mix(given, images, y, rng, out)
+            return mixed, mix(y)
+
+        return mix
+
+    calls = {"ours": call(x, None), "ours, out": call(x, kept)}
+    if not case["case"].startswith("puzzlemix"):
+        calls["ours, in place"] = call(written, written, pairing="halves")
+    return calls
+
+
+def peers(case: dict, x: Tensor, labels: Tensor, checkout: Path | None) -> dict[str, Callable[[], object]]:
+    """The other libraries' calls, each on images of its own since some write to them."""
+    name, given, more = case["case"].split()[0], Given(case["size"]), {}
+    if name == "puzzlemix":
+        power = int(case["case"].split()[-1]).bit_length() - 1
+        more = {"features": given.map, "block_num": (power, power + 1), "n_labels": 3, "t_eps": 0.8, "neigh_size": 4}
+    elif name == "attentivemix":
+        more = {"features": given.activity[:, None], "top_k": None, "grid_scale": x.shape[-1] // CELLS[x.shape[-1]]}
+    found = candidates(name, case["per_image"], CLASSES, checkout, **more)
+    return {peer: partial(mix, x.clone(), labels) for peer, mix in found.items()}
+
+
+def measure(case: dict, seconds: float, checkout: Path | None) -> dict[str, dict]:
+    """Times of the floor, ours and the peers' that run, by name; of those that do not, the error."""
+    torch.manual_seed(0)
+    x, labels = torch.randn(case["size"]), torch.randint(CLASSES, case["size"][:1])
+    buffer = torch.empty_like(x)
+    calls, broken = {"floor": lambda: torch.add(x, 1, out=buffer), **ours(case, x, labels)}, {}
+    for name, call in peers(case, x, labels, checkout).items():
+        try:
+            call()
+            calls[name] = call
+        except Exception as error:  # another library's, of any kind: it is reported in its place
+            broken[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+    return {name: asdict(Times.of(taken)) for name, taken in interleaved(calls, seconds).items()} | broken
+
+
+def main() -> None:
+    options = _options()
+    if options.kept_memory is not None:
+        _measure_all(options)
+        return
+    for threads in options.threads:
+        for kept in (0, 1):
+            # threads and memory are set for a whole process
+            environment = {key: value for key, value in os.environ.items() if key not in KEPT_MEMORY}
+            environment |= {"OMP_NUM_THREADS": str(threads)} | (KEPT_MEMORY if kept else {})
+            command = [sys.executable, "-m", __spec__.name, *sys.argv[1:]]
+            subprocess.run(
+                [*command, "--threads", str(threads), "--kept_memory", str(kept)], env=environment, check=True
+            )
+
+
+def _measure_all(options: argparse.Namespace) -> None:
+    """Add to the record the cases that it lacks, with this process's threads and memory."""
+    [threads] = options.threads
+    torch.set_num_threads(threads)
+    record = json.loads(options.record.read_text()) if options.record.is_file() else {"cases": []}
+    record |= {"machine": machine(), "classes": CLASSES}
+    done = {_key(case) for case in record["cases"]}
+    for case in cases():
+        case |= {"threads": threads, "kept_memory": bool(options.kept_memory)}
+        if _key(case) in done or not any(word in case["case"] for word in options.only):
+            continue
+        case["milliseconds"] = measure(case, options.seconds, options.openmixup)
+        record["cases"].append(case)
+        write(options.record, record)
+        print(_line(case), flush=True)
+
+
+def _key(case: dict) -> tuple:
+    return case["case"], case["per_image"], tuple(case["size"]), case["threads"], case["kept_memory"]
+
+
+def _line(case: dict) -> str:
+    times = {name: time["median"] for name, time in case["milliseconds"].items() if "median" in time}
+    shown = ", ".join(f"{name} {time:.2f} ({time / times['floor']:.1f}x)" for name, time in times.items())
+    size = "x".join(map(str, case["size"]))
+    return f"{case['case']}{' per image' * case['per_image']}, {size}, {case['threads']} thread(s): {shown}"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", type=Path, default=Path("outputs/speed.json"), help="file to write to and resume")
+    parser.add_argument("--seconds", type=float, default=1.5, help="for each case")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="cases with one of these words")
+    parser.add_argument("--openmixup", type=Path, help="a checkout of OpenMixup, timed too")
+    parser.add_argument("--kept_memory", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

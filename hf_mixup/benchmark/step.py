@@ -1,0 +1,118 @@
+"""What a method adds to a whole training step: python -m hf_mixup.benchmark.step
+
+Forward, backward and optimizer step of a small ResNet (methods that read attention: a small ViT) on 64 images of 32
+pixels, one thread. A method and no mixing take turns; each method is written to the record at once, and those that the
+record has are not run again.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from ..methods import available, load
+from ..models import build_model
+from ..net import Net
+from ..step import MixupStep
+from ..tasks.classification import classification
+from .timing import interleaved, machine, write
+
+BATCH, SIDE, CLASSES = 64, 32, 10
+NETWORKS = {
+    "ResNet-18, CIFAR stem": ("cifar_resnet18", {}),
+    "ViT, 6 blocks of width 192, patches of 4": (
+        "vit_tiny_patch16_224",
+        {"img_size": SIDE, "patch_size": 4, "depth": 6},
+    ),
+}
+# where the defaults cannot run alone: a teacher is a copy of the network
+ARGUMENTS = {"attentivemix": {"teacher": None}}
+VARIANTS = {
+    "puzzlemix half resolution": {"name": "puzzlemix", "saliency_scale": 0.5},
+    "guidedmixup gradient": {"name": "guidedmixup", "detector": "ap"},
+}
+
+
+def methods() -> Iterator[tuple[str, dict]]:
+    """What is measured, by the name it has in the record."""
+    for name in available():
+        yield name, {"name": name, **ARGUMENTS.get(name, {})}
+    yield from VARIANTS.items()
+
+
+def make(network: str, arguments: dict) -> Callable[[], None]:
+    """One training step, as a call; ValueError where the network is not one that the method can read."""
+    torch.manual_seed(0)
+    name, changes = NETWORKS[network]
+    model, _ = build_model(name, classes=[str(k) for k in range(CLASSES)], image_size=SIDE, model_args=changes)
+    net = Net(model)
+    method = load(**arguments).train()
+    method.build(net)
+    method.total_steps = 1000
+    step = MixupStep(net, method, classification).train()
+    optimizer = torch.optim.SGD([p for p in step.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
+    x, y = torch.randn(BATCH, 3, SIDE, SIDE), torch.randint(CLASSES, (BATCH,))
+    done = 0
+
+    def call():
+        nonlocal done
+        losses = step(seed=(0, done, 0, 0), pixel_values=x, labels=y)
+        sum(losses.values()).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        method.after_step(net)
+        done += 1
+        method.step = done
+
+    return call
+
+
+def measure(arguments: dict, seconds: float, rounds: int) -> dict:
+    """Cost of a method's step relative to one without mixing, on the first network that it can read."""
+    for network in NETWORKS:
+        try:
+            mixed = make(network, arguments)
+            mixed()
+        except (ValueError, TypeError) as error:
+            refused = error
+            continue
+        taken = interleaved({"none": make(network, {"name": "erm"}), "method": mixed}, seconds, rounds, rounds, 1)
+        ratios = [method / none for method, none in zip(taken["method"], taken["none"], strict=True)]
+        return {
+            "network": network,
+            "relative": round(statistics.mean(ratios), 4),
+            "median": round(statistics.median(ratios), 4),
+            "spread": round(statistics.stdev(ratios), 4),
+            "rounds": len(ratios),
+            "seconds_without": round(statistics.median(taken["none"]), 4),
+        }
+    raise refused
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(1)
+    record = json.loads(options.record.read_text()) if options.record.is_file() else {"methods": {}}
+    record |= {"machine": machine(), "batch": [BATCH, 3, SIDE, SIDE], "threads": 1}
+    for name, arguments in methods():
+        if name in record["methods"] or (options.only and name not in options.only):
+            continue
+        found = measure(arguments, 0, options.rounds)
+        record["methods"][name] = found
+        write(options.record, record)
+        print(f"{name}: {found['relative']:.2f}x of a step without, {found['network']}", flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", type=Path, default=Path("outputs/step.json"), help="file to write to and resume")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", nargs="+", help="names of methods")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

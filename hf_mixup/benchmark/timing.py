@@ -1,0 +1,97 @@
+"""Fair timing: candidates take turns in random order, on one clock, until the budget is used."""
+
+import json
+import os
+import platform
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("torch", "torchvision", "timm", "kornia", "mixup", "mlxops-aug", "numpy", "hf_mixup")
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds a call: median, lower and upper quartile, of `rounds` calls."""
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> "Times":
+        ordered = sorted(1e3 * second for second in seconds)
+        low, median, high = (ordered[min(int(len(ordered) * share), len(ordered) - 1)] for share in (0.25, 0.5, 0.75))
+        return cls(round(median, 4), round(low, 4), round(high, 4), len(ordered))
+
+
+def interleaved(
+    calls: dict[str, Callable[[], object]], seconds: float, fewest: int = 7, most: int = 400, warm_up: int = 3
+) -> dict[str, list[float]]:
+    """Seconds that each of `calls` took, round by round: all in every round, in an order of its own.
+
+    One thread: processor time of the thread, which neighbours do not lengthen; more: wall time. Rounds end after
+    `seconds`, but not before the `fewest` are done; the `warm_up` rounds before them do not count.
+    """
+    clock = time.thread_time if torch.get_num_threads() == 1 and not torch.cuda.is_available() else _wall
+    order, taken = list(calls), {name: [] for name in calls}
+    end = None
+    while end is None or len(taken[order[0]]) < fewest or (time.perf_counter() < end and len(taken[order[0]]) < most):
+        random.shuffle(order)
+        for name in order:
+            start = clock()
+            calls[name]()
+            taken[name].append(clock() - start)
+        if end is None and len(taken[order[0]]) == warm_up:
+            end, taken = time.perf_counter() + seconds, {name: [] for name in calls}
+    return taken
+
+
+def _wall() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def machine() -> dict:
+    """What the numbers were measured on."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    found = {line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
+    name = found.get("model name", platform.machine())
+    return f"{name} (family {found['cpu family']}, model {found['model']})" if "cpu family" in found else name
+
+
+def write(path: Path, record: dict) -> None:
+    """Write a record, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(record, indent=1) + "\n")
+    part.replace(path)

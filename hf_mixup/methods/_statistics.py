@@ -1,0 +1,20 @@
+"""`mean` and `std` of methods that need real pixels: what images were normalised with, one number a channel."""
+
+from torch import Tensor
+
+from ._base import Method
+
+
+def check_statistics(method: Method) -> None:
+    """Raise unless a method has as many of `mean` as of `std`, or neither."""
+    if (method.mean is None) != (method.std is None) or (method.mean and len(method.mean) != len(method.std)):
+        name = type(method).__name__
+        raise ValueError(f"{name}'s mean is {method.mean!r} and std {method.std!r}: give one of each a channel.")
+
+
+def check_channels(method: Method, x: Tensor) -> None:
+    """Raise unless the images `x` (B, C, H, W) have as many channels as the `mean` of a method, if it has one."""
+    if method.mean is not None and len(method.mean) != x.shape[1]:
+        raise ValueError(
+            f"{type(method).__name__}'s mean has {len(method.mean)} channels, the images {x.shape[1]}: give as many."
+        )
