@@ -55,6 +55,7 @@ def state(trainer) -> dict:
         ("puzzlemix", {"method_args": {"grids": (2, 4)}}),
         ("automix", {}),
         ("automix", {"eval_weights": "ema"}),
+        ("mixup", {"aug_repeats": 2, "warmup_epochs": 1, "lr_per_epoch": True}),
     ],
 )
 def test_a_resumed_run_ends_at_the_same_bits(tmp_path, sample, method, changes):
