@@ -56,4 +56,7 @@ class Mix:
             )
         y = y.to(torch.promote_types(y.dtype, torch.float32))
         weight = self.weight.to(y.dtype).reshape(*self.weight.shape, *[1] * (y.dim() - 1))
-        return sum(weight[:, k] * y.index_select(0, self.index[:, k]) for k in range(self.index.shape[1]))
+        mixed = weight[:, 0] * y.index_select(0, self.index[:, 0])
+        for k in range(1, self.index.shape[1]):
+            mixed = torch.addcmul(mixed, weight[:, k], y.index_select(0, self.index[:, k]))
+        return mixed

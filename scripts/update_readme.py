@@ -1,19 +1,32 @@
 """Write the generated parts of README.md anew: python scripts/update_readme.py"""
 
+import json
 import re
+import sys
 from pathlib import Path
 
-from hf_mixup.table import method_table
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "methods"))
 
-README = Path(__file__).parent.parent / "README.md"
+from rows import ROWS  # noqa: E402
+
+from hf_mixup.table import method_table  # noqa: E402
+
+README = ROOT / "README.md"
+COSTS = ROOT / "hub_cards" / "speed" / "step.json"
 PART = "(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)"
 
 
 def updated(text: str) -> str:
-    """The README's text with its table of methods made anew."""
-    return re.sub(
-        PART.format(name="methods"), lambda found: found[1] + method_table() + found[2], text, flags=re.DOTALL
-    )
+    """The README's text with its generated parts made anew."""
+    costs = json.loads(COSTS.read_text())["methods"] if COSTS.is_file() else {}
+    golden = {name: row.get("golden", "") for name, row in ROWS.items()}
+    parts = {"methods": method_table(costs, golden)}
+    for name, part in parts.items():
+        text = re.sub(
+            PART.format(name=name), lambda found, part=part: found[1] + part + found[2], text, flags=re.DOTALL
+        )
+    return text
 
 
 if __name__ == "__main__":

@@ -27,7 +27,11 @@ from hf_mixup.data import Images, load_data
 from hf_mixup.tasks.classification import classification
 
 # arguments that fit images of 16 px, and take no weights from elsewhere
-CHEAP = {"puzzlemix": {"grids": (2, 4)}, "attentivemix": {"teacher": None}}
+CHEAP = {
+    "attentivemix": {"teacher": None},
+    "puzzlemix": {"grids": (2, 4)},
+    "supermix": {"teacher": None},
+}
 
 
 def watched(seen):

@@ -171,7 +171,9 @@ def _line(case: dict) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", type=Path, default=Path("outputs/speed.json"), help="file to write to and resume")
+    parser.add_argument(
+        "--record", type=Path, default=Path("hub_cards/speed/batch.json"), help="file to write to and resume"
+    )
     parser.add_argument("--seconds", type=float, default=1.5, help="for each case")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="cases with one of these words")

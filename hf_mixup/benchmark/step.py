@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..methods import available, load
 from ..models import build_model
@@ -21,6 +22,7 @@ from ..tasks.classification import classification
 from .timing import interleaved, machine, write
 
 BATCH, SIDE, CLASSES = 64, 32, 10
+COUNTED, DRAWS = 8, 12  # images of a batch whose operations are counted, and batches
 NETWORKS = {
     "ResNet-18, CIFAR stem": ("cifar_resnet18", {}),
     "ViT, 6 blocks of width 192, patches of 4": (
@@ -29,7 +31,7 @@ NETWORKS = {
     ),
 }
 # where the defaults cannot run alone: a teacher is a copy of the network
-ARGUMENTS = {"attentivemix": {"teacher": None}}
+ARGUMENTS = {"attentivemix": {"teacher": None}, "supermix": {"teacher": None}}
 VARIANTS = {
     "puzzlemix half resolution": {"name": "puzzlemix", "saliency_scale": 0.5},
     "guidedmixup gradient": {"name": "guidedmixup", "detector": "ap"},
@@ -43,7 +45,7 @@ def methods() -> Iterator[tuple[str, dict]]:
     yield from VARIANTS.items()
 
 
-def make(network: str, arguments: dict) -> Callable[[], None]:
+def make(network: str, arguments: dict, batch: int = BATCH) -> Callable[[], None]:
     """One training step, as a call; ValueError where the network is not one that the method can read."""
     torch.manual_seed(0)
     name, changes = NETWORKS[network]
@@ -54,7 +56,7 @@ def make(network: str, arguments: dict) -> Callable[[], None]:
     method.total_steps = 1000
     step = MixupStep(net, method, classification).train()
     optimizer = torch.optim.SGD([p for p in step.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
-    x, y = torch.randn(BATCH, 3, SIDE, SIDE), torch.randint(CLASSES, (BATCH,))
+    x, y = torch.randn(batch, 3, SIDE, SIDE), torch.randint(CLASSES, (batch,))
     done = 0
 
     def call():
@@ -70,6 +72,23 @@ def make(network: str, arguments: dict) -> Callable[[], None]:
     return call
 
 
+def extra_passes(network: str, arguments: dict) -> float:
+    """What a step computes beyond a plain one, in forward passes of the network: by counting, the mean of some draws.
+
+    A gradient for the input alone counts one, a whole backward pass two.
+    """
+    plain, mixed = (make(network, {"name": "erm"}, COUNTED), make(network, arguments, COUNTED))
+    mixed()  # some methods keep a batch for the next one
+    added = (sum(_operations(mixed) for _ in range(DRAWS)) / DRAWS) - _operations(plain)
+    return round(added / (_operations(plain) / 3), 2)
+
+
+def _operations(call: Callable[[], None]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
 def measure(arguments: dict, seconds: float, rounds: int) -> dict:
     """Cost of a method's step relative to one without mixing, on the first network that it can read."""
     for network in NETWORKS:
@@ -83,6 +102,7 @@ def measure(arguments: dict, seconds: float, rounds: int) -> dict:
         ratios = [method / none for method, none in zip(taken["method"], taken["none"], strict=True)]
         return {
             "network": network,
+            "extra_passes": extra_passes(network, arguments),
             "relative": round(statistics.mean(ratios), 4),
             "median": round(statistics.median(ratios), 4),
             "spread": round(statistics.stdev(ratios), 4),
@@ -108,7 +128,9 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", type=Path, default=Path("outputs/step.json"), help="file to write to and resume")
+    parser.add_argument(
+        "--record", type=Path, default=Path("hub_cards/speed/step.json"), help="file to write to and resume"
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", nargs="+", help="names of methods")
     return parser.parse_args()

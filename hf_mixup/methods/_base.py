@@ -22,6 +22,7 @@ class Method(nn.Module):
     pairings: ClassVar[tuple[str, ...]] = PAIRINGS  # those the method can use
     free_weights: ClassVar[bool] = False  # rows of `weight` need not sum to one
     private: ClassVar[tuple[str, ...]] = ()  # buffers of training images: kept a process, never published
+    needs: ClassVar[str] = ""  # what it must be given, where that is more than "the network" says
     needs_net = False  # `mix` asks the network: a collator cannot run it
     needs_forward = False  # more than `mix`: a collator would run a part of it
 

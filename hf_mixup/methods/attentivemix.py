@@ -40,6 +40,7 @@ class AttentiveMix(Method):
     paper = "2003.13048"
     title = "AttentiveMix"
     group = "saliency"
+    needs = "a teacher"
     needs_net = True
     alpha: float = 2.0
     top_k: int | None = 6

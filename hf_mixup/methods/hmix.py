@@ -20,9 +20,9 @@ def hmix(
 
     `x` (B, C, H, W), `lam` (B,) in [0, 1], `partner` (B,), `centre` (B or 1, 2) row and column of the box.
     """
-    size = x.shape[-2:]
+    size, lam = x.shape[-2:], once(lam)
     mask = outside(boxes(size, 1 - ratio * (1 - lam.double()), centre), size, x.device)
-    share = once(lam).to(x.device, non_blocking=True)
+    share = lam.to(x.device, non_blocking=True)
     # no pixel is outside a box of the whole image, where lam is 0
     own = spread(share, mask) / mask.mean((2, 3), keepdim=True).clamp(min=1 / mask[0].numel())
     mask = mask * own.clamp(max=1)

@@ -50,6 +50,7 @@ class MixPro(Method):
     paper = "2304.12043"
     title = "MixPro"
     group = "attention"
+    needs = "a ViT's attention"
     needs_net = True
     needs_forward = True
     alpha: float = 1.0

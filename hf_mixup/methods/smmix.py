@@ -85,6 +85,7 @@ class SMMix(Method):
     paper = "2212.12977"
     title = "SMMix"
     group = "attention"
+    needs = "a ViT's attention"
     needs_net = True
     needs_forward = True
     pairing: str = "flip"

@@ -42,6 +42,7 @@ class TLAlign(Method):
     paper = "2210.06455"
     title = "TL-Align"
     group = "attention"
+    needs = "a ViT's attention"
     needs_net = True
     needs_forward = True
     alpha: float = 1.0

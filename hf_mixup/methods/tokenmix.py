@@ -69,6 +69,7 @@ class TokenMix(Method):
     title = "TokenMix"
     group = "attention"
     free_weights = True
+    needs = "a ViT's attention"
     needs_net = True
     ratio: float = 4 / 7
 

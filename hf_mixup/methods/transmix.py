@@ -33,6 +33,7 @@ class TransMix(Container):
     paper = "2111.09833"
     title = "TransMix"
     group = "attention"
+    needs = "a ViT's attention"
     needs_net = True
     base: dict = field(default_factory=lambda: {"name": "cutmix", "alpha": 1.0})
     ratio: float = 0.5

@@ -46,8 +46,9 @@ def rolled(partner: Tensor) -> int | None:
     """
     if torch.compiler.is_compiling() or partner.device.type != "cpu" or len(partner) == 0:
         return None
-    shift = int(partner[0])
-    return shift if torch.equal(partner, torch.arange(len(partner)).roll(-shift)) else None
+    rows = partner.tolist()
+    shift = rows[0]
+    return shift if rows == [*range(shift, len(rows)), *range(shift)] else None
 
 
 def is_plain(x: Tensor, *others: Tensor) -> bool:
@@ -91,25 +92,29 @@ def spread(lam: Tensor, x: Tensor) -> Tensor:
 def boxes(size: tuple[int, int], lam: Tensor, centre: Tensor) -> Tensor:
     """(B, 4) corners (top, bottom, left, right) of boxes whose area is 1 - lam before they are clipped to the image.
 
-    `lam` (B,), `centre` (B or 1, 2) row and column. Half-open; CutMix, section 3.1 (arXiv 1905.04899).
+    `lam` (B or 1,), `centre` (B or 1, 2) row and column; (1, 4) where both are one for all. Half-open; CutMix,
+    section 3.1 (arXiv 1905.04899).
     """
     side = torch.tensor(size)
-    half = (side * (1 - lam.double()).sqrt()[:, None]).long() // 2
+    half = (side * (1 - once(lam).double()).sqrt()[:, None]).long() // 2
     low = (centre - half).clamp(min=0)
     high = torch.minimum(centre + half, side)
     return torch.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
 
 
 def is_shared(draws: Tensor) -> bool:
-    """Whether all rows of a draw are alike, so that slices can serve; False where asking would cost a wait."""
-    if torch.compiler.is_compiling() or draws.device.type != "cpu":
-        return False
-    return bool((draws == draws[:1]).all())
+    """Whether a draw on the CPU is one for all rows, (1, ...) or expanded from that, so that slices can serve."""
+    return not torch.compiler.is_compiling() and draws.device.type == "cpu" and len(once(draws)) == 1
 
 
 def outside(corners: Tensor, size: tuple[int, int], device: torch.device) -> Tensor:
-    """(B, 1, H, W) mask: zero in the boxes `corners` (B, 4), one elsewhere; (1, 1, H, W) where they are all alike."""
-    corners = (corners[:1] if is_shared(corners) else corners).to(device, non_blocking=True)
+    """(B, 1, H, W) mask: zero in the boxes `corners` (B, 4), one elsewhere; (1, 1, H, W) where there is one box."""
+    if is_shared(corners):
+        top, bottom, left, right = corners[0].tolist()
+        mask = torch.ones(1, 1, *size, device=device)
+        mask[..., top:bottom, left:right] = 0
+        return mask
+    corners = once(corners).to(device, non_blocking=True)
     top, bottom, left, right = corners[:, :, None].unbind(1)
     row, column = (torch.arange(side, device=device) for side in size)
     rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
@@ -160,5 +165,5 @@ def _exchange_each(x: Tensor, corners: list[list[int]]) -> Tensor:
 
 
 def once(draws: Tensor) -> Tensor:
-    """`draws` (B, ...), or their first row (1, ...) where they are all alike and that can be known."""
-    return draws[:1] if is_shared(draws) else draws
+    """`draws` (B, ...), or their first row (1, ...) where they were expanded from one."""
+    return draws[:1] if len(draws) and draws.stride(0) == 0 else draws

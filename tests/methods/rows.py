@@ -76,6 +76,13 @@ ROWS = {
     "gridmix": {"identity": {"alpha": 0.0}},
     "guidedmixup": {"args": {"prob": 1.0}, "shared_lam": False, "rolls": False},  # the first pair is a draw
     "hmix": {"identity": {"alpha": 0.0}},
+    "kmixup": {
+        "args": {"k": 4},
+        "mask": False,
+        "identity": {"alpha": 0.0},
+        "rolls": False,  # groups are those of a permutation
+        "golden": "AnmingGu/kmixup-cifar10, train.py mixup_data",
+    },
     "manifoldmix": {"mask": False, "identity": {"alpha": 0.0}},
     "mixpro": {
         "golden": "fistyee/MixPro, MaskMix and main.py train_one_epoch",
@@ -84,6 +91,11 @@ ROWS = {
         "rolls": False,  # each row draws its cells
     },
     "mixup": {"mask": False, "identity": {"alpha": 0.0}},
+    "mixupe": {
+        "mask": False,
+        "identity": {"alpha": 0.0},
+        "golden": "oneHuster/MixupE, mixup.py training_method, mixupe_version 3",
+    },
     "noisymix": {
         "mask": False,
         "convex": False,
@@ -111,6 +123,13 @@ ROWS = {
         "golden": "FrancescoPinto/RegMixup, regmixup_criterion",
         "mask": False,
         "identity": {"base": {"name": "mixup", "alpha": 0.0}},
+    },
+    "remix": {
+        "mask": False,
+        "keeps_drawn_lam": True,
+        "shared_lam": False,  # a label may go to one class alone
+        "identity": {"base": {"name": "mixup", "alpha": 0.0}},
+        "golden": "the paper's equation, pair by pair; the authors have no public code",
     },
     "resizemix": {"geometric": True},
     "saliencymix": {"identity": {"alpha": 0.0}, "rolls": False},
@@ -147,6 +166,11 @@ ROWS = {
         "plain_loss": False,  # the uncertainty's loss stays
         "identity": {"base": {"name": "cutmix", "alpha": 0.0}},
         "loss_call": 0,
+    },
+    "supermix": {
+        "args": {"teacher": None, "iterations": 2, "only_success": False},
+        "keeps_drawn_lam": True,
+        "golden": "alldbi/SuperMix, supermix.py mix_batch",
     },
     "tokenmix": {
         "golden": "Sense-X/TokenMix, generate_mask and Mixup",

@@ -42,13 +42,21 @@ def test_a_mask_is_zero_in_its_box_and_one_outside():
     assert (mask[1] == 1).all()
 
 
-def test_equal_boxes_share_one_mask():
-    assert outside(torch.tensor([[1, 3, 0, 2]] * 5), (4, 3), CPU).shape == (1, 1, 4, 3)
+def test_one_box_for_all_rows_has_one_mask():
+    assert outside(torch.tensor([[1, 3, 0, 2]]).expand(5, 4), (4, 3), CPU).shape == (1, 1, 4, 3)
 
 
-def test_draws_are_shared_where_all_rows_are_alike():
-    assert is_shared(torch.tensor([[1, 2], [1, 2]])) and not is_shared(torch.tensor([[1, 2], [1, 3]]))
-    assert not is_shared(torch.zeros(2, 2, device="meta"))  # asking a GPU would cost a wait
+def test_a_draw_is_shared_where_it_was_expanded_from_one():
+    assert is_shared(torch.tensor([[1, 2]])) and is_shared(torch.tensor([[1, 2]]).expand(3, 2))
+    assert not is_shared(torch.tensor([[1, 2], [1, 2]]))
+    assert not is_shared(torch.zeros(1, 2, device="meta"))  # asking a GPU would cost a wait
+
+
+@pytest.mark.parametrize("size", [(16, 16), (112, 96)])
+def test_boxes_that_are_alike_are_pasted_as_one(size, images):
+    x, corners = images(3, size), torch.tensor([[2, 9, 1, 12]])
+    masks = [outside(rows, size, CPU) for rows in (corners, corners.repeat(3, 1))]
+    assert torch.equal(paste(x, ROLL, corners, masks[0]), paste(x, ROLL, corners.repeat(3, 1), masks[1]))
 
 
 def test_a_blend_is_exact_where_the_mask_is_zero_or_one(images):
