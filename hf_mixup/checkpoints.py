@@ -53,7 +53,7 @@ def load_checkpoint(name, labels, image_size, args, reset, data):
     _check_weights(name, model, report, reset)
     if reset:
         _new_classifier(model)
-    return model, timm_processor(config) if wrapped else _native_processor(name, image_size, data)
+    return model, timm_processor(config) if wrapped else _native_processor(name, data)
 
 
 def _check_classes(name: str, config, classes: list[str], reset: bool) -> None:
@@ -82,7 +82,18 @@ def _set_timm_config(name: str, config: TimmWrapperConfig, image_size: int, args
             f"architecture {config.architecture!r} with pretrained=True, whose weights are resized."
         )
     channels = config.model_args.get("in_chans", cfg.get("input_size", [CHANNELS])[0])
-    config.pretrained_cfg = pretrained_cfg(cfg, channels, image_size, data)
+    if cfg.get("fixed_input_size"):
+        check_one_size(name, config.model_args, image_size, data)
+    config.pretrained_cfg = pretrained_cfg(cfg, channels, data)
+
+
+def check_one_size(name: str, args: dict, image_size: int, data: dict) -> None:
+    """Raise if a network of fixed size is to be evaluated at another."""
+    if data["size"] != image_size and not args.get("dynamic_img_size"):
+        raise ModelError(
+            f"{name!r} takes images of one size, and they are {image_size} px in training and {data['size']} px in "
+            "evaluation. Give one size, or model_args {'dynamic_img_size': true} where the network knows it."
+        )
 
 
 def _check_weights(name: str, model: PreTrainedModel, report: dict, reset: bool) -> None:
@@ -117,29 +128,29 @@ def _new_classifier(model: PreTrainedModel) -> None:
         torch.nn.init.trunc_normal_(value, std=CLASSIFIER_STD) if value.ndim > 1 else torch.nn.init.zeros_(value)
 
 
-def _native_processor(name: str, image_size: int, data: dict) -> BaseImageProcessor:
+def _native_processor(name: str, data: dict) -> BaseImageProcessor:
     """The checkpoint's own processor; a new one if it has none."""
     try:
         processor = AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError):
-        return _new_processor(name, image_size, data)
+        return _new_processor(name, data)
     sizes = getattr(processor, "crop_size", None) or processor.size
-    if image_size not in dict(sizes).values():
+    if data["size"] not in dict(sizes).values():
         raise ModelError(
-            f"The image processor of {name!r} makes images of {dict(sizes)}, and image_size is {image_size}."
+            f"The image processor of {name!r} makes images of {dict(sizes)}, and image_size is {data['size']}."
         )
     return processor
 
 
-def _new_processor(name: str, image_size: int, data: dict) -> BaseImageProcessor:
+def _new_processor(name: str, data: dict) -> BaseImageProcessor:
     """A processor for images of `image_size`, for a native checkpoint that has none."""
     if data["mean"] is None or data["std"] is None:
         raise ModelError(f"{name!r} has no image processor. Give mean and std.")
     resample = PILImageResampling[(data["interpolation"] or "bilinear").upper()]
     shared = {"image_mean": list(data["mean"]), "image_std": list(data["std"]), "resample": resample}
     if data["crop_pct"] in (None, 1):
-        return ViTImageProcessor(size={"height": image_size, "width": image_size}, **shared)
-    return ConvNextImageProcessor(size={"shortest_edge": image_size}, crop_pct=data["crop_pct"], **shared)
+        return ViTImageProcessor(size={"height": data["size"], "width": data["size"]}, **shared)
+    return ConvNextImageProcessor(size={"shortest_edge": data["size"]}, crop_pct=data["crop_pct"], **shared)
 
 
 @contextlib.contextmanager
@@ -168,11 +179,11 @@ def registered_cfg(architecture: str) -> dict:
     return cfg.to_dict() if cfg else {}
 
 
-def pretrained_cfg(cfg: dict, channels: int, image_size: int, data: dict) -> dict:
+def pretrained_cfg(cfg: dict, channels: int, data: dict) -> dict:
     """What timm and TimmWrapperImageProcessor read: `cfg` with the given preprocessing over it."""
     kept = {key: cfg[key] for key in KEPT if key in cfg}
-    given = {key: value for key, value in data.items() if value is not None}
-    merged = {**kept, **given, "input_size": (channels, image_size, image_size)}
+    given = {key: value for key, value in data.items() if value is not None and key != "size"}
+    merged = {**kept, **given, "input_size": (channels, data["size"], data["size"])}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in merged.items()}
 
 

@@ -7,12 +7,13 @@ import textwrap
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from hf_mixup.recipe import ARGUMENTS, find, merge, read, words
+from hf_mixup.checks import check_together, set_floor
+from hf_mixup.recipe import find, merge, read, words
 from hf_mixup.values import ConfigError, about, check, convert, kinds
 
 __all__ = ["ConfigError", "MixupConfig", "help_text", "parse"]
@@ -28,15 +29,6 @@ GROUPS = {
     "resume": "Run",
 }
 RESIZES = ("bilinear", "bicubic", "nearest")
-REFUSED = {
-    "hub_token": "it would be kept in run records. Set the environment variable HF_TOKEN, or run `hf auth login`",
-    "remove_unused_columns": "it drops the image column before the images are read. Leave it out",
-    "dataloader_drop_last": "evaluation would lose its last rows too. Training drops its own incomplete batch",
-    "label_smoothing_factor": "it cannot smooth soft labels. Use label_smoothing",
-}
-SECRETS = {"token", "hub_token", "use_auth_token", "api_key"}
-FLOORED = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")  # the schedules that end at min_lr
-
 # What a recipe says of the Trainer's fields even where it is the default, and what never changes a run's result.
 TOLD = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate")
 TOLD += ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
@@ -65,14 +57,20 @@ class MixupConfig(TrainingArguments):
     skip_corrupt: bool = about(False, "Leave out images that cannot be decoded, and count them, instead of stopping")
 
     image_size: int = about(32, "Height and width of a training image, pixels", "[1, inf)")
+    resize: int | None = about(None, "Shorter side of a training image before its (random) crop, pixels", "[1, inf)")
     crop_padding: int = about(0, "Padding on each side before the random crop, pixels; 0 does not crop", "[0, inf)")
     crop_mode: str = about("constant", "What the padding shows", choices=("constant", "reflect"))
     random_resized_crop: list[float] | None = about(None, "Smallest and largest share of the area to crop", "(0, 1]")
     flip: float = about(0.5, "Probability of a horizontal flip", "[0, 1]")
     randaugment: str | None = about(None, "RandAugment in timm's words, as rand-m9-mstd0.5-inc1")
+    randaugment_ops: list[str] | None = about(None, "Operations RandAugment chooses from, by timm's names (its own 15)")
     erasing: float = about(0.0, "Probability of erasing a rectangle", "[0, 1]")
+    aug_repeats: int = about(1, "Copies of an image in a batch, of as many times fewer images an epoch", "[1, inf)")
+    eval_image_size: int | None = about(None, "Height and width of an evaluated image (image_size), pixels", "[1, inf)")
+    eval_resize: int | None = about(None, "Shorter side of an evaluated image before its crop, pixels", "[1, inf)")
     eval_crop_pct: float | None = about(None, "Share of the side evaluation's crop keeps (weights' or 1)", "(0, 1]")
     interpolation: str | None = about(None, "How images are resized (weights' own, or bilinear)", choices=RESIZES)
+    train_interpolation: str | None = about(None, "The same of training images (as interpolation)", choices=RESIZES)
     mean: list[float] | None = about(None, "Mean of each channel, pixels 0 to 1 (weights' or ImageNet)", "[0, 1]")
     std: list[float] | None = about(None, "Deviation of each channel, pixels 0 to 1 (weights' or ImageNet)", "(0, inf)")
 
@@ -96,9 +94,12 @@ class MixupConfig(TrainingArguments):
     momentum: float = about(0.9, "Momentum of optimizers that have one", "[0, 1)")
     layer_decay: float | None = about(None, "Factor on the learning rate for each layer down from the head", "(0, 1]")
     optimizer_args: dict[str, Any] = about({}, "Further arguments of the optimizer, as {nesterov: true}")
+    warmup_epochs: float = about(0.0, "Epochs of warm-up, instead of warmup_steps", "[0, inf)")
+    lr_per_epoch: bool = about(False, "Change the learning rate once an epoch, after the warm-up, not at each step")
     min_lr: float = about(0.0, "Learning rate at the end of the cosine", "[0, inf)")
     ema_decay: float | None = about(None, "Decay per step of averaged weights; left out, none are kept", "(0, 1)")
     eval_weights: str = about("model", "Weights that are evaluated and published", choices=("model", "ema"))
+    sync_bn: bool = about(False, "Let the network's BatchNorm see the batches of all processes")
     channels_last: bool = about(False, "Store images with the channels last, faster on GPUs")
 
     resume: bool = about(False, "Continue from the last checkpoint in output_dir")
@@ -121,6 +122,8 @@ class MixupConfig(TrainingArguments):
     logging_nan_inf_filter: bool = about(False, "Leave losses that are no numbers out of the log")
     seed: int = about(0, "Seed of everything random", "[0, 4294967295]")
 
+    counted_steps: ClassVar[int | None] = None  # of an epoch: the trainer counts them where max_steps ends the run
+
     def __post_init__(self):
         for item in fields(self):
             value = getattr(self, item.name)
@@ -129,9 +132,24 @@ class MixupConfig(TrainingArguments):
             elif item.name in OWN or isinstance(value, str):  # the rest is TrainingArguments' to judge
                 setattr(self, item.name, convert(item, value))
             check(item, getattr(self, item.name))
-        _check_together(self)
+        check_together(self)
         super().__post_init__()  # last: it starts the processes' group, which a wrong recipe need not wait for
-        _set_floor(self)
+        set_floor(self)
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """Optimizer steps of warm-up, out of all of the run."""
+        if not self.warmup_epochs:
+            return super().get_warmup_steps(num_training_steps)
+        return round(self.warmup_epochs * self.steps_in_epoch(num_training_steps))
+
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether the learning rate depends on where epochs begin."""
+        return self.lr_per_epoch or self.warmup_epochs > 0
+
+    def steps_in_epoch(self, num_training_steps: int) -> float:
+        """Optimizer steps of an epoch, given those of the run."""
+        return self.counted_steps or num_training_steps / self.num_train_epochs
 
     def recipe_dict(self) -> dict[str, Any]:
         """What defines the run's result, as plain data: never where it runs, where it writes, or what it prints."""
@@ -210,39 +228,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _check_together(config: MixupConfig) -> None:
-    for name, reason in REFUSED.items():
-        if value := getattr(config, name):
-            shown = "" if name == "hub_token" else f"={value}"
-            raise ConfigError(f"{name}{shown} is refused: {reason}.")
-    for name in ARGUMENTS:
-        if secret := SECRETS & getattr(config, name).keys():
-            raise ConfigError(f"{name}.{secret.pop()} is refused: {REFUSED['hub_token']}.")
-    if config.eval_weights == "ema" and config.ema_decay is None:
-        raise ConfigError(
-            "eval_weights is 'ema' but no averaged weights are kept. Set ema_decay, for example to 0.9999."
-        )
-    scale = config.random_resized_crop
-    if scale is not None and (len(scale) != 2 or scale[0] > scale[1]):
-        raise ConfigError(
-            f"random_resized_crop is {scale}, expected two numbers, smallest and largest share: [0.08, 1]."
-        )
-    for name in ("mean", "std"):
-        if getattr(config, name) is not None and len(getattr(config, name)) != 3:
-            raise ConfigError(f"{name} is {getattr(config, name)}, expected three numbers, one for each of R, G and B.")
-
-
-def _set_floor(config: MixupConfig) -> None:
-    given = dict(config.lr_scheduler_kwargs or {})
-    if config.lr_scheduler_type not in FLOORED:
-        if config.min_lr and "min_lr" not in given:
-            raise ConfigError(
-                f"min_lr is {config.min_lr}, which the schedule {config.lr_scheduler_type.value} does not know. "
-                f"Leave out lr_scheduler_type, or choose one of: {', '.join(FLOORED)}."
-            )
-    elif given.get("min_lr", config.min_lr) != config.min_lr or (config.min_lr and "min_lr_rate" in given):
-        raise ConfigError(f"min_lr is {config.min_lr} but lr_scheduler_kwargs is {given}. Give min_lr only.")
-    elif "min_lr_rate" not in given:
-        config.lr_scheduler_kwargs = {**given, "min_lr": config.min_lr}

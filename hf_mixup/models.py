@@ -8,6 +8,7 @@ from pathlib import Path
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers import convert_sync_batchnorm
 from transformers import (
     AutoModelForImageClassification,
     PreTrainedModel,
@@ -21,6 +22,7 @@ from . import networks  # noqa: F401  registers them with timm
 from .checkpoints import (
     CHANNELS,
     ModelError,
+    check_one_size,
     explained,
     load_checkpoint,
     pretrained_cfg,
@@ -37,6 +39,7 @@ def build_model(
     *,
     classes: list[str],
     image_size: int,
+    eval_size: int | None = None,
     model_args: dict | None = None,
     pretrained: bool = False,
     mean: Sequence[float] | None = None,
@@ -47,8 +50,9 @@ def build_model(
     """A model with one output for each class, and the image processor that belongs to it.
 
     `model` is a timm architecture (random, or timm's weights with `pretrained=True`), a folder, or a Hub id (both are
-    always pretrained). Preprocessing that is None is the weights' own; random ones take "bilinear", 1. Another number
-    of classes than the checkpoint's needs `reset_classifier: true` in `model_args`, which makes the classifier new.
+    always pretrained). The processor makes images of `eval_size`, by default the network's `image_size`.
+    Preprocessing that is None is the weights' own; random ones take "bilinear", 1. Another number of classes than the
+    checkpoint's needs `reset_classifier: true` in `model_args`, which makes the classifier new.
     Random weights depend on torch's global seed alone, as `timm.create_model`'s do. Raises ModelError.
     """
     args = dict(model_args or {})
@@ -56,6 +60,7 @@ def build_model(
     if forbidden := sorted(OURS & args.keys()):
         raise ModelError(f"model_args: {forbidden} are not arguments of the network. Use `classes` and `pretrained`.")
     data = {"mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop_pct}
+    data["size"] = eval_size or image_size
     if _is_checkpoint(model):
         return load_checkpoint(model, _labels(classes), image_size, args, reset, data)
     return _from_architecture(model, _labels(classes), image_size, args, reset, pretrained, data)
@@ -84,6 +89,16 @@ def save_published(model: PreTrainedModel, processor: BaseImageProcessor, folder
     weights = {name: value.detach().cpu().clone().contiguous() for name, value in model.timm_model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(_timm_config(model, processor), indent=2) + "\n")
+
+
+def synchronise(model: torch.nn.Module, world: int) -> None:
+    """Let `model`'s BatchNorm see the batches of all `world` processes from now on; ValueError on CPUs."""
+    if world == 1:
+        return
+    device = next(model.parameters()).device.type
+    if device == "cpu":
+        raise ValueError("sync_bn is on, and torch synchronises BatchNorm on GPUs only: leave it out.")
+    convert_sync_batchnorm(model)
 
 
 def _timm_config(model: TimmWrapperForImageClassification, processor: TimmWrapperImageProcessor) -> dict:
@@ -126,6 +141,7 @@ def _from_architecture(name, labels, image_size, args, reset, pretrained, data):
     cfg = registered_cfg(name)
     if cfg.get("fixed_input_size"):  # timm's word for: the network has an img_size argument and depends on it
         args.setdefault("img_size", image_size)
+        check_one_size(name, args, image_size, data)
     count = len(labels["id2label"])
     with explained(name, args, "pretrained=False starts from random weights"):
         network = timm.create_model(name, pretrained=pretrained, num_classes=count, **args)
@@ -133,7 +149,7 @@ def _from_architecture(name, labels, image_size, args, reset, pretrained, data):
             network.reset_classifier(count)
     config = TimmWrapperConfig(architecture=name, num_labels=count, model_args=args, **labels)
     cfg.update({} if pretrained else FRESH)
-    config.pretrained_cfg = pretrained_cfg(cfg, args.get("in_chans", CHANNELS), image_size, data)
+    config.pretrained_cfg = pretrained_cfg(cfg, args.get("in_chans", CHANNELS), data)
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are dropped, so they must not move the seed
         model = AutoModelForImageClassification.from_config(config)
     model.timm_model = network

@@ -99,7 +99,7 @@ def load_pretrained(
     if run is None:
         return model, processor, None
     method = load(run["method"]["name"], **run["method"]["args"])
+    method.build(Net(model))
     if (folder / METHOD).is_file():
-        method.build(Net(model))
         load_method(folder, method)
     return model, processor, method

@@ -106,10 +106,14 @@ def save_extra(folder: Path, step: MixupStep, averaged: Averaged | None) -> None
 
 
 def split_state(method: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """What of a method's state may be published, and what is of training images and of this process alone."""
-    parts = method.named_modules()
-    private = {f"{name}.{key}".lstrip(".") for name, part in parts for key in getattr(part, "private", ())}
-    state = method.state_dict()
+    """What of a method's state may be published, and what is of training images and of this process alone.
+
+    A teacher that is made again by its name is in neither.
+    """
+    parts = dict(method.named_modules())
+    private = {f"{name}.{key}".lstrip(".") for name, part in parts.items() for key in getattr(part, "private", ())}
+    remade = tuple(f"{name}." for name, part in parts.items() if getattr(part, "remade", False))
+    state = {key: value for key, value in method.state_dict().items() if not key.startswith(remade)}
     return {k: v for k, v in state.items() if k not in private}, {k: v for k, v in state.items() if k in private}
 
 
@@ -122,10 +126,11 @@ def save_private(folder: Path, step: MixupStep, rank: int) -> None:
 def load_method(folder: Path, method: nn.Module, rank: int | None = None) -> None:
     """Read a method's state back; of a checkpoint also what the process `rank` kept of its own."""
     public, private = split_state(method)
+    remade = {key: value for key, value in method.state_dict().items() if key not in public | private}
     state = _read(folder / METHOD) if public else {}
     if private and rank is not None:
         private = _read(folder / f"method-rank{rank}.safetensors")
-    method.load_state_dict(state | private)
+    method.load_state_dict(remade | state | private)
 
 
 def _copies(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -12,14 +12,19 @@ from transformers import AutoModelForImageClassification
 def teacher(name: str, pretrained: bool = True) -> nn.Module:
     """The network of a timm name, or that of a folder or Hub id; its draws leave the global seed alone.
 
-    `pretrained`: whether a timm name has its published weights; the others always have theirs.
+    `pretrained`: whether a timm name has its published weights; the others always have theirs. Published weights are
+    found again by the name, so that no checkpoint keeps those of a module that says `remade`.
     """
     try:
         with torch.random.fork_rng(devices=[]):
             if timm.is_model(name):
-                return timm.create_model(name, pretrained=pretrained)
+                made = timm.create_model(name, pretrained=pretrained)
+                made.remade = pretrained
+                return made
             if "/" in name or Path(name).is_dir():
-                return AutoModelForImageClassification.from_pretrained(name)
+                made = AutoModelForImageClassification.from_pretrained(name)
+                made.remade = True
+                return made
     except (OSError, RuntimeError, HTTPError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(

@@ -12,7 +12,7 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from . import record
 from .callbacks import BarCallback, ReportCallback, StopCallback
 from .config import MixupConfig
-from .data import Data, Images, Stream, eval_transform, to_rgb, train_transform
+from .data import Data, Images, Stream, Transform, crop_share, eval_transform, to_rgb, train_transform
 from .folder import RunError, check_folder, check_world, nothing_left, told_when_full
 from .methods import Method, load
 from .metrics import compute_metrics
@@ -110,16 +110,18 @@ def make_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]
 
 def make_model(config: MixupConfig, data: Data) -> tuple:
     """The network and its image processor."""
+    size = config.eval_image_size or config.image_size
     return build_model(
         config.model,
         classes=data.classes,
         image_size=config.image_size,
+        eval_size=config.eval_image_size,
         model_args=config.model_args,
         pretrained=config.pretrained,
         mean=config.mean,
         std=config.std,
         interpolation=config.interpolation,
-        crop_pct=config.eval_crop_pct,
+        crop_pct=crop_share(size, config.eval_resize) if config.eval_resize else config.eval_crop_pct,
     )
 
 
@@ -157,14 +159,14 @@ def check_trainer(trainer: MixupTrainer) -> None:
 
 def eval_images(config: MixupConfig, data: Data, processor) -> Images:
     """The evaluation split as uint8 images, prepared as the saved preprocessor prepares them."""
-    columns = (data.image_column, data.label_column, config.image_size)
+    columns = (data.image_column, data.label_column, config.eval_image_size or config.image_size)
     return Images(data.eval, *columns, prepare=prepare(processor), skip_corrupt=config.skip_corrupt)
 
 
-def prepare(processor):
-    """A PIL image as uint8 (3, H, W), as `processor` gives it before normalisation."""
+def prepare(processor, size: int | None = None):
+    """A PIL image as uint8 (3, H, W), as `processor` gives it before normalisation; at `size` where it is asked for."""
     if hasattr(processor, "data_config"):
-        return eval_transform(processor.data_config)
+        return eval_transform(processor.data_config | ({"input_size": (3, size, size)} if size else {}))
 
     def as_processor(image):
         return processor(to_rgb(image), do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
@@ -172,17 +174,24 @@ def prepare(processor):
     return as_processor
 
 
-def train_images(config: MixupConfig, data: Data, processor) -> Images | Stream:
-    """The training split as uint8 batches, with per-image transforms only where the recipe asks for them."""
-    transform = train_transform(
+def image_transform(config: MixupConfig) -> Transform | None:
+    """What happens to a training image by itself, where the recipe asks for anything."""
+    return train_transform(
         config.image_size,
         scale=config.random_resized_crop,
-        interpolation=config.interpolation or "bilinear",
+        interpolation=config.train_interpolation or config.interpolation or "bilinear",
         randaugment=config.randaugment,
+        operations=config.randaugment_ops,
+        resize=config.resize,
         **({} if config.mean is None else {"mean": tuple(config.mean)}),
     )
+
+
+def train_images(config: MixupConfig, data: Data, processor) -> Images | Stream:
+    """The training split as uint8 batches, with per-image transforms only where the recipe asks for them."""
+    transform = image_transform(config)
     shared = {"transform": transform, "skip_corrupt": config.skip_corrupt}
-    shared["prepare"] = None if transform else prepare(processor)
+    shared["prepare"] = None if transform else prepare(processor, config.eval_image_size and config.image_size)
     columns = (data.image_column, data.label_column, config.image_size)
     if not config.streaming:
         return Images(data.train, *columns, **shared)
@@ -223,13 +232,15 @@ def plan(config: MixupConfig, data: Data, trainer: MixupTrainer, loader, losses:
     steps = trainer.set_initial_training_values(trainer.args, loader)[-1]
     arguments = ", ".join(f"{key}={value}" for key, value in trainer.method.hyperparameters().items())
     parameters = sum(p.numel() for p in trainer.model.parameters())
+    seen = f" (evaluated at {config.eval_image_size})" if config.eval_image_size else ""
     return {
         "model": f"{config.model}, {parameters:,} parameters, {data.num_classes} classes",
         "method": f"{trainer.method.name} ({arguments})",
         "data": f"{data.path}, revision {data.revision}, "
         + ", ".join(f"{split} {rows}" for split, rows in data.splits.items()),
-        "images": f"{config.image_size} x {config.image_size}, batches of {config.per_device_train_batch_size} on "
-        f"{trainer.args.world_size} process(es), {config.gradient_accumulation_steps} a step",
+        "images": f"{config.image_size} x {config.image_size}{seen}, "
+        f"batches of {config.per_device_train_batch_size} on {trainer.args.world_size} process(es), "
+        f"{config.gradient_accumulation_steps} a step",
         "steps": f"{steps} over {config.num_train_epochs:g} epochs",
         "first step": ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()),
         "device": record.device_name(torch.device(trainer.args.device)),

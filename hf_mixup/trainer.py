@@ -12,9 +12,10 @@ from transformers import TimmWrapperImageProcessor, Trainer, TrainingArguments
 from .callbacks import MethodCallback
 from .data import BatchPlan, Images, Stream, StreamLoader, augment, eval_loader, normalise, train_loader
 from .methods import Method, load
+from .models import synchronise
 from .net import Net
 from .ops.losses import binary_cross_entropy, soft_cross_entropy
-from .optimization import Averaged, add_groups, make_optimizer, set_floors
+from .optimization import Averaged, add_groups, finish_schedule, make_optimizer, steps_in_epoch
 from .saving import load_extra, save_checkpoint_whole, save_extra, save_network
 from .step import MixupStep
 from .tasks import load_task
@@ -74,6 +75,8 @@ class MixupTrainer(Trainer):
 
     def _make_step(self) -> MixupStep:
         args = self.args
+        if getattr(args, "sync_bn", False):
+            synchronise(self.model, args.world_size)
         loss = soft_cross_entropy
         if getattr(args, "loss", "ce") == "bce":
             loss = partial(binary_cross_entropy, threshold=args.bce_threshold, total=args.bce_sum)
@@ -113,10 +116,12 @@ class MixupTrainer(Trainer):
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
-        made = self.lr_scheduler is None
+        made, args = self.lr_scheduler is None, self.args
+        if args.max_steps > 0 and getattr(args, "counts_epochs", False):
+            args.counted_steps = steps_in_epoch(self.get_train_dataloader(), args.gradient_accumulation_steps)
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if made:
-            set_floors(scheduler)
+            finish_schedule(scheduler, args, num_training_steps)
         return scheduler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -147,12 +152,13 @@ class MixupTrainer(Trainer):
     def get_train_dataloader(self):
         data, args = self.train_dataset, self.args
         if isinstance(data, Images):
-            plan = BatchPlan(
-                len(data), self._train_batch_size, seed=args.seed, rank=args.process_index, world=args.world_size
-            )
+            place = {"rank": args.process_index, "world": args.world_size, "repeats": getattr(args, "aug_repeats", 1)}
+            plan = BatchPlan(len(data), self._train_batch_size, seed=args.seed, **place)
             return train_loader(data, plan, args.dataloader_num_workers, self._pin)
         if isinstance(data, Stream):
             return StreamLoader(data, args.dataloader_num_workers, self._pin)
+        if getattr(args, "aug_repeats", 1) > 1:
+            raise ValueError(f"aug_repeats={args.aug_repeats} is for hf_mixup.data.Images: leave it out.")
         return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset=None):

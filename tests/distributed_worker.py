@@ -165,6 +165,17 @@ def evaluation() -> dict:
     }
 
 
+def repeated() -> dict:
+    """What this process sees in repeated augmentation, and what is said of synchronised BatchNorm without a GPU."""
+    plan = trainer_of(aug_repeats=2).get_train_dataloader().batch_sampler
+    rows, seeds = zip(*(pair for batch in plan for pair in batch), strict=True)
+    try:
+        said = str(trainer_of(sync_bn=True).step)
+    except ValueError as refused:
+        said = str(refused)
+    return {"rows": rows, "seeds": seeds, "sync_bn": said}
+
+
 def best() -> dict:
     """A run whose second of three evaluations is the best: its weights come back on every process."""
     scores = iter([1.0, 3.0, 2.0, 0.0])

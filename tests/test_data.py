@@ -3,6 +3,7 @@
 import logging
 import random
 import warnings
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from threading import Thread
@@ -15,6 +16,7 @@ import timm
 import torch
 from accelerate import skip_first_batches
 from PIL import Image
+from timm.data.distributed_sampler import RepeatAugSampler
 from torch.utils.data import DataLoader
 
 from hf_mixup.data import (
@@ -25,6 +27,7 @@ from hf_mixup.data import (
     augment,
     borrowed_generators,
     collate,
+    crop_share,
     eval_loader,
     eval_transform,
     load_data,
@@ -362,6 +365,46 @@ def test_a_transform_of_one_image_is_a_function_of_its_seed():
     assert train_transform(16) is None
 
 
+def pixels_of(transform, image, seed=0):
+    with borrowed_generators(seed):
+        return transform(image)
+
+
+def test_an_image_may_be_made_smaller_before_its_random_crop():
+    image = Image.fromarray(np.asarray(noise(90, 60, 3)))
+    smaller = image.resize((30, 45), Image.Resampling.BICUBIC)
+    crop, resized = train_transform(16, scale=(0.5, 1.0)), train_transform(16, scale=(0.5, 1.0), resize=30)
+    assert torch.equal(pixels_of(resized, image), pixels_of(crop, smaller))
+    alone = train_transform(24, resize=30)
+    windows = torch.from_numpy(np.asarray(smaller).copy()).permute(2, 0, 1).unfold(1, 24, 1).unfold(2, 24, 1)
+    found = {
+        tuple((windows == got[:, None, None]).flatten(3).all(3).all(0).nonzero().tolist()[0])
+        for got in (pixels_of(alone, image, seed) for seed in range(12))
+    }
+    assert len(found) > 6
+    with pytest.raises(DataError, match="resize=20 .* size=24"):
+        train_transform(24, resize=20)
+
+
+def test_randaugment_may_be_told_its_operations():
+    grey = Image.new("RGB", (16, 16), (100, 150, 200))
+    turned = train_transform(16, randaugment="rand-m9-n1-p1", operations=["SolarizeIncreasing"])
+    assert turned.transforms[-2].ops[0].name == "SolarizeIncreasing" and len(turned.transforms[-2].ops) == 1
+    assert not torch.equal(pixels_of(turned, grey), pixels_of(train_transform(16, scale=(1.0, 1.0)), grey))
+    with pytest.raises(DataError, match="no operation 'Solarise'. Choose from: AutoContrast, "):
+        train_transform(16, randaugment="rand-m9", operations=["Rotate", "Solarise"])
+
+
+@pytest.mark.parametrize(
+    ("size", "resize"), [(224, 256), (224, 236), (224, 248), (224, 320), (448, 512), (64, 73), (28, 28)]
+)
+def test_a_crop_share_gives_the_shorter_side_that_was_asked_for(size, resize):
+    share = crop_share(size, resize)
+    steps = eval_transform({"input_size": (3, size, size), "crop_pct": share, "interpolation": "bicubic"}).transforms
+    assert next(step.size for step in steps if hasattr(step, "interpolation")) == resize
+    assert share == pytest.approx(size / resize, abs=2e-6)
+
+
 def test_borrowed_generators_are_put_back():
     def draws():
         return random.random(), np.random.rand(), torch.rand(()).item()
@@ -497,6 +540,30 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_repeated_augmentation_gives_each_process_a_copy_of_its_own():
+    plans = [BatchPlan(96, 8, seed=0, rank=rank, world=3, repeats=3) for rank in range(3)]
+    batches = [list(plan) for plan in plans]
+    rows = [[[row for row, _ in batch] for batch in part] for part in batches]
+    assert rows[0] == rows[1] == rows[2] and [len(part) for part in rows] == [4] * 3
+    assert len({row for batch in rows[0] for row in batch}) == 96 // 3
+    assert len({seed for part in batches for batch in part for _, seed in batch}) == 96
+    # timm's sampler, asked for the same, shares the rows alike; its order does not depend on a seed
+    samplers = [RepeatAugSampler(range(96), 3, rank, num_repeats=3, selected_round=0) for rank in range(3)]
+    theirs = [list(sampler) for sampler in samplers]
+    assert theirs[0] == theirs[1] == theirs[2] and len(set(theirs[0])) == len(theirs[0]) == 96 // 3
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_repeated_augmentation_keeps_copies_in_one_step(world):
+    plans = [BatchPlan(100, 12 // world, seed=0, rank=rank, world=world, repeats=3) for rank in range(world)]
+    assert len(plans[0]) == len(BatchPlan(100, 12 // world, seed=0, world=world)) == 8
+    for parts in zip(*plans, strict=True):
+        assert sorted(Counter(row for part in parts for row, _ in part).values()) == [3] * 4
+    assert list(BatchPlan(100, 12, seed=0, repeats=1)) == list(BatchPlan(100, 12, seed=0))
+    with pytest.raises(DataError, match="repeats=0: give 1"):
+        BatchPlan(100, 12, seed=0, repeats=0)
+
+
 def test_too_few_rows_for_one_batch_are_refused_with_numbers():
     with pytest.raises(DataError, match="63 rows .* 32 on each of 2 .* at most 31"):
         BatchPlan(63, 32, seed=0, rank=0, world=2)
@@ -524,13 +591,14 @@ def test_any_number_of_workers_gives_the_same_batches(random_transform):
     assert same(*batches)
 
 
+@pytest.mark.parametrize("repeats", [1, 3])
 @pytest.mark.parametrize("set_epoch_after", [True, False])
-def test_a_resumed_epoch_goes_on_where_it_was_cut(set_epoch_after):
+def test_a_resumed_epoch_goes_on_where_it_was_cut(set_epoch_after, repeats):
     images = seeded_images()
-    whole = train_loader(images, BatchPlan(40, 8, seed=0))
+    whole = train_loader(images, BatchPlan(40, 8, seed=0, repeats=repeats))
     whole.set_epoch(2)
     wanted = list(whole)
-    loader = train_loader(images, BatchPlan(40, 8, seed=0))
+    loader = train_loader(images, BatchPlan(40, 8, seed=0, repeats=repeats))
     if not set_epoch_after:
         loader.set_epoch(2)
     rest = skip_first_batches(loader, 3)

@@ -45,7 +45,7 @@ def children(parent: int) -> list[int]:
 @pytest.fixture(scope="module")
 def results(runs):
     """`results("static")`: what a case returned, a dict for each process."""
-    cases = (*METHODS, "norms", "evaluation", "best", "resumed")
+    cases = (*METHODS, "norms", "evaluation", "repeated", "best", "resumed")
     two = python(*LAUNCH, WORKER, runs, *cases, environment={"RUNS": str(runs)})
     said = two.communicate()[1]
     assert two.returncode == 0, said
@@ -86,6 +86,13 @@ def test_evaluation_counts_each_row_once(results):
         assert found["rows"] == 61
         assert found["labels"] == alone["labels"] and found["top1"] == alone["top1"]
         assert found["logits"] == pytest.approx(alone["logits"], rel=1e-5)
+
+
+def test_repeated_augmentation_gives_each_process_a_copy_of_the_same_rows(results):
+    one, other = results("repeated")
+    assert one["rows"] == other["rows"] and len(set(one["rows"])) == len(one["rows"]) == 96  # 6 steps of 2 x 16, twice
+    assert not {*one["seeds"]} & {*other["seeds"]}
+    assert "leave it out" in one["sync_bn"] and one["sync_bn"] == other["sync_bn"]
 
 
 def test_processes_know_the_same_best_checkpoint(results):

@@ -13,7 +13,7 @@ LAYERS = [
     ["mix", "version"],
     ["ops"],
     ["anatomy", "teachers", "net"],
-    ["methods", "tasks", "data", "config", "recipe", "values", "cards", "metrics", "networks", "testing"],
+    ["methods", "tasks", "data", "checks", "config", "recipe", "values", "cards", "metrics", "networks", "testing"],
     ["batch", "callbacks", "checkpoints", "models", "optimization", "record", "step", "table"],
     ["saving", "folder", "publish"],
     ["trainer", "benchmark"],

@@ -14,13 +14,15 @@ from accelerate.commands.config.config_args import load_config_from_file
 from PIL import Image
 from transformers import get_scheduler
 
-from hf_mixup import MixupTrainer
+from hf_mixup import MixupStep, MixupTrainer, Net
 from hf_mixup.config import FIELDS, MixupConfig, parse
-from hf_mixup.data import eval_transform, train_transform
+from hf_mixup.data import eval_transform
 from hf_mixup.methods import available, load
 from hf_mixup.models import build_model, save_published
-from hf_mixup.optimization import make_optimizer
+from hf_mixup.optimization import add_groups, finish_schedule, make_optimizer
 from hf_mixup.recipe import load_yaml, merge, packaged
+from hf_mixup.tasks.classification import classification
+from hf_mixup.train import image_transform
 from hf_mixup.values import convert
 
 RECIPES = packaged()
@@ -31,7 +33,8 @@ RUN = [path for path in FILES if path not in BASES]
 README = (Path(__file__).parents[1] / "recipes" / "README.md").read_text(encoding="utf-8")
 
 LINES, BASE_LINES, WIDTH = 12, 40, 120
-CLASSES, BATCH = 10, 4
+CLASSES, BATCH, STEPS = 10, 4, 100_000
+LOOKS = ("image_size", "eval_image_size", "resize", "random_resized_crop", "interpolation", "randaugment")
 # A small network for each kind that recipes name, by the start of the name, longest first.
 SMALL = {
     "cifar_convnext": ("cifar_convnext_tiny", {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}),
@@ -97,10 +100,11 @@ def kind(model: str) -> str:
 
 
 @cache
-def network(model: str, args: str, size: int):
+def network(model: str, args: str, size: int, eval_size: int | None):
     """The recipe's network without memory for its weights, and its image processor."""
+    sizes = {"image_size": size, "eval_size": eval_size}
     with torch.device("meta"):
-        return build_model(model, classes=list("abcdefghij"), image_size=size, model_args=json.loads(args))
+        return build_model(model, classes=list("abcdefghij"), model_args=json.loads(args), **sizes)
 
 
 def distinct(key) -> list:
@@ -119,7 +123,7 @@ def same_step(given: dict) -> str:
 
 def same_look(given: dict) -> str:
     """What a training image depends on before it is in a batch."""
-    return json.dumps([given.get(key) for key in ("image_size", "random_resized_crop", "interpolation", "randaugment")])
+    return json.dumps([given.get(key) for key in LOOKS])
 
 
 # Files
@@ -165,19 +169,28 @@ def test_accelerate_reads_its_files(path):
 
 
 @pytest.mark.parametrize("path", RUN, ids=relative)
-def test_network_optimizer_and_schedule_are_built(path):
+def test_network_method_optimizer_and_schedule_are_built(path):
     config = configured(path)
     assert timm.is_model(config.model) and (not config.pretrained or timm.is_model_pretrained(config.model))
-    model, processor = network(config.model, json.dumps(config.model_args), config.image_size)
-    assert tuple(processor.data_config["input_size"]) == (3, config.image_size, config.image_size)
+    model, processor = network(config.model, json.dumps(config.model_args), config.image_size, config.eval_image_size)
+    size = config.eval_image_size or config.image_size
+    assert tuple(processor.data_config["input_size"]) == (3, size, size)
     optimizer = make_optimizer(model, config)
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert {*map(id, held)} == {id(parameter) for parameter in model.parameters()}
     assert max(group["weight_decay"] for group in optimizer.param_groups) == config.weight_decay
-    warmup, total = config.get_warmup_steps(100_000), 100_000
-    schedule = get_scheduler(config.lr_scheduler_type, optimizer, warmup, total, config.lr_scheduler_kwargs)
-    [factor, *_] = schedule.lr_lambdas
-    assert factor(warmup) == 1 and factor(total) * config.learning_rate == pytest.approx(config.min_lr)
+    if not missing(config) and "teacher" not in config.method_args:
+        net = Net(model)
+        method = load(config.method, **config.method_args)
+        method.build(net)
+        add_groups(optimizer, MixupStep(net, method, classification), config)
+    warmup = config.get_warmup_steps(STEPS)
+    schedule = get_scheduler(config.lr_scheduler_type, optimizer, warmup, STEPS, config.lr_scheduler_kwargs)
+    finish_schedule(schedule, config, STEPS)
+    for group, factor in zip(optimizer.param_groups, schedule.lr_lambdas, strict=True):
+        share = config.min_lr / config.learning_rate
+        floor = group.get("floor", share * group["initial_lr"])
+        assert factor(warmup) == 1 and factor(STEPS) * group["initial_lr"] == pytest.approx(floor)
 
 
 @pytest.mark.parametrize("path", RUN, ids=relative)
@@ -197,16 +210,11 @@ def test_images_come_out_in_the_size_asked_for(path):
     config = configured(path)
     _, processor = build_small(config)
     image = Image.effect_noise((250, 180), 64)
-    sizes = [eval_transform(processor.data_config)(image).shape]
-    transform = train_transform(
-        config.image_size,
-        scale=config.random_resized_crop,
-        interpolation=config.interpolation or "bilinear",
-        randaugment=config.randaugment,
-    )
-    if transform:
-        sizes += [transform(image.convert("RGB")).shape for _ in range(5)]
-    assert {*sizes} == {(3, config.image_size, config.image_size)}
+    size = config.eval_image_size or config.image_size
+    assert eval_transform(processor.data_config)(image).shape == (3, size, size)
+    transform = image_transform(config)
+    seen = {transform(image.convert("RGB")).shape for _ in range(5)} if transform else set()
+    assert seen <= {(3, config.image_size, config.image_size)}
 
 
 # What is run
@@ -221,6 +229,7 @@ def build_small(config: MixupConfig):
         name,
         classes=list("abcdefghij"),
         image_size=config.image_size,
+        eval_size=config.eval_image_size,
         model_args=args,
         crop_pct=config.eval_crop_pct,
         **data,
@@ -242,7 +251,7 @@ def test_a_step_on_a_small_network_moves_it(path, tmp_path, teacher):
     if wanted := missing(config):
         pytest.skip(f"waits for {', '.join(wanted)}")
     config.output_dir, config.dataloader_num_workers, config.eval_strategy = str(tmp_path), 0, "no"
-    if "teacher" in config.method_args:
+    if getattr(load(config.method, **config.method_args), "teacher", None):
         config.method_args["teacher"] = teacher
     model, processor = build_small(config)
     trainer = MixupTrainer(model, config, processing_class=processor)

@@ -13,6 +13,7 @@ from training import Rows, Watcher, alike, are_rows, losses, make, native_vit, t
 from transformers import TrainerCallback, set_seed
 
 from hf_mixup.data import Images, load_data
+from hf_mixup.models import save_published
 from hf_mixup.saving import SaveError, last_checkpoint
 from hf_mixup.step import MixupStep
 from hf_mixup.tasks.classification import classification
@@ -54,6 +55,7 @@ def state(trainer) -> dict:
         ("puzzlemix", {"method_args": {"grids": (2, 4)}}),
         ("automix", {}),
         ("automix", {"eval_weights": "ema"}),
+        ("mixup", {"aug_repeats": 2, "warmup_epochs": 1, "lr_per_epoch": True}),
     ],
 )
 def test_a_resumed_run_ends_at_the_same_bits(tmp_path, sample, method, changes):
@@ -87,6 +89,25 @@ def test_what_a_method_learnt_is_read_back_from_the_checkpoint(tmp_path):
     again._load_from_checkpoint(str(tmp_path / "checkpoint-3"))
     assert alike(again.step.method.state_dict(), load_file(tmp_path / "checkpoint-3" / "method.safetensors"))
     assert not alike(again.step.method.state_dict(), before)
+
+
+@pytest.mark.parametrize("teacher", ["folder", None])
+def test_a_teacher_is_kept_unless_its_weights_are_found_again(tmp_path, teacher):
+    if teacher:
+        teacher = str(tmp_path / "teacher")
+        save_published(*wrapped(), teacher)
+    changes = SHORT | {"method": "attentivemix", "method_args": {"teacher": teacher, "teacher_size": 32}}
+    whole = make(tmp_path, **changes)
+    whole.train()
+    assert (tmp_path / "checkpoint-2" / "method.safetensors").is_file() == (teacher is None)
+    shutil.rmtree(tmp_path / "checkpoint-3")
+    again = make(tmp_path, **changes)
+    with torch.no_grad():
+        for value in again.model.parameters():  # what a frozen copy of the network would be made of
+            value.mul_(2)
+    again.train(resume_from_checkpoint=True)
+    assert alike(again.model.state_dict(), whole.model.state_dict())
+    assert alike(again.method.state_dict(), whole.method.state_dict())
 
 
 def test_a_checkpoint_of_another_method_is_refused_with_the_way_out(tmp_path):

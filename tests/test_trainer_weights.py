@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from training import Learnable, Rows, Watcher, alike, losses, make, timm_resnet, timm_vit, weights
 
+from hf_mixup.models import build_model, synchronise
+
 DECAY = 0.75
 
 
@@ -124,6 +126,70 @@ def test_a_generator_has_a_learning_rate_and_a_floor_of_its_own(tmp_path, min_lr
     trainer.train()
     ends = [group["lr"] for group in optimizer.param_groups]
     assert ends == pytest.approx([0.04 if one else min_lr for one in own])
+
+
+def test_a_generator_has_a_momentum_of_its_own_where_there_is_one(tmp_path):
+    arguments = {"method": "automix", "method_args": {"generator_momentum": 0.0}}
+    trainer = make(tmp_path, **arguments)
+    optimizer = trainer.create_optimizer()
+    generator = {id(p) for p in trainer.step.method.generator.parameters()}
+    own = [{id(p) for p in group["params"]} <= generator for group in optimizer.param_groups]
+    assert [group["momentum"] for group in optimizer.param_groups] == [0.0 if one else 0.9 for one in own]
+    trainer.train()
+    moving = {id(p) for p, state in optimizer.state.items() if state.get("momentum_buffer") is not None}
+    assert moving and not moving & generator
+    with pytest.raises(ValueError, match="generator_momentum is 0.0, and AdamW has no momentum: leave it out"):
+        make(tmp_path, optimizer="adamw", **arguments).create_optimizer()
+
+
+def scheduled(trainer, steps):
+    """The learning rate of each step."""
+    scheduler = trainer.create_scheduler(steps)
+    return [trainer.args.learning_rate * scheduler.lr_lambdas[0](step) for step in range(steps + 1)]
+
+
+def test_a_warm_up_may_be_told_in_epochs(tmp_path):
+    plan = {"method": "erm", "max_steps": -1, "learning_rate": 0.1}
+    epochs = make(tmp_path, warmup_epochs=2, num_train_epochs=5, **plan)
+    steps = make(tmp_path, warmup_steps=16, num_train_epochs=5, **plan)
+    for trainer in (epochs, steps):
+        trainer.create_optimizer()
+    assert scheduled(epochs, 40) == scheduled(steps, 40) and scheduled(epochs, 40)[16] == 0.1
+    # max_steps ends the run early, and an epoch of 64 rows still has 8 steps, or 4 of two batches
+    short = make(tmp_path, **plan | {"max_steps": 20}, warmup_epochs=2, gradient_accumulation_steps=2)
+    short.create_optimizer()
+    assert scheduled(short, 20)[8] == 0.1 > scheduled(short, 20)[7]
+
+
+def test_the_learning_rate_may_change_once_an_epoch(tmp_path):
+    plan = {"method": "erm", "max_steps": -1, "num_train_epochs": 5, "learning_rate": 0.1, "min_lr": 0.01}
+    by_step = make(tmp_path, warmup_epochs=1, **plan)
+    by_epoch = make(tmp_path, warmup_epochs=1, lr_per_epoch=True, **plan)
+    for trainer in (by_step, by_epoch):
+        trainer.create_optimizer()
+    one, other = scheduled(by_step, 40), scheduled(by_epoch, 40)
+    assert other[:8] == one[:8] and other[40] == one[40] == pytest.approx(0.01)
+    assert [other[step] for step in range(8, 40)] == [one[step - step % 8] for step in range(8, 40)]
+    with pytest.raises(ValueError, match="lr_per_epoch is not for ReduceLROnPlateau: leave it out"):
+        odd = plan | {"min_lr": 0.0, "lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"}
+        make(tmp_path, lr_per_epoch=True, eval_dataset=Rows(8), **odd).create_optimizer_and_scheduler(40)
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "efficientnet_b0"])
+def test_batchnorm_is_synchronised_where_there_are_several_processes(architecture):
+    def norms(model):
+        return [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+
+    with torch.device("meta"):  # on CPUs torch cannot
+        model, _ = build_model(architecture, classes=["a", "b"], image_size=32)
+    names, count = [*model.state_dict()], len(norms(model))
+    synchronise(model, 1)
+    assert count and not any(isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms(model))
+    synchronise(model, 2)
+    assert len(norms(model)) == count and [*model.state_dict()] == names
+    assert all(isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms(model))
+    with pytest.raises(ValueError, match="sync_bn is on, and torch synchronises BatchNorm on GPUs only: leave it out"):
+        synchronise(timm_resnet(), 2)
 
 
 def test_every_parameter_of_network_and_method_is_in_one_group(tmp_path):

@@ -13,7 +13,7 @@ from .images import Images, collate
 from .plan import BatchPlan, ImageLoader, TrainLoader, eval_loader, train_loader
 from .source import Data, load_data
 from .stream import Stream, StreamLoader
-from .transforms import borrowed_generators, eval_transform, to_rgb, train_transform
+from .transforms import Transform, borrowed_generators, crop_share, eval_transform, to_rgb, train_transform
 
 __all__ = [
     "BatchPlan",
@@ -24,9 +24,11 @@ __all__ = [
     "Stream",
     "StreamLoader",
     "TrainLoader",
+    "Transform",
     "augment",
     "borrowed_generators",
     "collate",
+    "crop_share",
     "eval_loader",
     "eval_transform",
     "load_data",

@@ -17,9 +17,25 @@ class BatchPlan(Sampler):
     are disjoint and equally long, and two ranks of 32 see in each step what one of 64 sees. `seed` of a row is for its
     augmentation and depends on (seed, epoch, row) alone. The tail that fills no batch on every rank is dropped (other
     rows each epoch), or with `drop_last=False` shared equally, so that fewer than `world` rows are left out.
+
+    With `repeats` above 1 a batch of all ranks holds so many copies of each of its rows, each with a seed of its own,
+    and rank r takes every world-th place, so that copies are on different ranks where these are as many: repeated
+    augmentation (Hoffer et al., 2020), as in timm's RepeatAugSampler. An epoch is as long, and sees as many rows fewer.
     """
 
-    def __init__(self, rows: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1, drop_last: bool = True):
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        drop_last: bool = True,
+        repeats: int = 1,
+    ):
+        if repeats < 1:
+            raise DataError(f"repeats={repeats}: give 1, which repeats nothing, or more.")
         needed = world * (batch_size if drop_last else 1)
         if batch_size < 1 or not 0 <= rank < world:
             raise DataError(
@@ -31,7 +47,7 @@ class BatchPlan(Sampler):
                 f"{needed}: choose a batch size of at most {rows // world}, fewer processes, or a larger split."
             )
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self.rank, self.world, self.drop_last = rank, world, drop_last
+        self.rank, self.world, self.drop_last, self.repeats = rank, world, drop_last, repeats
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -44,14 +60,19 @@ class BatchPlan(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, self.epoch))))
-        order = rng.permutation(self.rows)
-        seeds = rng.integers(2**62, size=self.rows)
+        order = np.repeat(rng.permutation(self.rows), self.repeats)[: self.rows]
+        seeds = rng.integers(2**62, size=(self.repeats, self.rows))[np.arange(self.rows) % self.repeats, order]
         step = self.world * self.batch_size
         for batch in range(len(self)):
-            rows = order[batch * step : (batch + 1) * step]
-            share = len(rows) // self.world
-            rows = rows[self.rank * share : (self.rank + 1) * share]
-            yield list(zip(rows.tolist(), seeds[rows].tolist(), strict=True))
+            places = slice(batch * step, (batch + 1) * step)
+            yield list(zip(self._share(order[places]), self._share(seeds[places]), strict=True))
+
+    def _share(self, values: np.ndarray) -> list[int]:
+        """This rank's part of what all ranks see in a step."""
+        share = len(values) // self.world
+        if self.repeats > 1:
+            return values[: share * self.world][self.rank :: self.world].tolist()
+        return values[self.rank * share : (self.rank + 1) * share].tolist()
 
 
 class ImageLoader(DataLoader):

@@ -4,8 +4,9 @@ Everything goes through PIL, since timm's evaluation transform and transformers'
 resize differs by a few grey levels, enough to turn a close decision.
 """
 
+import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 
@@ -15,7 +16,7 @@ from datasets import DownloadConfig
 from datasets.utils.file_utils import xopen
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from timm.data import create_transform, resolve_data_config
-from timm.data.auto_augment import rand_augment_transform
+from timm.data.auto_augment import LEVEL_TO_ARG, rand_augment_transform
 from timm.data.transforms import str_to_interp_mode, str_to_pil_interp
 from torch import Tensor
 from torchvision import transforms
@@ -94,44 +95,55 @@ def train_transform(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     interpolation: str = "bicubic",
     randaugment: str | None = None,
+    operations: Sequence[str] | None = None,
     resize: int | None = None,
     mean: tuple[float, ...] = IMAGENET_MEAN,
 ) -> Transform | None:
     """A callable from a PIL image to uint8 (3, size, size), or None where nothing per image is asked for.
 
-    `scale` asks for a random resized crop of that share of the area, `resize` for a shorter side of that length and a
-    random crop. `randaugment` is a timm string such as "rand-m9-mstd0.5-inc1"; `mean` fills what it
-    uncovers. It draws from the global generators: call it under `borrowed_generators`. Flips and erasing: `augment`.
+    `resize` gives the shorter side that length first; then `scale` asks for a random resized crop of that share of the
+    area, and `resize` alone for a random crop. `randaugment` is a timm string such as "rand-m9-mstd0.5-inc1", and
+    `operations` names those it chooses from, by timm's names; `mean` fills what they uncover. It draws from the global
+    generators: call it under `borrowed_generators`. Flips and erasing: `augment`.
     """
     if scale is None and resize is None and randaugment is None:
         return None
-    if scale is not None and resize is not None:
-        raise DataError(f"scale={scale} and resize={resize} are two ways to crop: give one of them.")
-    if resize is not None and resize < size:
+    if resize is not None and scale is None and resize < size:
         raise DataError(f"resize={resize} is smaller than the crop: give at least size={size}.")
     mode = str_to_interp_mode(interpolation)
+    steps = [] if resize is None and scale is not None else [transforms.Resize(resize or size, mode)]
     if scale is not None:
-        crop = [transforms.RandomResizedCrop(size, scale, ratio, mode)]
-    elif resize is not None:
-        crop = [transforms.Resize(resize, mode), transforms.RandomCrop(size)]
+        steps.append(transforms.RandomResizedCrop(size, scale, ratio, mode))
     else:
-        crop = [transforms.Resize(size, mode), transforms.CenterCrop(size)]
-    return transforms.Compose([*crop, *_randaugment(randaugment, size, interpolation, mean), transforms.PILToTensor()])
+        steps.append(transforms.CenterCrop(size) if resize is None else transforms.RandomCrop(size))
+    steps += _randaugment(randaugment, operations, size, interpolation, mean)
+    return transforms.Compose([*steps, transforms.PILToTensor()])
 
 
-def _randaugment(spec: str | None, size: int, interpolation: str, mean: tuple[float, ...]) -> list:
+def crop_share(size: int, resize: int) -> float:
+    """timm's `crop_pct` for a centre crop of `size` pixels from a shorter side of `resize` pixels."""
+    # timm rounds size / crop_pct down, so a share that is a little too small does no harm
+    share = math.floor(1e6 * size / resize) / 1e6
+    return share if math.floor(size / share) >= resize else share - 1e-6
+
+
+def _randaugment(
+    spec: str | None, operations: Sequence[str] | None, size: int, interpolation: str, mean: tuple[float, ...]
+) -> list:
     """A list of timm's RandAugment, with the parameters that timm's own training transform gives it, or of nothing."""
     if spec is None:
         return []
     if not spec.startswith("rand"):
         raise DataError(f"randaugment={spec!r} is not a RandAugment of timm: write for example 'rand-m9-mstd0.5-inc1'.")
+    if unknown := sorted({*(operations or ())} - LEVEL_TO_ARG.keys()):
+        raise DataError(f"timm's RandAugment has no operation {unknown[0]!r}. Choose from: {', '.join(LEVEL_TO_ARG)}.")
     settings = {
         "translate_const": int(size * TRANSLATE_SHARE),
         "img_mean": tuple(min(255, round(255 * value)) for value in mean),
         "interpolation": str_to_pil_interp(interpolation),
     }
     try:
-        return [rand_augment_transform(spec, settings)]
+        return [rand_augment_transform(spec, settings, operations and list(operations))]
     except (AssertionError, ValueError) as error:
         raise DataError(f"randaugment={spec!r} is not one that timm reads: write as 'rand-m9-mstd0.5-inc1'.") from error
 

@@ -36,6 +36,23 @@ def editing_map(net, layer: int | str, image: tuple[int, int], edit: Edit, edit_
         yield
 
 
+def check_layers(method) -> None:
+    """ValueError unless a method's `layers`, of which it draws one, are 0 (the input) and numbers of stages."""
+    if not method.layers or min(method.layers) < 0:
+        name = type(method).__name__
+        raise ValueError(f"{name}'s layers are {method.layers!r}: give 0 for the input and k for stage k.")
+
+
+def check_stages(method, net) -> None:
+    """ValueError if the network has fewer stages than a method's `layers` ask for."""
+    stages = len(net.layers(for_method=method.name))
+    if max(method.layers) > stages:
+        raise ValueError(
+            f"{method.name} is to mix after stage {max(method.layers)}, but {net.name} has {stages}: "
+            f"give method_args.layers up to {stages}."
+        )
+
+
 def last_that_counts(net) -> int:
     """Number of the last layer whose map reaches the classifier.
 

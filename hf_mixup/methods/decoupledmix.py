@@ -5,14 +5,13 @@ decoupled term out. Their two-hot targets of a pair of one class may be above on
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..mix import Mix
-from . import within
-from ._base import Method
+from ._container import Container
 
 MODES = ("both", "less", "more")
 SCALES = ("none", "pow", "exp")
@@ -45,7 +44,7 @@ def rescaled(lam: Tensor, scale: str, power: float, threshold: float) -> Tensor:
 
 
 @dataclass(eq=False)
-class DecoupledMix(Method):
+class DecoupledMix(Container):
     """`base`: the method that mixes. `eta`: weight of the decoupled term. `mode`: for both images, or only the one
     with less or more than `threshold` of the mix. `scale`, `scale_power`, `scale_threshold`: its weight by lam.
     `two_hot`: instead, targets are the re-scaled shares of both classes, or ones without a `scale`, for the binary loss
@@ -55,8 +54,6 @@ class DecoupledMix(Method):
     paper = "2203.10761"
     title = "DecoupledMix"
     group = "loss"
-    needs_forward = True
-    base: dict = field(default_factory=lambda: {"name": "mixup", "alpha": 1.0})
     eta: float = 0.1
     mode: str = "both"
     threshold: float = 0.5
@@ -67,27 +64,14 @@ class DecoupledMix(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        self.base = within(self, self.base)
         for key in ("eta", "threshold", "scale_power", "scale_threshold"):
             if not math.isfinite(getattr(self, key)):
                 raise ValueError(f"DecoupledMix's {key} is {getattr(self, key)!r}: give a finite number.")
-        if self.base.needs_forward:
-            raise ValueError(f"decoupledmix adds to the loss of its base, but {self.base.name} has a loss of its own.")
         for value, known in ((self.mode, MODES), (self.scale, SCALES)):
             if value not in known:
                 raise ValueError(f"DecoupledMix does not know {value!r}. Choose one of: {', '.join(known)}.")
         if self.scale == "exp" and abs(self.scale_power) in (0, 1):
             raise ValueError("DecoupledMix's scale 'exp' needs a scale_power other than 0 and 1.")
-
-    @property
-    def needs_net(self):
-        return self.base.needs_net
-
-    def build(self, net):
-        self.base.build(net)
-
-    def mix_batch(self, net, x, y, rng):
-        return self.base.mix(net, x, y, rng)
 
     def forward(self, net, x, y, rng):
         x, mix = self.mix(net, x, y, rng)
@@ -110,6 +94,3 @@ class DecoupledMix(Method):
         if mix.weight.shape[1] == 2:  # exactly one of a pair: at the threshold the partner counts as the lesser
             less = torch.stack([less[:, 0], ~less[:, 0]], 1)
         return weight * (less if self.mode == "less" else ~less)
-
-    def after_step(self, net):
-        self.base.after_step(net)

@@ -6,6 +6,7 @@ import torch
 
 from ..mix import Mix
 from ._base import Method
+from ._hidden import check_layers, check_stages
 from .mixup import mixup
 
 
@@ -26,16 +27,10 @@ class ManifoldMix(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.layers or min(self.layers) < 0:
-            raise ValueError(f"ManifoldMix's layers are {self.layers!r}: give 0 for the input and k for stage k.")
+        check_layers(self)
 
     def build(self, net):
-        stages = len(net.layers(for_method="manifoldmix"))
-        if max(self.layers) > stages:
-            raise ValueError(
-                f"manifoldmix is to mix after stage {max(self.layers)}, but {net.name} has {stages}: "
-                f"give method_args.layers up to {stages}."
-            )
+        check_stages(self, net)
 
     def mix_batch(self, net, x, y, rng):
         """Mixup of the input: what layer 0 does."""

@@ -14,6 +14,7 @@ from ..mix import Mix
 from ..ops.losses import jensen_shannon
 from ..ops.sampling import on_device
 from ._base import Method
+from ._hidden import check_layers, check_stages
 from ._statistics import check_channels, check_statistics
 from .augmix import augmix, draw_chains
 from .mixup import mixup
@@ -79,16 +80,10 @@ class NoisyMix(Method):
                 raise ValueError(f"NoisyMix's {key} is {getattr(self, key)!r}: give a number, 0 (none) or above.")
         if not 0 <= self.sparsity <= 1:
             raise ValueError(f"NoisyMix's sparsity is {self.sparsity!r}: give a share from 0 to 1.")
-        if not self.layers or min(self.layers) < 0:
-            raise ValueError(f"NoisyMix's layers are {self.layers!r}: give 0 for the input and k for stage k.")
+        check_layers(self)
 
     def build(self, net):
-        stages = len(net.layers(for_method="noisymix"))
-        if max(self.layers) > stages:
-            raise ValueError(
-                f"noisymix is to mix after stage {max(self.layers)}, but {net.name} has {stages}: "
-                f"give method_args.layers up to {stages}."
-            )
+        check_stages(self, net)
 
     def mix_batch(self, net, x, y, rng):
         """Mixup of the input and noise: what layer 0 does."""

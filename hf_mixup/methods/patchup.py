@@ -15,7 +15,7 @@ from ..mix import Mix
 from ..ops.masks import blend
 from ..ops.sampling import on_device, points
 from ._base import Method
-from ._hidden import editing_map
+from ._hidden import check_layers, check_stages, editing_map
 from .cutmix import cutmix
 
 MODES = ("soft", "hard")
@@ -78,16 +78,10 @@ class PatchUp(Method):
                 f"PatchUp got gamma {self.gamma!r}, block {self.block!r}: give a share from 0 to 1 and a side of 1 "
                 "or more."
             )
-        if not self.layers or min(self.layers) < 0:
-            raise ValueError(f"PatchUp's layers are {self.layers!r}: give 0 for the input and k for stage k.")
+        check_layers(self)
 
     def build(self, net):
-        stages = len(net.layers(for_method="patchup"))
-        if max(self.layers) > stages:
-            raise ValueError(
-                f"patchup is to mix after stage {max(self.layers)}, but {net.name} has {stages}: "
-                f"give method_args.layers up to {stages}."
-            )
+        check_stages(self, net)
 
     def mix_batch(self, net, x, y, rng):
         """CutMix: what layer 0 does."""

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from . import within
-from ._base import Method
+from ._container import Container
 
 
 @dataclass(eq=False)
-class RegMixup(Method):
+class RegMixup(Container):
     """`base`: the method that mixes; the paper's alpha is 10 on ImageNet. `eta`: weight of the mixed batch's loss.
 
     One pass of both batches together: statistics of the batch are those of both.
@@ -23,27 +22,13 @@ class RegMixup(Method):
     paper = "2206.14502"
     title = "RegMixup"
     group = "loss"
-    needs_forward = True
     base: dict = field(default_factory=lambda: {"name": "mixup", "alpha": 20.0})
     eta: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()
-        self.base = within(self, self.base)
-        if self.base.needs_forward:
-            raise ValueError(f"regmixup adds the loss of mixed images, but {self.base.name} does more than mix pixels.")
         if not (math.isfinite(self.eta) and self.eta >= 0):
             raise ValueError(f"RegMixup's eta is {self.eta!r}: give a finite number, 0 (clean images alone) or above.")
-
-    @property
-    def needs_net(self):
-        return self.base.needs_net
-
-    def build(self, net):
-        self.base.build(net)
-
-    def mix_batch(self, net, x, y, rng):
-        return self.base.mix(net, x, y, rng)
 
     def forward(self, net, x, y, rng):
         mixed, mix = self.mix(net, x, y, rng)
@@ -53,6 +38,3 @@ class RegMixup(Method):
         plain = net.loss(clean, y)
         rows = net.loss(both, mix(y), "none") * (mix.weight[:, 0] < 1)
         return {"clean": plain, "mix": self.eta * rows.mean()}
-
-    def after_step(self, net):
-        self.base.after_step(net)

@@ -7,15 +7,13 @@ As the authors' text: the patch lies inside the image wherever it is placed. The
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..mix import Mix
-from ..ops.masks import is_shared, mingle, outside
+from ..ops.masks import outside
+from ..ops.resize import INTERPOLATIONS, paste_resized
 from ..ops.sampling import beta, partners, uniform
 from ._base import Method
-
-INTERPOLATIONS = ("bilinear", "nearest")
 
 
 def resizemix(
@@ -33,12 +31,7 @@ def resizemix(
     """
     corners = patches(x.shape[-2:], scale, place)
     mask = outside(corners, x.shape[-2:], x.device)
-    if is_shared(corners):
-        mixed = _paste_shared(x, partner, corners[0].tolist(), interpolation, out)
-    else:
-        other = x.index_select(0, partner.to(x.device, non_blocking=True))
-        small = _shrink(other, corners.to(x.device, non_blocking=True), interpolation)
-        mixed = mingle(x, small, mask, out)
+    mixed = paste_resized(x, x, corners, interpolation, partner, out)
     return mixed, Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 
@@ -49,42 +42,6 @@ def patches(size: tuple[int, int], scale: Tensor, place: Tensor) -> Tensor:
     low = (place.double() * (side - small + 1)).long()
     high = low + small
     return torch.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
-
-
-def _paste_shared(x: Tensor, partner: Tensor, corners: list[int], interpolation: str, out: Tensor | None) -> Tensor:
-    top, bottom, left, right = corners
-    work = x.to(torch.promote_types(x.dtype, torch.float32))
-    small = F.interpolate(work, size=(bottom - top, right - left), mode=interpolation)
-    small = small.index_select(0, partner.to(x.device, non_blocking=True))
-    mixed = x.clone() if out is None else out if out is x else out.copy_(x)
-    mixed[..., top:bottom, left:right] = small if x.is_floating_point() else small.round()
-    return mixed
-
-
-def _shrink(other: Tensor, corners: Tensor, interpolation: str) -> Tensor:
-    """`other` resized into boxes of their own, in float32 or wider; what lies outside the boxes is undefined."""
-    wide = other.to(torch.promote_types(other.dtype, torch.float32))
-    top, bottom, left, right = corners.to(wide.dtype)[:, :, None].unbind(1)
-    if interpolation == "nearest":
-        return _pick(wide, corners)
-    (height, width), make = other.shape[-2:], dict(device=other.device, dtype=wide.dtype)
-    # centres of the pixels, as places in the partner from -1 to 1, which is what grid_sample takes
-    row = (torch.arange(height, **make) + 0.5 - top) / (bottom - top) * 2 - 1
-    column = (torch.arange(width, **make) + 0.5 - left) / (right - left) * 2 - 1
-    grid = torch.stack(torch.broadcast_tensors(column[:, None, :], row[:, :, None]), -1)
-    grid = grid.expand(len(other), -1, -1, -1)
-    return F.grid_sample(wide, grid, mode=interpolation, padding_mode="border", align_corners=False)
-
-
-def _pick(other: Tensor, corners: Tensor) -> Tensor:
-    """As F.interpolate's "nearest", which takes the pixel below and not the nearest, as grid_sample does."""
-    for dim, (low, high) in ((2, corners[:, :2].unbind(1)), (3, corners[:, 2:].unbind(1))):
-        side = other.shape[dim]
-        place = torch.arange(side, device=other.device) - low[:, None]
-        source = (place * side // (high - low)[:, None]).clamp(0, side - 1)
-        source = source[:, None, :, None] if dim == 2 else source[:, None, None, :]
-        other = other.gather(dim, source.expand_as(other))
-    return other
 
 
 @dataclass(eq=False)

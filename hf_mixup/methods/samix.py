@@ -7,25 +7,22 @@ negative classes is left out, since it changes nothing in softmax cross-entropy.
 import math
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from ._mixblock import SceneBlock, variance
+from ._mixblock import SceneBlock
 from .automix import AutoMix
 
 
 @dataclass(eq=False)
 class SAMix(AutoMix):
     """As `automix`, but for this. `lam_k`: how lam is told to the block, see `lam_curve`; 1 on CUB, -1 on ImageNet and
-    for ViTs. `dropout`: of the block's values, 0.1 on ImageNet and for ViTs. `variance_weight`: how much the mask loss
-    asks for masks of zeros and ones. ViTs take `upsample="nearest"`.
+    for ViTs. `dropout`: of the block's values, 0.1 on ImageNet and for ViTs. ViTs take `upsample="nearest"`.
     """
 
     paper = "2111.15454"
     title = "SAMix"
+    variance_weight: float = 2.0
     upsample: str = "bilinear"
     lam_k: float = 0.25
     dropout: float = 0.0
-    variance_weight: float = 2.0
 
     def __post_init__(self):
         super().__post_init__()
@@ -33,16 +30,11 @@ class SAMix(AutoMix):
             raise ValueError("SAMix tells its block lam by the strength of features: set lam_k, not lam_channel.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"SAMix's dropout is {self.dropout!r}: give a share from 0 to below 1.")
-        for key in ("lam_k", "variance_weight"):
-            if not math.isfinite(getattr(self, key)):
-                raise ValueError(f"SAMix's {key} is {getattr(self, key)!r}: give a finite number.")
+        if not math.isfinite(self.lam_k):
+            raise ValueError(f"SAMix's lam_k is {self.lam_k!r}: give a finite number.")
 
     def new_generator(self, channels):
         return SceneBlock(channels, self.lam_k, self.dropout, self.upsample)
 
     def make_mask(self, z, lam, partner, size, rng):
         return self.generator(z, lam, partner, size, rng)
-
-    def mask_loss(self, mask: Tensor, lam: Tensor) -> Tensor:
-        """The weighted loss of masks (B, 1, H, W): share near `lam` (1,) or (B,), and little between 0 and 1."""
-        return super().mask_loss(mask, lam) - self.mask_weight_now * self.variance_weight * variance(mask, lam)

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..mix import Mix
-from . import within
-from ._base import Method
+from ._container import Container
 
 
 def distances(clean: Tensor, mixed: Tensor, y: Tensor, mix: Mix, temperature: float) -> Tensor:
@@ -37,7 +36,7 @@ def sumix(distance: Tensor, y: Tensor, mix: Mix) -> Mix:
 
 
 @dataclass(eq=False)
-class SUMix(Method):
+class SUMix(Container):
     """`base`: the method that mixes pairs; CutMix with alpha 0.2 on CIFAR. `gamma`: weight of the uncertainty's loss, 1
     on Tiny-ImageNet. `temperature`: of distances; the authors' is the size of their batches. `normalise`: a linear
     layer of the method's own tells the uncertainty; without it the logits do, as the authors' on ImageNet.
@@ -47,7 +46,6 @@ class SUMix(Method):
     paper = "2407.07805"
     title = "SUMix"
     group = "loss"
-    needs_forward = True
     base: dict = field(default_factory=lambda: {"name": "cutmix", "alpha": 0.2})
     gamma: float = 0.5
     temperature: float = 100.0
@@ -56,28 +54,18 @@ class SUMix(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        self.base = within(self, self.base)
         self.uncertainty = None  # until `build`
-        if self.base.needs_forward:
-            raise ValueError(f"sumix weighs what its base mixed, but {self.base.name} does more than mix pixels.")
         for key in ("gamma", "temperature"):
             if not (math.isfinite(getattr(self, key)) and getattr(self, key) >= 0):
                 raise ValueError(f"SUMix's {key} is {getattr(self, key)!r}: give a finite number, 0 or above.")
 
-    @property
-    def needs_net(self):
-        return self.base.needs_net
-
     def build(self, net):
-        self.base.build(net)
+        super().build(net)
         if self.normalise:
             weight = net.classifier.weight
             self.uncertainty = nn.Linear(net.num_features, net.num_classes).to(weight.device)
             nn.init.normal_(self.uncertainty.weight, std=0.01)
             nn.init.zeros_(self.uncertainty.bias)
-
-    def mix_batch(self, net, x, y, rng):
-        return self.base.mix(net, x, y, rng)
 
     def forward(self, net, x, y, rng):
         mixed, mix = self.mix(net, x, y, rng)
@@ -100,6 +88,3 @@ class SUMix(Method):
         if not self.normalise:
             return outputs.logits
         return F.normalize(self.uncertainty(outputs.pooled).softmax(-1), dim=-1)
-
-    def after_step(self, net):
-        self.base.after_step(net)

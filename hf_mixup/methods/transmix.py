@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..mix import Mix
-from . import within
-from ._base import Method
+from ._container import Container
 
 
 def attended_share(mask: Tensor, attention: Tensor) -> Tensor:
@@ -24,7 +23,7 @@ def attended_share(mask: Tensor, attention: Tensor) -> Tensor:
 
 
 @dataclass(eq=False)
-class TransMix(Method):
+class TransMix(Container):
     """`base`: the method that mixes; `ratio`: how far lam goes from its share of pixels to its share of attention.
 
     A batch that `base` mixes without a mask keeps its targets, so the authors' setting is a `choice` of CutMix
@@ -36,25 +35,18 @@ class TransMix(Method):
     group = "attention"
     needs = "a ViT's attention"
     needs_net = True
-    needs_forward = True
     base: dict = field(default_factory=lambda: {"name": "cutmix", "alpha": 1.0})
     ratio: float = 0.5
 
     def __post_init__(self):
         super().__post_init__()
-        self.base = within(self, self.base)
-        if self.base.needs_forward:
-            raise ValueError(f"transmix re-weighs what its base mixed, but {self.base.name} does more than mix pixels.")
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"TransMix's ratio is {self.ratio!r}: give a share from 0 (pixels) to 1 (attention).")
 
     def build(self, net):
-        self.base.build(net)
+        super().build(net)
         with net.watching(for_method="transmix"):
             pass
-
-    def mix_batch(self, net, x, y, rng):
-        return self.base.mix(net, x, y, rng)
 
     def forward(self, net, x, y, rng):
         x, mix = self.mix(net, x, y, rng)
@@ -65,6 +57,3 @@ class TransMix(Method):
             attention = look()
         lam = (1 - self.ratio) * mix.lam + self.ratio * attended_share(mix.mask, attention)
         return {"mix": net.loss(logits, Mix.pair(mix.partner, lam, mix.mask)(y))}
-
-    def after_step(self, net):
-        self.base.after_step(net)

@@ -9,41 +9,58 @@ from .masks import is_shared, mingle, outside
 INTERPOLATIONS = ("bilinear", "nearest")
 
 
-def paste_resized(x: Tensor, other: Tensor, corners: Tensor, interpolation: str) -> Tensor:
+def paste_resized(
+    x: Tensor,
+    other: Tensor,
+    corners: Tensor,
+    interpolation: str,
+    partner: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
     """`x` (B, C, H, W) with `other` (B, C, h, w) resized into the boxes `corners` (B, 4), half-open, maybe empty.
 
-    One box for all rows is a slice, boxes of their own are sampled: the same result.
+    `partner` (B,): which row of `other` each gets; its own by default. `out` as in `masks.blend`. One box for all rows
+    is a slice, boxes of their own are sampled: the same result.
     """
     wide = other.to(torch.promote_types(other.dtype, torch.float32))
+    partner = None if partner is None else partner.to(x.device, non_blocking=True)
     if not is_shared(corners):
-        corners = corners.to(x.device, non_blocking=True)
-        return mingle(x, resized(wide, corners, x.shape[-2:], interpolation), outside(corners, x.shape[-2:], x.device))
-    mixed = x.clone()
+        wide = wide if partner is None else wide.index_select(0, partner)
+        small = resized(wide, corners.to(x.device, non_blocking=True), x.shape[-2:], interpolation)
+        return mingle(x, small, outside(corners, x.shape[-2:], x.device), out)
     top, bottom, left, right = corners[0].tolist()
+    small = None
     if bottom > top and right > left:
         small = F.interpolate(wide, size=(bottom - top, right - left), mode=interpolation)
+        small = small if partner is None else small.index_select(0, partner)
+    mixed = x.clone() if out is None else out if out is x else out.copy_(x)
+    if small is not None:
         mixed[..., top:bottom, left:right] = small if x.is_floating_point() else small.round()
     return mixed
 
 
 def resized(other: Tensor, corners: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """(B, C, *size) of zeros and, in each box, the image of `other` (B, C, h, w) that fits it."""
-    planes = []
-    for side, pixels, low, high in zip(size, other.shape[-2:], corners[:, ::2].T, corners[:, 1::2].T, strict=True):
-        place = torch.arange(side, device=other.device) - low[:, None]
-        planes.append(_lines(place, (high - low).clamp(min=1)[:, None], pixels, interpolation, other.dtype))
-    down, across = planes
-    return down[:, None] @ other @ across[:, None].mT
-
-
-def _lines(place: Tensor, length: Tensor, pixels: int, interpolation: str, dtype: torch.dtype) -> Tensor:
-    """(B, side, pixels) how much of each source pixel makes each pixel at `place` of `length`; rows sum to one."""
-    source = torch.arange(pixels, device=place.device)
+    """(B, C, *size) with `other` (B, C, h, w) resized into the boxes `corners`; what lies outside them is undefined."""
+    row, column = (
+        (torch.arange(side, device=other.device) - low[:, None], (high - low).clamp(min=1)[:, None])
+        for side, low, high in zip(size, corners[:, ::2].T, corners[:, 1::2].T, strict=True)
+    )
     if interpolation == "nearest":
-        # torch's "nearest" takes the pixel below
-        return ((place * pixels // length).clamp(0, pixels - 1)[..., None] == source).to(dtype)
-    middle = ((place.to(dtype) + 0.5) * pixels / length - 0.5).clamp(0, pixels - 1)
-    return (1 - (middle[..., None] - source).abs()).clamp(min=0)
+        return _pick(_pick(other, 2, *row), 3, *column)
+    # centres of the pixels, as places in `other` from -1 to 1, which is what grid_sample takes
+    row, column = (((place.to(other.dtype) + 0.5) / length) * 2 - 1 for place, length in (row, column))
+    grid = torch.stack(torch.broadcast_tensors(column[:, None, :], row[:, :, None]), -1)
+    grid = grid.expand(len(other), -1, -1, -1)
+    return F.grid_sample(other, grid, mode=interpolation, padding_mode="border", align_corners=False)
+
+
+def _pick(other: Tensor, dim: int, place: Tensor, length: Tensor) -> Tensor:
+    """As F.interpolate's "nearest", which takes the pixel below and not the nearest, as grid_sample does."""
+    side = other.shape[dim]
+    source = (place * side // length).clamp(0, side - 1)
+    source = source[:, None, :, None] if dim == 2 else source[:, None, None, :]
+    shape = [*other.shape[:dim], source.shape[dim], *other.shape[dim + 1 :]]
+    return other.gather(dim, source.expand(shape))
 
 
 def enlarged(cells: Tensor, size: tuple[int, int]) -> Tensor:

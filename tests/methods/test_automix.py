@@ -1,6 +1,7 @@
 """AutoMix: who learns from what, what the masks look like, and how the encoder follows."""
 
 import gc
+import math
 import weakref
 
 import pytest
@@ -176,6 +177,14 @@ def test_the_mask_loss_fades_by_a_cosine_if_asked_to():
     for step, expected in ((0, 0.025), (50, 0.0125), (100, 0.0)):
         method.step = step
         assert method.mask_loss(mask, lam).item() == pytest.approx(expected, abs=1e-8)
+
+
+def test_the_mask_loss_may_ask_for_masks_of_zeros_and_ones():
+    mask, lam = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3])
+    plain, bold = (load("automix", variance_weight=weight).mask_loss(mask, lam) for weight in (0.0, 2.0))
+    assert bold.item() == pytest.approx(plain.item() - 0.1 * 2 * mask.var(unbiased=False).item())
+    with pytest.raises(ValueError, match="AutoMix's variance_weight is inf"):
+        load("automix", variance_weight=math.inf)
 
 
 def test_batchnorm_of_the_network_counts_its_own_two_passes():
