@@ -53,9 +53,9 @@ class BatchMixup(nn.Module):
                 f"Labels of shape {tuple(labels.shape)} and type {labels.dtype}: give class numbers (B,) as integers, "
                 f"or rows of {self.num_classes} floats."
             )
+        if out is not None:
+            _check_out(out, images)
         out = images if self.inplace else out
-        if out is not None and (out.shape, out.dtype, out.device) != (images.shape, images.dtype, images.device):
-            raise ValueError(f"out is {_kind(out)}, images are {_kind(images)}: give a tensor like them.")
         if not self.training:
             return written(images, out), y
         mixed, mix = self.method.mix(None, images, y, self.rng, out)
@@ -74,6 +74,13 @@ class BatchMixup(nn.Module):
 
     def __getstate__(self):
         return {**self.__dict__, "_rng": None, "_rng_of": None}
+
+
+def _check_out(out: Tensor, images: Tensor) -> None:
+    if (out.shape, out.dtype, out.device) != (images.shape, images.dtype, images.device):
+        raise ValueError(f"out is {_kind(out)}, images are {_kind(images)}: give a tensor like them.")
+    if out.untyped_storage().data_ptr() == images.untyped_storage().data_ptr():
+        raise ValueError("out and images share their memory: give a tensor of its own, or BatchMixup(inplace=True).")
 
 
 def _kind(tensor: Tensor) -> str:

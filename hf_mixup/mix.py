@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -55,8 +56,6 @@ class Mix:
                 "Give one row of floats for each image, e.g. torch.nn.functional.one_hot(labels, num_classes).float()."
             )
         y = y.to(torch.promote_types(y.dtype, torch.float32))
-        weight = self.weight.to(y.dtype).reshape(*self.weight.shape, *[1] * (y.dim() - 1))
-        mixed = weight[:, 0] * y.index_select(0, self.index[:, 0])
-        for k in range(1, self.index.shape[1]):
-            mixed = torch.addcmul(mixed, weight[:, k], y.index_select(0, self.index[:, k]))
-        return mixed
+        rows = y.flatten(1) if y.dim() > 1 else y[:, None]
+        mixed = F.embedding_bag(self.index, rows, per_sample_weights=self.weight.to(y.dtype), mode="sum")
+        return mixed.view(len(self.index), *y.shape[1:])

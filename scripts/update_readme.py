@@ -10,18 +10,19 @@ sys.path.insert(0, str(ROOT / "tests" / "methods"))
 
 from rows import ROWS  # noqa: E402
 
+from hf_mixup.benchmark.report import speed_table  # noqa: E402
 from hf_mixup.table import method_table  # noqa: E402
 
 README = ROOT / "README.md"
-COSTS = ROOT / "hub_cards" / "speed" / "step.json"
+SPEED = ROOT / "hub_cards" / "speed"
 PART = "(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)"
 
 
 def updated(text: str) -> str:
     """The README's text with its generated parts made anew."""
-    costs = json.loads(COSTS.read_text())["methods"] if COSTS.is_file() else {}
+    costs, speed = (json.loads((SPEED / f"{name}.json").read_text()) for name in ("step", "batch"))
     golden = {name: row.get("golden", "") for name, row in ROWS.items()}
-    parts = {"methods": method_table(costs, golden)}
+    parts = {"methods": method_table(costs["methods"], golden), "speed": speed_table(speed)}
     for name, part in parts.items():
         text = re.sub(
             PART.format(name=name), lambda found, part=part: found[1] + part + found[2], text, flags=re.DOTALL

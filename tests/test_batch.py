@@ -155,6 +155,13 @@ def test_an_out_unlike_the_images_is_refused_with_both(images, labels):
         BatchMixup("mixup", CLASSES)(images(), labels, out=torch.empty_like(images(5)))
 
 
+def test_an_out_in_the_images_memory_is_refused(images, labels):
+    x = images()
+    for out in (x, x.view_as(x)):
+        with pytest.raises(ValueError, match="share their memory"):
+            BatchMixup("mixup", CLASSES)(x, labels, out=out)
+
+
 def test_inplace_needs_halves():
     with pytest.raises(ValueError, match='pairing="halves".*shift'):
         BatchMixup("mixup", CLASSES, inplace=True)

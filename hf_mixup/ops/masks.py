@@ -19,12 +19,13 @@ def blend(x: Tensor, partner: Tensor, mask: Tensor, out: Tensor | None = None) -
     if shift is None or not is_plain(x, mask):
         other = x.index_select(0, partner.to(x.device, non_blocking=True))
         return mingle(x, other, mask, out)
-    mask = mask.to(x.dtype).expand(len(x), *mask.shape[1:])
+    mask = once(mask.to(x.dtype))
     if out is not x:
         return _blend_rolled(x, shift, mask, torch.empty_like(x) if out is None else out)
     if 2 * shift != len(x):
         return x.copy_(_blend_rolled(x, shift, mask, torch.empty_like(x)))
-    for (own, other), (share, others_share) in zip(halves(x), halves(mask, x[0].numel()), strict=True):
+    shares = halves(mask.expand(len(x), *mask.shape[1:]), x[0].numel())
+    for (own, other), (share, others_share) in zip(halves(x), shares, strict=True):
         before = own.clone()
         torch.lerp(other, own, share, out=own)
         torch.lerp(before, other, others_share, out=other)
@@ -34,8 +35,9 @@ def blend(x: Tensor, partner: Tensor, mask: Tensor, out: Tensor | None = None) -
 def _blend_rolled(x: Tensor, shift: int, mask: Tensor, out: Tensor) -> Tensor:
     """As `blend`, each row with the one `shift` further on: slices need no gather."""
     turn = len(x) - shift
-    torch.lerp(x[shift:], x[:turn], mask[:turn], out=out[:turn])
-    torch.lerp(x[:shift], x[turn:], mask[turn:], out=out[turn:])
+    first, last = (mask, mask) if len(mask) == 1 else (mask[:turn], mask[turn:])
+    torch.lerp(x[shift:], x[:turn], first, out=out[:turn])
+    torch.lerp(x[:shift], x[turn:], last, out=out[turn:])
     return out
 
 

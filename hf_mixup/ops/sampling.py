@@ -24,23 +24,24 @@ def beta(alpha: float, count: int, rng: torch.Generator) -> Tensor:
     """(count,) float32 draws from Beta(alpha, alpha) in [0, 1]; all ones for alpha 0."""
     if alpha == 0:
         return torch.ones(count)
-    own, other = _log_gammas(alpha, (count, 2), rng).unbind(1)
-    return (own - other).sigmoid().float()
+    own, other = _log_gammas(alpha, (count, 2), rng).T
+    return torch.from_numpy(np.exp(-np.logaddexp(0, other - own)).astype(np.float32))
 
 
 def dirichlet(alpha: float, count: int, parts: int, rng: torch.Generator) -> Tensor:
     """(count, parts) float32 draws from the symmetric Dirichlet(alpha), rows summing to one; all in the first for 0."""
     if alpha == 0:
         return torch.eye(parts)[:1].repeat(count, 1)
-    return _log_gammas(alpha, (count, parts), rng).softmax(1).float()
+    return torch.from_numpy(_log_gammas(alpha, (count, parts), rng)).softmax(1).float()
 
 
-def _log_gammas(alpha: float, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+def _log_gammas(alpha: float, shape: tuple[int, ...], rng: torch.Generator) -> np.ndarray:
     """Logarithms of draws from Gamma(alpha), float64, as all draws of a small alpha are zero themselves."""
     # Gamma(a) is Gamma(a + 1) U^(1/a)
-    above = torch._standard_gamma(torch.full(shape, alpha + 1, dtype=torch.float64), generator=rng).log()
-    power = torch.rand(shape, generator=rng, dtype=torch.float64).clamp(min=TINY).log() / alpha
-    return above + power
+    above = torch._standard_gamma(torch.full(shape, alpha + 1, dtype=torch.float64), generator=rng).numpy()
+    power = torch.rand(shape, generator=rng, dtype=torch.float64).numpy()
+    # numpy, whose calls cost less than torch's where there are few numbers
+    return np.log(above) + np.log(np.maximum(power, TINY)) / alpha
 
 
 def uniform(low: float, high: float, count: int, rng: torch.Generator) -> Tensor:

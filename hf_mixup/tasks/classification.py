@@ -1,7 +1,6 @@
 """Classification: images and the one-hot rows of their classes."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -15,4 +14,5 @@ def targets(labels: Tensor, num_classes: int) -> Tensor:
     """(B, K) float32: one-hot rows of class numbers (B,), or the rows (B, K) given."""
     if labels.is_floating_point():
         return labels.float()
-    return F.one_hot(labels.long(), num_classes).float()
+    rows = torch.zeros(*labels.shape, num_classes, device=labels.device)
+    return rows.scatter_(-1, labels.long()[..., None], 1.0)

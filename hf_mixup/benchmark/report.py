@@ -1,0 +1,42 @@
+"""The speed record as a Markdown table."""
+
+OURS = ("ours", "ours, out", "ours, in place")
+# heading, image side, memory kept by the process, which of our calls
+COLUMNS = (
+    ("32 px, out", 32, True, "ours, out"),
+    ("64 px, out", 64, True, "ours, out"),
+    ("224 px, out", 224, True, "ours, out"),
+    ("224 px, in place", 224, True, "ours, in place"),
+    ("224 px, out, usual memory", 224, False, "ours, out"),
+)
+HEAD = (
+    f"| method | {' | '.join(heading for heading, *_ in COLUMNS)} |",
+    f"|---|{'---|' * len(COLUMNS)}",
+)
+
+
+def speed_table(record: dict) -> str:
+    """A row a method on one thread; a cell has its milliseconds, times the floor, and times faster than a peer."""
+    found = {_key(case): case["milliseconds"] for case in record["cases"] if case["threads"] == 1}
+    names = dict.fromkeys((case["case"], case["per_image"]) for case in record["cases"])
+    rows = []
+    for name, per_image in names:
+        cells = [_cell(found.get((name, per_image, side, kept)), call) for _, side, kept, call in COLUMNS]
+        rows.append(f"| {name}{', per image' * per_image} | {' | '.join(cells)} |")
+    return "\n".join([*HEAD, *rows])
+
+
+def _key(case: dict) -> tuple:
+    return case["case"], case["per_image"], case["size"][-1], case["kept_memory"]
+
+
+def _cell(times: dict | None, call: str) -> str:
+    if times is None or call not in times:
+        return ""
+    own, floor = times[call]["median"], times["floor"]["median"]
+    peers = {name: time["median"] for name, time in times.items() if name not in (*OURS, "floor") and "median" in time}
+    text = f"{own:.2f} ms, {own / floor:.1f}x"
+    if not peers:
+        return text
+    best = min(peers, key=peers.get)
+    return f"{text}; {peers[best] / own:.1f}x {best}"
