@@ -31,6 +31,14 @@ def beta(alpha: float, count: int, rng: torch.Generator) -> Tensor:
     return (own - other).sigmoid().float()
 
 
+def dirichlet(alpha: float, count: int, size: int, rng: torch.Generator) -> Tensor:
+    """(count, size) float32 draws from Dirichlet(alpha, ..., alpha), rows summing to one; `alpha` above 0."""
+    # as `beta`: a softmax of logarithms of gamma draws
+    above = torch._standard_gamma(torch.full((count, size), alpha + 1, dtype=torch.float64), generator=rng).log()
+    power = torch.rand(count, size, generator=rng, dtype=torch.float64).clamp(min=TINY).log() / alpha
+    return (above + power).softmax(1).float()
+
+
 def uniform(low: float, high: float, count: int, rng: torch.Generator) -> Tensor:
     """(count,) float32 draws from the uniform distribution on [low, high)."""
     return low + (high - low) * torch.rand(count, generator=rng)

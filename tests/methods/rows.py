@@ -17,6 +17,7 @@ DEFAULTS = {
     "meta": True,  # a whole step can run on the meta device (no autocast and no random fields there)
     "loss_call": -1,  # which of a step's calls of the loss is the network's for the mixed batch
     "gradient": "network",  # the parameters that a step trains: "network", or also "method"
+    "golden": "",  # whose code or numbers the golden vector comes from
 }
 
 ROWS = {
@@ -45,6 +46,12 @@ ROWS = {
     },
     "choice": {"mask": False, "args": {"methods": [{"name": "mixup"}, {"name": "cutmix"}]}},
     "cmixup": {"mask": False, "identity": {"alpha": 0.0}, "rolls": False},
+    "comixup": {
+        "args": {"beta": 0.05, "part": 4},  # noise has no shapes: with more beta, each output is one whole image
+        "shared_lam": False,
+        "rolls": False,  # cells start from draws of their own
+        "golden": "snu-mllab/Co-Mixup, match.py get_onehot_matrix, mix_input and resolve_label",
+    },
     "cutmix": {"identity": {"alpha": 0.0}},
     "decoupledmix": {"mask": False, "identity": {"base": {"name": "mixup", "alpha": 0.0}}},
     "erm": {"mixes": False, "mask": False},

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hf_mixup.ops.sampling import PAIRINGS, beta, generator, integers, on_device, partners, points, uniform
+from hf_mixup.ops.sampling import PAIRINGS, beta, dirichlet, generator, integers, on_device, partners, points, uniform
 
 SIGMAS = 5  # a right sampler misses a bound this wide once in 1.7 million runs
 COUNT = 20_000
@@ -146,3 +146,21 @@ def test_a_device_generator_follows_from_the_host_generator(seeded):
     cpu = torch.device("cpu")
     first, again, other = (torch.rand(3, generator=on_device(seeded(seed), cpu)) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 2.0])
+def test_dirichlet_has_the_mean_and_variance_of_dirichlet(alpha, rng):
+    share = dirichlet(alpha, COUNT, 4, rng).double()
+    torch.testing.assert_close(share.sum(1), torch.ones(COUNT).double(), atol=1e-6, rtol=0)
+    variance = (1 / 4) * (3 / 4) / (4 * alpha + 1)
+    for place in range(4):
+        assert close(share[:, place].mean(), 1 / 4, math.sqrt(variance))
+        # the squared distance from the mean lies in [0, 9/16]: its sigma is at most 9/32
+        assert close((share[:, place] - 1 / 4).square().mean(), variance, 9 / 32)
+
+
+@pytest.mark.parametrize("alpha", [1e-30, 1e-3, 1e6])
+def test_dirichlet_of_any_alpha_sums_to_one(alpha, rng):
+    share = dirichlet(alpha, 1000, 5, rng)
+    assert (share >= 0).all()  # false for NaN
+    torch.testing.assert_close(share.sum(1), torch.ones(1000))
