@@ -18,6 +18,7 @@ STAGES = {
     "swin": "swin.encoder.layers",
 }
 PREFIX_TOKENS = {"vit": 1, "deit": 2}
+SUPPORTED = "a timm network with `feature_info`, or transformers' ResNet, ConvNeXt, ViT, DeiT or Swin"
 STEMS = ("stem", "conv", "bn", "act", "relu", "patch_embed")
 
 
@@ -42,6 +43,11 @@ class Anatomy:
     channels_last: bool  # maps are (B, H, W, C)
     image_size: tuple[int, int] | None
     attentions: tuple[nn.Module, ...] = ()  # those of all blocks, in order
+
+    @property
+    def plain(self) -> bool:
+        """Whether each block has attention, and the first token is a class token."""
+        return self.prefix_tokens > 0 and 0 < len(self.attentions) == len(self.layers)
 
 
 def anatomy(model: nn.Module) -> Anatomy:

@@ -1,14 +1,15 @@
 """Net: a network as a method sees it. What is read inside it leaves no trace."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .anatomy import Layer, anatomy, as_map, attention_map, watching_attention
+from .anatomy import SUPPORTED, Layer, anatomy, as_map, attention_map, watching_attention
+from .merging import merging
 from .ops.flags import evaluating, frozen
 from .ops.losses import smooth, soft_cross_entropy
 from .teachers import teacher
@@ -167,11 +168,16 @@ class Net(nn.Module):
     @contextmanager
     def watching_blocks(self, for_method: str = "this method") -> Iterator[Callable[[], list[Tensor]]]:
         """A function that gives the attention of each block in the last pass made inside, (B, heads, T, T)."""
-        parts = self.parts
-        plain = parts.prefix_tokens and parts.attentions and len(parts.attentions) == len(parts.layers)
-        self._need(plain, "a class token and attention in every block", "a ViT or DeiT", for_method)
-        with watching_attention(parts, every=True) as seen:
-            yield lambda: [attention.detach() for attention in seen[-len(parts.attentions) :]]
+        self._need(self.parts.plain, "a class token and attention in every block", "a ViT or DeiT", for_method)
+        with watching_attention(self.parts, every=True) as seen:
+            yield lambda: [attention.detach() for attention in seen[-len(self.parts.attentions) :]]
+
+    @contextmanager
+    def merging(self, counts: Sequence[int], for_method: str = "this method") -> Iterator[Callable]:
+        """One pass inside merges `counts[k]` tokens in block k. Yields a function of k that gives the attention there,
+        (B, heads, t, t), and the place of each of the image's tokens in it, (B, T)."""
+        with self.watching_blocks(for_method) as look, merging(self.parts, counts) as merger:
+            yield lambda block: (look()[block], merger.sources[block])
 
     @contextmanager
     def editing(self, layer: int | str, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
@@ -242,6 +248,3 @@ class Net(nn.Module):
         if not part:
             raise ValueError(f"{method} needs {what}, which {self.name} has not: use {instead}.")
         return part
-
-
-SUPPORTED = "a timm network with `feature_info`, or transformers' ResNet, ConvNeXt, ViT, DeiT or Swin"

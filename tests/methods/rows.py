@@ -61,6 +61,12 @@ ROWS = {
     "guidedmixup": {"args": {"prob": 1.0}, "shared_lam": False, "rolls": False},  # the first pair is a draw
     "hmix": {"identity": {"alpha": 0.0}},
     "manifoldmix": {"mask": False, "identity": {"alpha": 0.0}},
+    "mergemix": {
+        "nets": ("vit",),
+        "sizes": ((12, 20), (20, 8)),
+        "identity": {"alpha": 0.0},
+        "golden": "Westlake-AI/openmixup, models/utils/merge.py and MergeMix.process_attention_map",
+    },
     "mixpro": {"nets": ("vit",), "identity": {"alpha": 0.0}, "rolls": False},  # each row draws its cells
     "mixup": {"mask": False, "identity": {"alpha": 0.0}},
     "noisymix": {

@@ -26,7 +26,7 @@ def energy(labels, unary, clash, weight, size):
 
 
 def least(unary, clash, weight, size):
-    """The least energy of one grid, cell by cell: the least for each labelling of the last cells, one of each column."""
+    """The least energy of one grid, cell by cell: of each labelling of the last cells, one of each column."""
     labels, width = unary.shape[1], size[1]
     best = torch.zeros((labels,) * width)
     for cell, own in enumerate(unary):
