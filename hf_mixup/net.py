@@ -130,14 +130,15 @@ class Net(nn.Module):
         return self._map(maps, chosen, x.shape[-2:]).float()
 
     def saliency(self, x: Tensor, y: Tensor) -> Tensor:
-        """(B, H, W) length over channels of the loss's gradient in the images, in eval mode.
+        """(B, H, W) length over channels of `gradient`."""
+        return self.gradient(x, y).square().sum(1).sqrt()
 
-        Nothing is left behind: no parameter gradient is computed, no buffer moves, and flags are put back.
-        """
+    def gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """(B, C, H, W) the loss's gradient in the images, in eval mode; no parameter gets one, no buffer moves."""
         x = x.detach().requires_grad_()
         with torch.enable_grad(), evaluating(self.model), frozen(self.model):
             [gradient] = torch.autograd.grad(self.loss(self(x), y, "none").sum(), x)
-        return gradient.float().square().sum(1).sqrt()
+        return gradient.float()
 
     def class_map(self, x: Tensor, y: Tensor) -> Tensor:
         """(B, h, w) class activation of the last map for `y` (B, K), less the bias (1512.04150); eval, no gradient."""
@@ -174,8 +175,7 @@ class Net(nn.Module):
 
     @contextmanager
     def merging(self, counts: Sequence[int], for_method: str = "this method") -> Iterator[Callable]:
-        """One pass inside merges `counts[k]` tokens in block k. Yields a function of k that gives the attention there,
-        (B, heads, t, t), and the place of each of the image's tokens in it, (B, T)."""
+        """As `watching_blocks`, `counts[k]` tokens merging in block k: its attention, and (B, T) each token's place."""
         with self.watching_blocks(for_method) as look, merging(self.parts, counts) as merger:
             yield lambda block: (look()[block], merger.sources[block])
 

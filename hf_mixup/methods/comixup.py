@@ -18,9 +18,9 @@ from torch import Tensor
 from ..mix import Mix
 from ..ops.masks import mingle
 from ..ops.potts import labelling
+from ..ops.saliency import pooled
 from ..ops.sampling import dirichlet, integers
 from ._base import Method
-from .puzzlemix import pooled
 
 TINY = 1e-8  # least share whose logarithm is taken
 NEVER = 1e3  # cost of a label that cannot be had; all others together are smaller

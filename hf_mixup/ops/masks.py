@@ -68,6 +68,13 @@ def paste(x: Tensor, partner: Tensor, corners: Tensor, mask: Tensor) -> Tensor:
     return mixed
 
 
+def enlarge(grid: Tensor, height: int, width: int | None = None) -> Tensor:
+    """`grid` (B, n, n) at (B, height, width), each cell repeated."""
+    count, rows, columns = grid.shape
+    tall, wide = height // rows, (width or height) // columns
+    return grid[:, :, None, :, None].expand(-1, -1, tall, -1, wide).reshape(count, rows * tall, columns * wide)
+
+
 def once(draws: Tensor) -> Tensor:
     """`draws` (B, ...), or their first row (1, ...) where they are all alike and that can be known."""
     return draws[:1] if is_shared(draws) else draws

@@ -83,6 +83,7 @@ ROWS = {
         "identity": {"alpha": 0.0, "cutmix_alpha": 0.0},
     },
     "puzzlemix": {
+        "golden": "snu-mllab/PuzzleMix, mixup.py mixup_graph, and main.py's noise",
         "args": {"grids": (2, 4)},
         "identity": {"alpha": 0.0},
         "geometric": True,  # transport
