@@ -36,6 +36,7 @@ ROWS = {
         "identity": {"alpha": 0.0},
     },
     "automix": {
+        "golden": "Westlake-AI/openmixup, models/classifiers/automix.py pixel_mixup, adjusting masks",
         "keeps_drawn_lam": True,
         "plain_loss": False,
         "integers": False,
