@@ -5,6 +5,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ STAGES = {
     "swin": "swin.encoder.layers",
 }
 PREFIX_TOKENS = {"vit": 1, "deit": 2}
+SUPPORTED = "a timm network with `feature_info`, or transformers' ResNet, ConvNeXt, ViT, DeiT or Swin"
 STEMS = ("stem", "conv", "bn", "act", "relu", "patch_embed")
 
 
@@ -27,6 +29,22 @@ class Layer:
 
     name: str
     module: nn.Module
+
+
+class LayerInfo(NamedTuple):
+    """A stage or block: `reduction` is the image's height over the map's."""
+
+    name: str
+    channels: int
+    reduction: int
+
+
+class Outputs(NamedTuple):
+    """`logits` (B, K), `pooled` (B, F) what the classifier reads, `tokens` (B, C, h, w) the last layer's map."""
+
+    logits: Tensor
+    pooled: Tensor
+    tokens: Tensor
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,11 @@ class Anatomy:
     channels_last: bool  # maps are (B, H, W, C)
     image_size: tuple[int, int] | None
     attentions: tuple[nn.Module, ...] = ()  # those of all blocks, in order
+
+    @property
+    def plain(self) -> bool:
+        """Whether each block has attention, and the first token is a class token."""
+        return self.prefix_tokens > 0 and 0 < len(self.attentions) == len(self.layers)
 
 
 def anatomy(model: nn.Module) -> Anatomy:

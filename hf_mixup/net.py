@@ -1,35 +1,19 @@
 """Net: a network as a method sees it. What is read inside it leaves no trace."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .anatomy import Layer, anatomy, as_map, attention_map, watching_attention
+from .anatomy import SUPPORTED, Layer, LayerInfo, Outputs, anatomy, as_map, attention_map, watching_attention
+from .merging import merging
 from .ops.flags import evaluating, frozen
 from .ops.losses import smooth, soft_cross_entropy
 from .teachers import teacher
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-class LayerInfo(NamedTuple):
-    """A stage or block: `reduction` is the image's height over the map's."""
-
-    name: str
-    channels: int
-    reduction: int
-
-
-class Outputs(NamedTuple):
-    """`logits` (B, K), `pooled` (B, F) what the classifier reads, `tokens` (B, C, h, w) the last layer's map."""
-
-    logits: Tensor
-    pooled: Tensor
-    tokens: Tensor
 
 
 class _Enough(Exception):
@@ -129,14 +113,15 @@ class Net(nn.Module):
         return self._map(maps, chosen, x.shape[-2:]).float()
 
     def saliency(self, x: Tensor, y: Tensor) -> Tensor:
-        """(B, H, W) length over channels of the loss's gradient in the images, in eval mode.
+        """(B, H, W) length over channels of `gradient`."""
+        return self.gradient(x, y).square().sum(1).sqrt()
 
-        Nothing is left behind: no parameter gradient is computed, no buffer moves, and flags are put back.
-        """
+    def gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """(B, C, H, W) the loss's gradient in the images, in eval mode; no parameter gets one, no buffer moves."""
         x = x.detach().requires_grad_()
         with torch.enable_grad(), evaluating(self.model), frozen(self.model):
             [gradient] = torch.autograd.grad(self.loss(self(x), y, "none").sum(), x)
-        return gradient.float().square().sum(1).sqrt()
+        return gradient.float()
 
     def class_map(self, x: Tensor, y: Tensor) -> Tensor:
         """(B, h, w) class activation of the last map for `y` (B, K), less the bias (1512.04150); eval, no gradient."""
@@ -170,11 +155,15 @@ class Net(nn.Module):
     @contextmanager
     def watching_blocks(self, for_method: str = "this method") -> Iterator[Callable[[], list[Tensor]]]:
         """A function that gives the attention of each block in the last pass made inside, (B, heads, T, T)."""
-        parts = self.parts
-        plain = parts.prefix_tokens and parts.attentions and len(parts.attentions) == len(parts.layers)
-        self._need(plain, "a class token and attention in every block", "a ViT or DeiT", for_method)
-        with watching_attention(parts, every=True) as seen:
-            yield lambda: [attention.detach() for attention in seen[-len(parts.attentions) :]]
+        self._need(self.parts.plain, "a class token and attention in every block", "a ViT or DeiT", for_method)
+        with watching_attention(self.parts, every=True) as seen:
+            yield lambda: [attention.detach() for attention in seen[-len(self.parts.attentions) :]]
+
+    @contextmanager
+    def merging(self, counts: Sequence[int], for_method: str = "this method") -> Iterator[Callable]:
+        """As `watching_blocks`, `counts[k]` tokens merging in block k: its attention, and (B, T) each token's place."""
+        with self.watching_blocks(for_method) as look, merging(self.parts, counts) as merger:
+            yield lambda block: (look()[block], merger.sources[block])
 
     @contextmanager
     def editing(self, layer: int | str, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
@@ -245,6 +234,3 @@ class Net(nn.Module):
         if not part:
             raise ValueError(f"{method} needs {what}, which {self.name} has not: use {instead}.")
         return part
-
-
-SUPPORTED = "a timm network with `feature_info`, or transformers' ResNet, ConvNeXt, ViT, DeiT or Swin"

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "hf_mixup"
 LAYERS = [
     ["mix", "version"],
     ["ops"],
-    ["anatomy", "teachers", "net"],
+    ["anatomy", "merging", "teachers", "net"],
     ["methods", "tasks", "data", "checks", "config", "recipe", "values", "cards", "metrics", "networks", "testing"],
     ["batch", "callbacks", "checkpoints", "models", "optimization", "record", "step", "table"],
     ["saving", "folder", "publish"],

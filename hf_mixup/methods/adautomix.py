@@ -75,6 +75,8 @@ class AdAutoMix(AutoMix):
         for key in ("adversarial_weight", "linear_weight"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"AdAutoMix's {key} is {getattr(self, key)!r}: give a number from 0 to 1.")
+        if self.mask_adjust:
+            raise ValueError(f"AdAutoMix's mask_adjust is {self.mask_adjust!r}: its masks of many images allow only 0.")
         if self.cosine_sign not in (-1, 1):
             raise ValueError(f"AdAutoMix's cosine_sign is {self.cosine_sign!r}: choose 1 or -1.")
 
@@ -120,7 +122,7 @@ class AdAutoMix(AutoMix):
         spared = self.spare_rows(torch.zeros(len(x)), rng)[:, None]
         lam_for_net = spared * F.one_hot(torch.tensor(0), count) + (1 - spared) * lam
         mixed, mix = self.mix_for_net(x, z, lam_for_net, index, rng)
-        losses = {"mix": net.loss(net(mixed), mix(y)), "onehot": net.loss(self.head(net.outputs(x).pooled), y)}
+        losses = {"mix": net.loss(net(mixed), mix(y)), "onehot": self.onehot_loss(net, x, y, rng)}
         if count > 2:
             mixed, mix = combine(x, mix.weight[:, :, None, None], lam_for_net, index)
             losses["onehot"] = (1 - self.linear_weight) * losses["onehot"]

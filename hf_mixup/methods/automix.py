@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from ..mix import Mix
 from ..ops.masks import blend, spread
+from . import within
 from ._base import Method
 from ._mixblock import UPSAMPLINGS, MixBlock, hinge, variance
 
 SCHEDULES = ("constant", "cosine")
+TINY = 1e-6  # least share of an image in a pixel; 1 less it is not 1 in float32
 
 
 def automix(x: Tensor, mask: Tensor, lam: Tensor, partner: Tensor, margin: float) -> tuple[Tensor, Mix]:
@@ -24,6 +26,13 @@ def automix(x: Tensor, mask: Tensor, lam: Tensor, partner: Tensor, margin: float
     extreme = torch.minimum(lam, 1 - lam) <= margin
     mask = torch.where(spread(extreme, mask), spread(lam, mask), mask)
     return blend(x, partner, mask), Mix.pair(partner, lam, mask)
+
+
+def adjusted(mask: Tensor, lam: Tensor) -> Tensor:
+    """Masks (B, 1, H, W) whose means are `lam` (B,): the image that shows too much is thinned out evenly."""
+    mask = mask.clamp(TINY, 1 - TINY)
+    lam, mean = spread(lam.to(mask.device, non_blocking=True), mask), mask.mean((1, 2, 3), keepdim=True)
+    return torch.where(mean > lam, mask * lam / mean, 1 - (1 - mask) * (1 - lam) / (1 - mean))
 
 
 def falling(progress: float) -> float:
@@ -50,7 +59,9 @@ class AutoMix(Method):
     on CUB. `momentum`, `final_momentum`, `momentum_warmup`: of the encoder; from a momentum of 1 on, encoder and block
     are those of a loaded state and stay as they are. `lam_channel`, `upsample`: see `MixBlock`. `update_prob`: share of
     steps in which the block learns from the encoder's loss. `generator_lr`, `generator_min_lr`, `generator_momentum`:
-    the block's own learning rates and momentum; None takes the network's.
+    the block's own learning rates and momentum; None takes the network's. `mask_adjust`: share of batches in which the
+    network's masks are scaled to show lam of the own image. `onehot_mix`: the loss beside is of images mixed by Mixup
+    or CutMix, in place of clean ones.
 
     The network's classifier learns from mixed images, `head` from clean ones. The encoder runs in train mode and
     keeps its own BatchNorm statistics, as in the authors' code; behind `layer` they see mixed images only.
@@ -77,14 +88,17 @@ class AutoMix(Method):
     generator_lr: float | None = None
     generator_min_lr: float | None = None
     generator_momentum: float | None = None
+    mask_adjust: float = 0.0
+    onehot_mix: bool = False
 
     def __post_init__(self):
         super().__post_init__()
+        self.beside = within(self, "choice") if self.onehot_mix else None
         self.generator = self.encoder = self.head = self.encoder_head = None  # until `build`
         for key, known in (("mask_schedule", SCHEDULES), ("upsample", UPSAMPLINGS)):
             if getattr(self, key) not in known:
                 raise ValueError(f"{self.title}'s {key} is {getattr(self, key)!r}. Choose one of: {', '.join(known)}.")
-        for key in ("update_prob", "momentum_warmup", "lam_margin", "mask_margin"):
+        for key in ("update_prob", "momentum_warmup", "lam_margin", "mask_margin", "mask_adjust"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"{self.title}'s {key} is {getattr(self, key)!r}: give a number from 0 to 1.")
         if not math.isfinite(self.variance_weight):
@@ -138,9 +152,16 @@ class AutoMix(Method):
         mixed, mix = self.mix_for_net(x, z, self.spare_rows(lam, rng), partner, rng)
         losses = {
             "mix": net.loss(net(mixed), mix(y)),
-            "onehot": net.loss(self.head(net.outputs(x).pooled), y),
+            "onehot": self.onehot_loss(net, x, y, rng),
         }
         return losses if self.frozen else losses | self.teach(net, x, y, z, rng)
+
+    def onehot_loss(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
+        """The loss of the method's own head on clean images, or on those that Mixup or CutMix mixed."""
+        if self.beside is not None:
+            x, mix = self.beside.mix(net, x, y, rng)
+            y = mix(y)
+        return net.loss(self.head(net.outputs(x).pooled), y)
 
     @torch.no_grad()
     def look(self, net, x: Tensor) -> Tensor:
@@ -158,6 +179,8 @@ class AutoMix(Method):
         """Images that the network learns from, and how they were mixed: nothing of it reaches the block."""
         with torch.no_grad():
             mask = self.make_mask(z, lam, partner, x.shape[-2:], rng)
+        if self.mask_adjust and float(torch.rand((), generator=rng)) < self.mask_adjust:
+            mask = adjusted(mask, lam)
         return automix(x, mask, lam, partner, self.lam_margin)
 
     def teach(self, net, x: Tensor, y: Tensor, z: Tensor, rng: torch.Generator) -> dict[str, Tensor]:

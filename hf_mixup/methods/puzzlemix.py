@@ -2,7 +2,7 @@
 
 As the authors' code, but for this: the labelling is solved exactly (theirs stops at a local minimum and truncates costs
 to whole numbers), so masks may differ, at equal or less energy; a place to which no block moves keeps its own block;
-looking at the saliency leaves no gradients behind; there is no adversarial noise.
+looking at the saliency leaves no gradients behind.
 """
 
 import math
@@ -14,8 +14,11 @@ from torch import Tensor
 
 from ..mix import Mix
 from ..ops.graphcut import minimise
+from ..ops.resize import enlarged
+from ..ops.saliency import pooled
 from ..ops.sampling import integers
-from ..ops.transport import compose, plan
+from ..ops.transport import compose, places
+from ._adversarial import Pixels, attack
 from ._base import Method
 
 TINY = 1e-8  # least share whose logarithm is taken
@@ -39,36 +42,26 @@ def puzzlemix(
     t_eps: float = 0.8,
     t_size: int | None = None,
     std: tuple[float, ...] | None = None,
+    sources: tuple[Tensor, Tensor] | None = None,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Mix]:
     """Each image's salient blocks beside its partner's; lam becomes the mean of the mask, whose levels are 0, .5 and 1.
 
     `x` (B, C, H, W); `saliency` (B, h, w) not negative; `lam` (B,) or (1,) the share asked for; `partner` (B,);
     `blocks` a side divide height and width. Options as in `PuzzleMix`. Blocks move, so pixels are not blends in place,
-    and `out` may not be `x`.
+    and `out` may not be `x`. `sources`: like `x`, where blocks of the own and of the partner's image are taken from, if
+    not from `x`.
     """
     lam, partner = (draw.to(x.device, non_blocking=True) for draw in (lam.expand(len(x)), partner))
     with torch.no_grad():
         keep, give, down, right = costs(x, pooled(saliency, blocks), partner, beta, gamma, neigh_size, std)
         mask = choose(keep, give, down, right, lam, eta, n_labels)
-        shown = enlarge(mask, blocks * splits(x.shape, blocks, t_size if transport else None))
+        parts = blocks * splits(x.shape, blocks, t_size if transport else None)
+        shown = enlarged(mask[:, None], (parts, parts))[:, 0]
         own, other = places(shown, pooled(saliency, len(shown[0])), partner, t_eps if transport else None)
-    mixed = compose(x, partner, shown, own, other, out)
-    return mixed, Mix.pair(partner, mask.mean((1, 2)), enlarge(mask, *x.shape[-2:])[:, None])
-
-
-def pooled(saliency: Tensor, blocks: int) -> Tensor:
-    """(B, blocks, blocks) share of each block in its image's saliency, summing to one; even where there is none."""
-    worth = F.adaptive_avg_pool2d(saliency.float(), blocks)
-    total = worth.sum((1, 2), keepdim=True)
-    return torch.where((total > 0) & total.isfinite(), worth / total, 1 / blocks**2)
-
-
-def enlarge(grid: Tensor, height: int, width: int | None = None) -> Tensor:
-    """`grid` (B, n, n) at (B, height, width), each cell repeated."""
-    count, rows, columns = grid.shape
-    tall, wide = height // rows, (width or height) // columns
-    return grid[:, :, None, :, None].expand(-1, -1, tall, -1, wide).reshape(count, rows * tall, columns * wide)
+    mine, theirs = sources or (x, x)
+    mixed = compose(mine, partner, shown, own, other, theirs, out)
+    return mixed, Mix.pair(partner, mask.mean((1, 2)), enlarged(mask[:, None], x.shape[-2:]))
 
 
 def costs(
@@ -163,15 +156,6 @@ def splits(shape: torch.Size, blocks: int, t_size: int | None) -> int:
     return tall // t_size
 
 
-def places(mask: Tensor, worth: Tensor, partner: Tensor, t_eps: float | None) -> tuple[Tensor, Tensor]:
-    """(B, P) twice: the blocks of the own and of the partner's image that show at each place; all stay for None."""
-    stay = torch.arange(mask[0].numel(), device=mask.device).expand(len(mask), -1)
-    if t_eps is None:
-        return stay, stay
-    own, other = plan(worth, mask > 0, t_eps), plan(worth.index_select(0, partner), mask < 1, t_eps)
-    return torch.where(own < 0, stay, own), torch.where(other < 0, stay, other)
-
-
 @dataclass(eq=False)
 class PuzzleMix(Method):
     """Defaults are the paper's.
@@ -181,6 +165,8 @@ class PuzzleMix(Method):
     batch from those that divide the image. `t_eps`: what it costs a block to cross the image, in shares of saliency;
     `t_size`: pixels a side of the parts that move, None for whole blocks. `saliency_scale`: the gradient is taken of
     images resized by it; 0.5 costs a quarter. `std`: of normalised images, so that `gamma` counts in pixel units.
+    `adv_prob`: share of batches whose own images, and as many whose partners, get adversarial noise of up to `adv_eps`
+    of pixels in 0 to 1, 0.1 in the authors' code; it needs `mean` and `std`.
     """
 
     paper = "2009.06962"
@@ -199,7 +185,10 @@ class PuzzleMix(Method):
     t_size: int | None = None
     grids: tuple[int, ...] = (2, 4, 8, 16)
     saliency_scale: float = 1.0
+    mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    adv_prob: float = 0.0
+    adv_eps: float = 10 / 255
 
     def __post_init__(self):
         super().__post_init__()
@@ -215,12 +204,28 @@ class PuzzleMix(Method):
             )
         if not self.grids or min(self.grids) < 2:
             raise ValueError(f"PuzzleMix's grids are {self.grids!r}: give numbers of blocks a side, 2 or more.")
+        if not 0 <= self.adv_prob <= 1 or not 0 <= self.adv_eps <= 1:
+            raise ValueError(f"PuzzleMix got adv_prob {self.adv_prob!r}, adv_eps {self.adv_eps!r}: give 0 to 1.")
+        if self.adv_prob and (self.mean is None or self.std is None or self.saliency_scale != 1):
+            raise ValueError("PuzzleMix's adv_prob needs the images' mean and std, and a saliency_scale of 1.")
 
     def mix_batch(self, net, x, y, rng, out=None):
         lam, partner = self.draw(x, self.alpha, rng)
         blocks = self.grid(x.shape[-2:], rng)
         options = {name: getattr(self, name) for name in OPTIONS}
-        return puzzlemix(x, self.saliency(net, x, y), lam, partner, blocks, **options, out=out)
+        saliency, sources = self.look(net, x, y, rng)
+        return puzzlemix(x, saliency, lam, partner, blocks, **options, sources=sources, out=out)
+
+    def look(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(B, h, w) saliency, and the images that blocks are taken from: the own, the partners'; some with noise."""
+        coins = torch.rand(2, self.draws(x), generator=rng) < self.adv_prob if self.adv_prob else torch.zeros(2, 1)
+        if not coins.any():
+            return self.saliency(net, x, y), (x, x)
+        worse, slope = attack(x, lambda x: net.gradient(x, y), Pixels(self.mean, self.std, x), self.adv_eps, rng)
+        mine, theirs = (
+            torch.where(coin, worse, x) for coin in coins.to(x.device, non_blocking=True)[:, :, None, None, None]
+        )
+        return slope.square().sum(1).sqrt(), (mine, theirs)
 
     def grid(self, size: tuple[int, int], rng: torch.Generator) -> int:
         """Blocks a side: one of the grids that divide an image of `size` (height, width)."""

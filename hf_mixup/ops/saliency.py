@@ -1,4 +1,4 @@
-"""What catches the eye in an image, without a network; a batch at once."""
+"""What catches the eye in an image, without a network; and saliency on grids. A batch at once."""
 
 from collections import Counter
 from functools import lru_cache
@@ -109,6 +109,13 @@ def shrunk(x: Tensor, side: int) -> Tensor:
     if any(pixels % small for pixels, small in zip(x.shape[-2:], size, strict=True)):
         return F.adaptive_avg_pool2d(wide, size)
     return wide.unflatten(2, (size[0], -1)).mean(3).unflatten(3, (size[1], -1)).mean(4)
+
+
+def pooled(saliency: Tensor, blocks: int) -> Tensor:
+    """(B, blocks, blocks) share of each block in its image's saliency, summing to one; even where there is none."""
+    worth = F.adaptive_avg_pool2d(saliency.float(), blocks)
+    total = worth.sum((1, 2), keepdim=True)
+    return torch.where((total > 0) & total.isfinite(), worth / total, 1 / blocks**2)
 
 
 def peak(saliency: Tensor, size: tuple[int, int]) -> Tensor:

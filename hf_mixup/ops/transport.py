@@ -94,23 +94,40 @@ def _those(busy: Tensor) -> Tensor:
     return torch.arange(len(busy), device=busy.device)
 
 
-def compose(x: Tensor, partner: Tensor, mask: Tensor, own: Tensor, other: Tensor, out: Tensor | None = None) -> Tensor:
+def places(mask: Tensor, worth: Tensor, partner: Tensor, t_eps: float | None) -> tuple[Tensor, Tensor]:
+    """(B, P) twice: the blocks of the own and of the partner's image that show at each place; all stay for None."""
+    stay = torch.arange(mask[0].numel(), device=mask.device).expand(len(mask), -1)
+    if t_eps is None:
+        return stay, stay
+    own, other = plan(worth, mask > 0, t_eps), plan(worth.index_select(0, partner), mask < 1, t_eps)
+    return torch.where(own < 0, stay, own), torch.where(other < 0, stay, other)
+
+
+def compose(
+    x: Tensor,
+    partner: Tensor,
+    mask: Tensor,
+    own: Tensor,
+    other: Tensor,
+    others: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
     """`mask` parts of the blocks `own` of each image and the rest of the blocks `other` of its partner; like `x`.
 
     `x` (B, C, H, W), `partner` (B,), `mask` (B, T, T) in [0, 1], `own` and `other` (B, P) the block that each place
-    shows. Exact where the mask is 0 or 1; float32 or wider inside; whole-number images are rounded. `out`: a tensor
-    like `x`, not `x` itself.
+    shows, `others` like `x` where partners are not those of `x`. Exact where the mask is 0 or 1; float32 or wider
+    inside; whole-number images are rounded. `out`: a tensor like `x`, not `x` itself.
     """
     (count, channels, height, width), side = x.shape, mask.shape[-1]
     # an image row cut to the width of a block is a line: blocks move line by line, in one gather
-    lines = x.reshape(-1, width // side)
+    lines, other_lines = (images.reshape(-1, width // side) for images in (x, x if others is None else others))
     row = torch.arange(count, device=x.device)
     own, other = (_first_line(*pair, x.shape, side) for pair in ((row, own), (partner, other)))
     plane = torch.arange(channels, device=x.device)[:, None, None, None] * height * side
     below = torch.arange(height // side, device=x.device)[:, None] * side
     share = mask[:, None, :, None].expand(-1, channels, -1, height // side, -1)
 
-    def gather(first):
+    def gather(lines, first):
         index = first.view(-1, 1, side, 1, side) + plane + below
         return lines.index_select(0, index.flatten())
 
@@ -118,7 +135,7 @@ def compose(x: Tensor, partner: Tensor, mask: Tensor, own: Tensor, other: Tensor
     step = max(IN_CACHE // x[0].numel(), 1) if x.device.type == "cpu" else count
     for start in range(0, count, step):
         part = slice(start, start + step)
-        done = mingle(gather(own[part]), gather(other[part]), share[part].reshape(-1, 1))
+        done = mingle(gather(lines, own[part]), gather(other_lines, other[part]), share[part].reshape(-1, 1))
         mixed[part] = done.view(-1, channels, height, width)
     return mixed
 

@@ -64,6 +64,12 @@ ROWS = {
     },
     "choice": {"mask": False, "args": {"methods": [{"name": "mixup"}, {"name": "cutmix"}]}},
     "cmixup": {"mask": False, "identity": {"alpha": 0.0}, "rolls": False},
+    "comixup": {
+        "args": {"beta": 0.05, "part": 4},  # noise has no shapes: with more beta, each output is one whole image
+        "shared_lam": False,
+        "rolls": False,  # cells start from draws of their own
+        "golden": "snu-mllab/Co-Mixup, match.py get_onehot_matrix, mix_input and resolve_label",
+    },
     "cutmix": {"identity": {"alpha": 0.0}},
     "decoupledmix": {
         "golden": "Westlake-AI/openmixup, ClsMixupHead.loss",
@@ -84,6 +90,12 @@ ROWS = {
         "golden": "AnmingGu/kmixup-cifar10, train.py mixup_data",
     },
     "manifoldmix": {"mask": False, "identity": {"alpha": 0.0}},
+    "mergemix": {
+        "nets": ("vit",),
+        "sizes": ((12, 20), (20, 8)),
+        "identity": {"alpha": 0.0},
+        "golden": "Westlake-AI/openmixup, models/utils/merge.py and MergeMix.process_attention_map",
+    },
     "mixpro": {
         "golden": "fistyee/MixPro, MaskMix and main.py train_one_epoch",
         "nets": ("vit",),
@@ -111,6 +123,7 @@ ROWS = {
         "identity": {"alpha": 0.0, "cutmix_alpha": 0.0},
     },
     "puzzlemix": {
+        "golden": "snu-mllab/PuzzleMix, mixup.py mixup_graph, and main.py's noise",
         "args": {"grids": (2, 4)},
         "identity": {"alpha": 0.0},
         "geometric": True,  # transport

@@ -12,7 +12,7 @@ from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 from hf_mixup.methods import load
 from hf_mixup.methods._mixblock import MixBlock
-from hf_mixup.methods.automix import automix, momentum_at
+from hf_mixup.methods.automix import adjusted, automix, momentum_at
 from hf_mixup.net import Net
 
 CLASSES = 5
@@ -295,3 +295,54 @@ def test_a_network_without_stages_is_refused_by_name():
     net = Net(nn.Sequential(nn.Flatten(), nn.Linear(12, CLASSES)))
     with pytest.raises(ValueError, match="automix"):
         load("automix").build(net)
+
+
+# github.com/Westlake-AI/openmixup at 37e1372, models/classifiers/automix.py, made the golden numbers: the lines of
+# pixel_mixup that adjust mask_bb, with lam[0] = 0.5; the first eight of each mask's 16 values.
+ADJUSTED = (
+    (0.48993, 0.6436, 0.68098, 0.57377, 0.40312, 0.29816, 0.33833, 0.49323),
+    (0.66399, 0.55805, 0.3962, 0.30092, 0.34432, 0.49356, 0.63569, 0.66316),
+)
+
+
+def test_adjusted_masks_are_the_authors():
+    wave = (torch.arange(32, dtype=torch.float64) * 0.9).sin() / 4
+    mask = (wave + torch.tensor([0.35, 0.65]).repeat_interleave(16)).view(2, 1, 4, 4).float()
+    found = adjusted(mask, torch.tensor([0.5, 0.5]))
+    torch.testing.assert_close(found.flatten(1)[:, :8], torch.tensor(ADJUSTED), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.mean((1, 2, 3)), torch.tensor([0.5, 0.5]))
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("level", [0.0, 0.3, 1.0])
+def test_any_mask_can_be_adjusted(lam, level):
+    found = adjusted(torch.full((2, 1, 4, 4), level), torch.tensor([lam, lam]))
+    assert ((found >= 0) & (found <= 1)).all()
+    torch.testing.assert_close(found.mean((1, 2, 3)), torch.tensor([lam, lam]))
+
+
+def test_masks_are_adjusted_in_the_share_of_batches_asked_for():
+    net, method = built(mask_adjust=0.5, lam_margin=0.0)
+    x, y = batch()
+    near = 0
+    for seed in range(60):
+        _, mix = method.mix(net, x, y, rng(seed))
+        near += bool((mix.mask.mean((1, 2, 3)) - mix.lam).abs().max() < 1e-5)
+    assert 10 < near < 50
+
+
+def test_the_head_beside_may_learn_from_mixed_images():
+    net, method = built(onehot_mix=True)
+    x, y = batch()
+    method.onehot_loss(net, x, y, rng()).backward()
+    assert with_gradient(method.head)
+    net.model.eval()
+    mixed, mix = method.beside.mix(net, x, y, rng(3))
+    expected = net.loss(method.head(net.outputs(mixed).pooled), mix(y))
+    torch.testing.assert_close(method.onehot_loss(net, x, y, rng(3)), expected)
+    assert not torch.equal(mixed, x)
+
+
+def test_masks_of_many_images_are_not_adjusted():
+    with pytest.raises(ValueError, match="mask_adjust is 0.5"):
+        load("adautomix", mask_adjust=0.5)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hf_mixup import Net, load
+from hf_mixup.methods._adversarial import Pixels, attack, step
 from hf_mixup.methods.puzzlemix import costs, pooled, puzzlemix
 
 ROLLED = torch.tensor([1, 2, 0])
@@ -81,6 +82,67 @@ def test_images_are_the_authors():
     torch.testing.assert_close(mixed[:, 0, ::2, ::2].flatten(1), torch.tensor(CORNERS), atol=1e-5, rtol=0)
     still, _ = puzzlemix(x, saliency, torch.tensor([0.6]), ROLLED, 4, **options, transport=False)
     assert (mixed != still).any()
+
+
+# The same call with noise=`wave(2.3)` of 10 / 255 and adv_mask1, adv_mask2: the sum of all pixels, and the first ones
+NOISY = {
+    (1, 0): (0.2833135, (-0.48319, -0.12247, 1.0, 0.71916, -0.41116, -0.21026, 0.40024, 0.42146)),
+    (0, 1): (0.5267298, (-0.40643, -0.1188, 0.99492, 0.71141, -0.34977, -0.22832, 0.39739, 0.4887)),
+    (1, 1): (0.6241163, (-0.40643, -0.1188, 1.0, 0.72428, -0.41116, -0.24913, 0.37641, 0.4887)),
+}
+# main.py's noise at its random start, clipped, and after its step, in 255ths: of 2x2 pixels
+START = (10.0, -3.232897, -8.737372, -1.778092, -6.041374, -5.587768)
+START += (1.40255, 8.916024, -2.700363, 9.98445, 7.042694, -8.994923)
+STEP = (10.0, 8.767103, -10.0, 10.0, -10.0, -10.0, -10.0, -3.083976, -10.0, -2.01555, -4.957305, -10.0)
+HALF = (0.5, 0.5, 0.5)
+
+
+def wave(frequency, function=torch.sin):
+    pixel = torch.arange(3 * 3 * 8 * 8, dtype=torch.float64).view(3, 3, 8, 8)
+    return function(pixel * frequency).float()
+
+
+@pytest.mark.parametrize("coins", NOISY)
+def test_noisy_images_are_the_authors(coins):
+    x, saliency = example()
+    worse = Pixels(HALF, HALF, x).add(x, wave(2.3) * 10 / 255)
+    sources = tuple(worse if coin else x for coin in coins)
+    options = dict(t_eps=0.2, std=HALF, sources=sources)
+    mixed, mix = puzzlemix(x, saliency, torch.tensor([0.6]), ROLLED, 4, **options)
+    torch.testing.assert_close(mix.mask[:, 0, ::2, ::2] * 2, torch.tensor(TWICE_MASK).float())
+    total, first = NOISY[coins]
+    torch.testing.assert_close(mixed[0, 0, ::2, ::2].flatten()[:8], torch.tensor(first), atol=1e-5, rtol=0)
+    assert abs(mixed.double().sum() - total) < 1e-4
+
+
+def test_noise_is_the_authors():
+    x, start = example()[0][:1, :, :2, :2], wave(1.9, torch.cos)[:1, :, :2, :2] * 10 / 255
+    start = Pixels(HALF, HALF, x).room(x, start)
+    torch.testing.assert_close(start.flatten() * 255, torch.tensor(START), atol=1e-4, rtol=0)
+    noise = step(start, wave(0.77)[:1, :, :2, :2], 10 / 255)
+    torch.testing.assert_close(noise.flatten() * 255, torch.tensor(STEP), atol=1e-4, rtol=0)
+
+
+def test_noise_makes_the_loss_larger_and_stays_small(make_net, images, one_hot, rng):
+    net, x, y = make_net("cnn"), images() * 0.8 + 0.1, one_hot()
+    net.model.eval()
+    pixels = Pixels((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), x)
+    worse, slope = attack(x, lambda x: net.gradient(x, y), pixels, 8 / 255, rng)
+    assert slope.shape == x.shape and 0 < (worse - x).abs().max() <= 8 / 255 + 1e-6
+    assert net.loss(net(worse), y) > net.loss(net(x), y)
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_a_share_of_batches_gets_noise(per_image, make_net, images, one_hot, seeded):
+    net, x, y = make_net("cnn"), images() * 0.8 + 0.1, one_hot()
+    pixels = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    method = load("puzzlemix", grids=[4], adv_prob=0.3, per_image=per_image, **pixels)
+    sides = torch.zeros(2)
+    for seed in range(200):
+        _, sources = method.look(net, x, y, seeded(seed))
+        sides += torch.stack([(side != x).flatten(1).any(1).float().mean() for side in sources])
+    assert ((sides / 200 - 0.3).abs() < 5 * (0.3 * 0.7 / 200) ** 0.5).all()
+    assert torch.equal(load("puzzlemix", **pixels).look(net, x, y, seeded(0))[1][0], x)
 
 
 @pytest.mark.parametrize("n_labels", [2, 3])
@@ -206,7 +268,17 @@ def test_looking_leaves_no_trace(resnet_model, images, one_hot, rng):
     assert net.model.training and all(module.training for module in net.modules())
 
 
-@pytest.mark.parametrize("wrong", [{"n_labels": 4}, {"saliency_scale": 0}, {"neigh_size": 0}, {"grids": (1, 2)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n_labels": 4},
+        {"saliency_scale": 0},
+        {"neigh_size": 0},
+        {"grids": (1, 2)},
+        {"adv_prob": 2.0},
+        {"adv_prob": 0.1},
+    ],
+)
 def test_impossible_hyperparameters_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         load("puzzlemix", **wrong)

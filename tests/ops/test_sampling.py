@@ -167,3 +167,10 @@ def test_a_device_generator_follows_from_the_host_generator(seeded):
     cpu = torch.device("cpu")
     first, again, other = (torch.rand(3, generator=on_device(seeded(seed), cpu)) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("alpha", [1e-30, 1e-3, 1e6])
+def test_dirichlet_of_any_alpha_sums_to_one(alpha, rng):
+    share = dirichlet(alpha, 1000, 5, rng)
+    assert (share >= 0).all()  # false for NaN
+    torch.testing.assert_close(share.sum(1), torch.ones(1000))
