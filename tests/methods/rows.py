@@ -17,6 +17,7 @@ DEFAULTS = {
     "meta": True,  # a whole step can run on the meta device (no autocast and no random fields there)
     "loss_call": -1,  # which of a step's calls of the loss is the network's for the mixed batch
     "gradient": "network",  # the parameters that a step trains: "network", or also "method"
+    "golden": "",  # whose code or numbers the golden vector comes from
 }
 
 ROWS = {
@@ -31,6 +32,7 @@ ROWS = {
     },
     "alignmix": {"mask": False, "identity": {"alpha": 0.0}, "args": {"aligned_prob": 1.0}},
     "attentivemix": {
+        "golden": "Westlake-AI/openmixup, augments/attentivemix.py attentivemix",
         "args": {"teacher": "test_resnet", "teacher_pretrained": False, "teacher_size": 112, "top_k": None},
         "identity": {"alpha": 0.0},
     },
@@ -43,20 +45,43 @@ ROWS = {
         "identity": {"alpha": 0.0},
         "loss_call": 0,
     },
-    "choice": {"mask": False, "args": {"methods": [{"name": "mixup"}, {"name": "cutmix"}]}},
-    "cmixup": {"mask": False, "identity": {"alpha": 0.0}, "rolls": False},
-    "cutmix": {"identity": {"alpha": 0.0}},
+    "choice": {
+        "golden": "timm 1.0.31, timm.data.mixup Mixup",
+        "mask": False,
+        "args": {"methods": [{"name": "mixup"}, {"name": "cutmix"}]},
+    },
+    "cmixup": {
+        "golden": "huaxiuyao/C-Mixup, src/algorithm.py get_mixup_sample_rate",
+        "mask": False,
+        "identity": {"alpha": 0.0},
+        "rolls": False,
+    },
+    "cutmix": {"golden": "clovaai/CutMix-PyTorch, train.py rand_bbox", "identity": {"alpha": 0.0}},
     "decoupledmix": {"mask": False, "identity": {"base": {"name": "mixup", "alpha": 0.0}}},
-    "erm": {"mixes": False, "mask": False},
-    "fmix": {"identity": {"alpha": 0.0}, "meta": False},
-    "gmix": {"identity": {"alpha": 0.0}},
-    "gridmix": {"identity": {"alpha": 0.0}},
-    "guidedmixup": {"args": {"prob": 1.0}, "shared_lam": False, "rolls": False},  # the first pair is a draw
-    "hmix": {"identity": {"alpha": 0.0}},
-    "manifoldmix": {"mask": False, "identity": {"alpha": 0.0}},
+    "erm": {"golden": "nothing to compute", "mixes": False, "mask": False},
+    "fmix": {"golden": "ecs-vlc/FMix, fmix.py binarise_mask", "identity": {"alpha": 0.0}, "meta": False},
+    "gmix": {"golden": "naver-ai/hmix-gmix, mixup.py Mixup", "identity": {"alpha": 0.0}},
+    "gridmix": {"golden": "IlyaDobrynin/GridMixup, gridmix_pytorch.py GridMixupLoss", "identity": {"alpha": 0.0}},
+    "guidedmixup": {
+        "golden": "3neutronstar/GuidedMixup, FGVC/Implementor/guidedmixup.py GuidedMixupLearner",
+        "args": {"prob": 1.0},
+        "shared_lam": False,
+        "rolls": False,  # the first pair is a draw
+    },
+    "hmix": {"golden": "naver-ai/hmix-gmix, mixup.py Mixup", "identity": {"alpha": 0.0}},
+    "manifoldmix": {
+        "golden": "vikasverma1077/manifold_mixup, supervised/utils.py mixup_process",
+        "mask": False,
+        "identity": {"alpha": 0.0},
+    },
     "mixpro": {"nets": ("vit",), "identity": {"alpha": 0.0}, "rolls": False},  # each row draws its cells
-    "mixup": {"mask": False, "identity": {"alpha": 0.0}},
+    "mixup": {
+        "golden": "facebookresearch/mixup-cifar10, train.py mixup_data",
+        "mask": False,
+        "identity": {"alpha": 0.0},
+    },
     "noisymix": {
+        "golden": "erichson/NoisyMix, src/noisy_mixup.py do_noisy_mixup",
         "mask": False,
         "convex": False,
         "rolls": False,  # noise belongs to rows
@@ -65,11 +90,13 @@ ROWS = {
         "identity": {"alpha": 0.0, "add_noise": 0.0, "mult_noise": 0.0},
     },
     "patchup": {
+        "golden": "chandar-lab/PatchUp, modules/patchup.py PatchUp",
         "plain_loss": False,  # the paper's terms add up to twice the loss
         "meta": False,
         "identity": {"alpha": 0.0, "cutmix_alpha": 0.0},
     },
     "puzzlemix": {
+        "golden": "snu-mllab/PuzzleMix, mixup.py mixup_graph",
         "args": {"grids": (2, 4)},
         "identity": {"alpha": 0.0},
         "geometric": True,  # transport
@@ -79,8 +106,12 @@ ROWS = {
     },
     "recursivemix": {"mixes": False, "mask": False},
     "regmixup": {"mask": False, "identity": {"base": {"name": "mixup", "alpha": 0.0}}},
-    "resizemix": {"geometric": True},
-    "saliencymix": {"identity": {"alpha": 0.0}, "rolls": False},
+    "resizemix": {"golden": "JayQine/ResizeMix, run_apis/trainer.py Trainer", "geometric": True},
+    "saliencymix": {
+        "golden": "afm-shahab-uddin/SaliencyMix, SaliencyMix_CIFAR/saliencymix.py saliency_bbox",
+        "identity": {"alpha": 0.0},
+        "rolls": False,
+    },
     "samix": {
         "keeps_drawn_lam": True,
         "plain_loss": False,
@@ -98,8 +129,9 @@ ROWS = {
         "loss_call": 0,
         "sizes": ((12, 20), (20, 8)),
     },
-    "smoothmix": {},
+    "smoothmix": {"golden": "Westlake-AI/openmixup, augments/smoothmix.py smoothmix"},
     "snapmix": {
+        "golden": "Shaoli-Huang/SnapMix, utils/mixmethod.py snapmix",
         "nets": ("cnn",),
         "identity": {"alpha": 0.0},
         "geometric": True,

@@ -58,6 +58,11 @@ def test_every_method_has_a_row(name):
 
 
 @every_method
+def test_every_method_says_whose_numbers_its_golden_vector_holds(name):
+    assert row(name)["golden"], f"Run the authors' code on fixed inputs, and name it as `golden` of {name} in rows.py."
+
+
+@every_method
 def test_a_method_is_called_as_its_file(name):
     assert load(name, **row(name)["args"]).name == name
 

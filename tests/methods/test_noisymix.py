@@ -19,9 +19,9 @@ def pattern(shape, frequency):
 
 
 def test_it_is_what_the_authors_do():
-    """Numbers from the NoisyMix repository: do_noisy_mixup(x, [0, 1, 2], alpha=1, add_noise_level=0.5,
-    mult_noise_level=0.4, sparse_level=0.65), each Beta draw being 0.3, the pairing [1, 2, 0], and these patterns in
-    place of its normal and uniform fields: the first two rows of the output."""
+    """Numbers from erichson/NoisyMix, src/noisy_mixup.py at f76352e: do_noisy_mixup(x, [0, 1, 2], alpha=1,
+    add_noise_level=0.5, mult_noise_level=0.4, sparse_level=0.65), each Beta draw being 0.3, the pairing [1, 2, 0], and
+    these patterns in place of its normal and uniform fields: the first two rows of the output."""
     expected = [1.156864, -0.066836, -0.558912, 0.414893, 0.689683, -0.649177, -0.522397, 0.686248]
     expected += [0.156159, -0.866362, -0.097171, 0.990223, -0.131706, -0.758639, 0.305291, 0.877443]
     shape = (3, 2, 2, 2)

@@ -21,7 +21,7 @@ def random_batch(count, size, rng, peak=6):
     return torch.rand(count, 3, *size, generator=rng), torch.rand(count, *size, generator=rng) ** peak
 
 
-# The authors' code (github.com/snu-mllab/PuzzleMix, mixup.py) made the golden numbers:
+# The authors' code (snu-mllab/PuzzleMix, mixup.py at e2dbf3a) made the golden numbers:
 #   mixup_graph(x, saliency, ROLLED, block_num=4, alpha=.6, beta=1.2, gamma=.5, eta=.2, neigh_size=4, n_labels=3,
 #               mean=0, std=.5, transport=True, t_eps=.2, t_size=-1) on `example()`;
 # KEEP, GIVE, DOWN, RIGHT are what it passes to graphcut_multi for image 0, before truncation. gco-wrapper's swap and an
