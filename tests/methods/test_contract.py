@@ -662,8 +662,9 @@ def test_only_methods_that_say_so_need_a_network(name, images, one_hot, rng):
 
 
 @every_method
-def test_only_methods_that_say_so_are_more_than_mix(name, made, images, one_hot, seeded):
-    method, net = made(name)
+@pytest.mark.parametrize("per_image", [False, True])
+def test_only_methods_that_say_so_are_more_than_mix(name, per_image, made, images, one_hot, seeded):
+    method, net = made(name, per_image=per_image)
     if method.needs_forward:
         pytest.skip("says that it is more")
     net.model.eval()
