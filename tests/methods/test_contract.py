@@ -364,8 +364,9 @@ def test_another_generator_gives_another_batch(name, made, images, one_hot, seed
 
 
 @every_method
-def test_global_randomness_is_not_used(name, made, images, one_hot, rng):
-    method, net = made(name, prob=0.5, per_image=True)
+@pytest.mark.parametrize("per_image", [False, True])
+def test_global_randomness_is_not_used(name, per_image, made, images, one_hot, rng):
+    method, net = made(name, prob=0.5, per_image=per_image)
 
     def state():
         return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()
