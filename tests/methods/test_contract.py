@@ -691,13 +691,15 @@ def test_a_step_never_waits_for_the_device(name, per_image, made, images, one_ho
 
 
 @every_method
-def test_a_step_reads_no_value_of_its_images(name, made, images, one_hot, rng, watch):
-    """As on the meta device, for methods that cannot run there: tensors made from `x` or `y` are never read."""
+def test_a_step_reads_no_value_of_its_images(name, made, images, one_hot, rng, watch, monkeypatch):
+    """As on the meta device, for methods that cannot run there: what is made from `x` or `y`, or drawn by another
+    generator than the host's, is never read."""
     if row(name)["meta"]:
         pytest.skip("runs on the meta device")
     method, net = made(name, prob=0.75)
     x, y = images(), one_hot()
-    with watch(x, y):
+    monkeypatch.setattr("hf_mixup.ops.fields._sorted", lambda values: values.sort(1).values)  # as on a device
+    with watch(x, y, host=rng):
         for _ in range(3):
             losses = method(net, x, y, rng)
             method.mix(net, x, y, rng)
@@ -716,6 +718,13 @@ def test_the_watch_sees_what_would_wait(images, watch):
     ):
         with pytest.raises(AssertionError, match="reads a value"), watch(x):
             read()
+
+
+def test_the_watch_tells_draws_on_the_host_from_draws_on_a_device(rng, seeded, watch):
+    with watch(host=rng):
+        torch.rand(3, generator=rng).tolist()
+    with pytest.raises(AssertionError, match="reads a value"), watch(host=rng):
+        torch.randn(3, generator=seeded(1)).exp().sum().item()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

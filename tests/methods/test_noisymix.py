@@ -88,6 +88,18 @@ def test_rows_of_a_batch_are_as_loud_as_each_other_unless_asked(make_net, images
         assert spread[0] < loudness.max() / loudness.min() < spread[1]
 
 
+@pytest.mark.parametrize("per_image, count", [(False, 1), (True, 6)])
+@pytest.mark.parametrize("layer", [0, 2])
+def test_a_step_draws_levels_for_each_row_if_asked(
+    layer, per_image, count, make_net, images, one_hot, rng, monkeypatch
+):
+    method, given = load("noisymix", layers=(layer,), per_image=per_image), []
+    noise = method.noise
+    monkeypatch.setattr(method, "noise", lambda h, level, rng: given.append(level) or noise(h, level, rng))
+    method(make_net("cnn"), images(), one_hot(), rng)
+    assert len(given[0].unique(dim=0)) == count
+
+
 def test_rows_that_are_spared_have_no_noise_either(make_net, images, rng):
     given = []
 

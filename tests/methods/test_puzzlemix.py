@@ -135,6 +135,13 @@ def test_permuting_the_batch_permutes_the_result(blocks, rng):
     assert torch.equal(again, mixed[order]) and torch.equal(other.lam, mix.lam[order])
 
 
+def test_arguments_are_not_written_to(rng):
+    x, saliency = random_batch(3, (16, 16), rng)
+    lam, partner = torch.rand(3, generator=rng), ROLLED.clone()
+    puzzlemix(x, saliency, lam, partner, 4)
+    assert [argument._version for argument in (x, saliency, lam, partner)] == [0] * 4
+
+
 @pytest.mark.parametrize("lam", [0.0, 1.0])
 def test_a_whole_share_shows_a_whole_image(lam, rng):
     x, saliency = random_batch(4, (32, 32), rng, peak=30)
