@@ -34,9 +34,9 @@ def correlations(numbers):
     return torch.stack([torch.corrcoef(pair.T)[0, 1] for pair in numbers.double()]).nan_to_num(0.0)
 
 
-@pytest.mark.parametrize("name", PLACED)
-def test_two_rows_of_a_batch_have_nothing_in_common(name, rng):
-    method = load(name, **row(name)["args"], per_image=True)
+@pytest.mark.parametrize("name, changes", [(name, {}) for name in PLACED] + [("cutmix", {"minmax": (0.25, 0.75)})])
+def test_two_rows_of_a_batch_have_nothing_in_common(name, changes, rng):
+    method = load(name, **row(name)["args"], **changes, per_image=True)
     masks = []
     for _ in range(BATCHES):
         x = torch.rand(2, 1, 20, 24, generator=rng)
