@@ -94,10 +94,14 @@ def _storages(values) -> list:
 
 
 class Watch(TorchDispatchMode):
-    """Raises when a value of the watched tensors, or of one made from them, is read: on a GPU the host would wait."""
+    """Raises when a value of the watched tensors, or of one made from them, is read: on a GPU the host would wait.
 
-    def __init__(self, *tensors: Tensor):
+    With `host`, the only generator that draws on the CPU, so are draws from any other one.
+    """
+
+    def __init__(self, *tensors: Tensor, host: torch.Generator | None = None):
         super().__init__()
+        self.host = host
         # the storages are kept, so that no address is used twice
         self.kept = {storage._cdata: storage for storage in _storages(tensors)}
         self.python = WatchPython(self)
@@ -105,9 +109,13 @@ class Watch(TorchDispatchMode):
     def holds(self, values) -> bool:
         return any(storage._cdata in self.kept for storage in _storages(values))
 
+    def draws_on_device(self, values) -> bool:
+        generators = [value for value in tree_leaves(values) if isinstance(value, torch.Generator)]
+        return self.host is not None and any(generator._cdata != self.host._cdata for generator in generators)
+
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name, arguments = function._schema.name.removeprefix("aten::"), (args, kwargs or {})
-        watched = self.holds(arguments)
+        watched = self.holds(arguments) or self.draws_on_device(arguments)
         by_mask = name.startswith("index") and any(
             value.dtype == torch.bool and self.holds(value)
             for value in tree_leaves(args[1:2])
@@ -143,5 +151,5 @@ class WatchPython(TorchFunctionMode):
 
 @pytest.fixture
 def watch():
-    """`with watch(x, y):` fails where something made from `x` or `y` is read by the host."""
+    """`with watch(x, y, host=rng):` fails where something made from `x` or `y`, or not drawn by `rng`, is read."""
     return Watch

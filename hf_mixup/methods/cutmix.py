@@ -1,4 +1,7 @@
-"""CutMix: paste a box of the partner (Yun et al., 2019, section 3.1)."""
+"""CutMix: paste a box of the partner (Yun et al., 2019, section 3.1).
+
+Boxes have even sides, as those of the authors' code; timm's may be odd.
+"""
 
 from dataclasses import dataclass
 

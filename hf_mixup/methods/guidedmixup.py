@@ -61,10 +61,10 @@ def evened(saliency: Tensor) -> Tensor:
 
 
 def blurred(maps: Tensor) -> Tensor:
-    """(B, H, W) a Gaussian blur of 7x7 pixels; the border is repeated."""
+    """(B, H, W) a Gaussian blur of 7x7 pixels; the border is mirrored, or repeated in maps too small for that."""
     bell = (-0.5 * (torch.arange(-REACH, REACH + 1, device=maps.device) / WIDTH).square()).exp()
     bell = bell / bell.sum()
-    padded = F.pad(maps[:, None], (REACH,) * 4, mode="replicate")
+    padded = F.pad(maps[:, None], (REACH,) * 4, mode="reflect" if min(maps.shape[1:]) > REACH else "replicate")
     return F.conv2d(F.conv2d(padded, bell[:, None][None, None]), bell[None, None, None])[:, 0]
 
 

@@ -1,7 +1,8 @@
 """ResizeMix: paste the whole partner, made smaller (Qin et al., 2020, section 3.2).
 
-As the authors' text: the patch lies inside the image wherever it is placed. Their nearest-neighbour resize is
-`interpolation="nearest"`; the default is bilinear.
+As the authors' text: the patch lies inside the image, and every such place is as likely; their code moves patches
+inward that would stick out, so that borders are likelier. Their nearest-neighbour resize is `interpolation="nearest"`;
+the default is bilinear.
 """
 
 from dataclasses import dataclass

@@ -40,6 +40,7 @@ ROWS = {
         "args": {"aligned_prob": 1.0},
     },
     "attentivemix": {
+        "golden": "Westlake-AI/openmixup, augments/attentivemix.py attentivemix",
         "args": {"teacher": "test_resnet", "teacher_pretrained": False, "teacher_size": 112, "top_k": None},
         "identity": {"alpha": 0.0},
     },
@@ -62,26 +63,40 @@ ROWS = {
         "identity": {"alpha": 0.0},
         "loss_call": 0,
     },
-    "choice": {"mask": False, "args": {"methods": [{"name": "mixup"}, {"name": "cutmix"}]}},
-    "cmixup": {"mask": False, "identity": {"alpha": 0.0}, "rolls": False},
+    "choice": {
+        "golden": "timm 1.0.31, timm.data.mixup Mixup",
+        "mask": False,
+        "args": {"methods": [{"name": "mixup"}, {"name": "cutmix"}]},
+    },
+    "cmixup": {
+        "golden": "huaxiuyao/C-Mixup, src/algorithm.py get_mixup_sample_rate",
+        "mask": False,
+        "identity": {"alpha": 0.0},
+        "rolls": False,
+    },
     "comixup": {
         "args": {"beta": 0.05, "part": 4},  # noise has no shapes: with more beta, each output is one whole image
         "shared_lam": False,
         "rolls": False,  # cells start from draws of their own
         "golden": "snu-mllab/Co-Mixup, match.py get_onehot_matrix, mix_input and resolve_label",
     },
-    "cutmix": {"identity": {"alpha": 0.0}},
+    "cutmix": {"golden": "clovaai/CutMix-PyTorch, train.py rand_bbox", "identity": {"alpha": 0.0}},
     "decoupledmix": {
         "golden": "Westlake-AI/openmixup, ClsMixupHead.loss",
         "mask": False,
         "identity": {"base": {"name": "mixup", "alpha": 0.0}},
     },
-    "erm": {"mixes": False, "mask": False},
-    "fmix": {"identity": {"alpha": 0.0}, "meta": False},
-    "gmix": {"identity": {"alpha": 0.0}},
-    "gridmix": {"identity": {"alpha": 0.0}},
-    "guidedmixup": {"args": {"prob": 1.0}, "shared_lam": False, "rolls": False},  # the first pair is a draw
-    "hmix": {"identity": {"alpha": 0.0}},
+    "erm": {"golden": "nothing to compute", "mixes": False, "mask": False},
+    "fmix": {"golden": "ecs-vlc/FMix, fmix.py binarise_mask", "identity": {"alpha": 0.0}, "meta": False},
+    "gmix": {"golden": "naver-ai/hmix-gmix, mixup.py Mixup", "identity": {"alpha": 0.0}},
+    "gridmix": {"golden": "IlyaDobrynin/GridMixup, gridmix_pytorch.py GridMixupLoss", "identity": {"alpha": 0.0}},
+    "guidedmixup": {
+        "golden": "3neutronstar/GuidedMixup, FGVC/Implementor/guidedmixup.py GuidedMixupLearner",
+        "args": {"prob": 1.0},
+        "shared_lam": False,
+        "rolls": False,
+    },  # the first pair is a draw
+    "hmix": {"golden": "naver-ai/hmix-gmix, mixup.py Mixup", "identity": {"alpha": 0.0}},
     "kmixup": {
         "args": {"k": 4},
         "mask": False,
@@ -89,7 +104,11 @@ ROWS = {
         "rolls": False,  # groups are those of a permutation
         "golden": "AnmingGu/kmixup-cifar10, train.py mixup_data",
     },
-    "manifoldmix": {"mask": False, "identity": {"alpha": 0.0}},
+    "manifoldmix": {
+        "golden": "vikasverma1077/manifold_mixup, supervised/utils.py mixup_process",
+        "mask": False,
+        "identity": {"alpha": 0.0},
+    },
     "mergemix": {
         "nets": ("vit",),
         "sizes": ((12, 20), (20, 8)),
@@ -102,7 +121,11 @@ ROWS = {
         "identity": {"alpha": 0.0},
         "rolls": False,  # each row draws its cells
     },
-    "mixup": {"mask": False, "identity": {"alpha": 0.0}},
+    "mixup": {
+        "golden": "facebookresearch/mixup-cifar10, train.py mixup_data",
+        "mask": False,
+        "identity": {"alpha": 0.0},
+    },
     "mixupe": {
         "mask": False,
         "identity": {"alpha": 0.0},
@@ -118,6 +141,7 @@ ROWS = {
         "golden": "erichson/NoisyMix, src/noisy_mixup.py do_noisy_mixup",
     },
     "patchup": {
+        "golden": "chandar-lab/PatchUp, modules/patchup.py PatchUp",
         "plain_loss": False,  # the paper's terms add up to twice the loss
         "meta": False,
         "identity": {"alpha": 0.0, "cutmix_alpha": 0.0},
@@ -144,8 +168,12 @@ ROWS = {
         "identity": {"base": {"name": "mixup", "alpha": 0.0}},
         "golden": "the paper's equation, pair by pair; the authors have no public code",
     },
-    "resizemix": {"geometric": True},
-    "saliencymix": {"identity": {"alpha": 0.0}, "rolls": False},
+    "resizemix": {"golden": "JayQine/ResizeMix, run_apis/trainer.py Trainer", "geometric": True},
+    "saliencymix": {
+        "golden": "afm-shahab-uddin/SaliencyMix, SaliencyMix_CIFAR/saliencymix.py saliency_bbox",
+        "identity": {"alpha": 0.0},
+        "rolls": False,
+    },
     "samix": {
         "golden": "Westlake-AI/openmixup, PixelMixBlock",
         "keeps_drawn_lam": True,
@@ -165,8 +193,11 @@ ROWS = {
         "loss_call": 0,
         "sizes": ((12, 20), (20, 8)),
     },
-    "smoothmix": {},
+    "smoothmix": {
+        "golden": "Westlake-AI/openmixup, augments/smoothmix.py smoothmix",
+    },
     "snapmix": {
+        "golden": "Shaoli-Huang/SnapMix, utils/mixmethod.py snapmix",
         "nets": ("cnn",),
         "identity": {"alpha": 0.0},
         "geometric": True,

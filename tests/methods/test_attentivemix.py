@@ -9,6 +9,32 @@ from hf_mixup.methods.attentivemix import attentivemix
 SMALL = {"teacher": "test_resnet", "teacher_pretrained": False, "teacher_size": 112}
 
 
+def pattern(shape, frequency):
+    return torch.sin(torch.arange(torch.Size(shape).numel()) * frequency + 1.0).reshape(shape)
+
+
+# There is no code of the authors. Westlake-AI/openmixup, augments/attentivemix.py at 37e1372, attentivemix(images,
+# features=pattern((3, 2, 4, 4), 0.9), return_mask=True), its pairing being [1, 2, 0], with top_k 3, and with top_k None
+# and lam 0.3: the 16 cells kept of each of three images.
+CELLS = {
+    3: ["#......#......#.", "...#.....##.....", ".....##.....#..."],
+    None: ["#......#.....##.", "..##.....##.....", ".....##.....##.."],
+}
+
+
+@pytest.mark.parametrize("top_k", CELLS)
+def test_it_keeps_the_cells_that_openmixup_keeps(top_k, monkeypatch):
+    x, features, partner = pattern((3, 2, 8, 8), 1.7), pattern((3, 2, 4, 4), 0.9), torch.tensor([1, 2, 0])
+    method = load("attentivemix", top_k=top_k)
+    monkeypatch.setattr(method, "draw", lambda *_: (torch.full((3,), 0.3), partner))
+    monkeypatch.setattr(method, "activity", lambda net, x: features.mean(1))
+    mixed, mix = method.mix(None, x, torch.eye(3), torch.Generator())
+    kept = torch.tensor([[cell == "#" for cell in row] for row in CELLS[top_k]])
+    mask = kept.view(3, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.equal(mix.mask, mask.float()) and torch.equal(mixed, torch.where(mask, x, x[partner]))
+    assert mix.lam.tolist() == [0.1875 if top_k else 0.25] * 3
+
+
 def test_six_of_49_cells_are_an_eighth(images, rng):
     activity = torch.rand(3, 7, 7, generator=rng)
     x, partner = images(3, (28, 28)), torch.tensor([1, 2, 0])

@@ -2,7 +2,9 @@
 
 import math
 
+import numpy as np
 import pytest
+import timm.data
 import torch
 
 from hf_mixup import available, load
@@ -15,6 +17,27 @@ def test_the_default_is_deits():
     values = load("choice").hyperparameters()
     assert [(method["name"], method["alpha"]) for method in values["methods"]] == [("cutmix", 1.0), ("mixup", 0.8)]
     assert values["weights"] == [1.0, 1.0]
+
+
+def test_the_default_mixes_as_timms_recipe(images, monkeypatch):
+    """timm's Mixup, with which DeiT was trained: each of the two methods, with the same draws."""
+    alphas, lam, centre, seen = [], 0.75, (3, 12), set()  # the box's sides are even: timm's may be odd
+    monkeypatch.setattr("hf_mixup.methods._base.beta", lambda alpha, *_: alphas.append(alpha) or torch.tensor([lam]))
+    monkeypatch.setattr("hf_mixup.methods.cutmix.points", lambda *_: torch.tensor([centre]))
+    monkeypatch.setattr(np.random, "beta", lambda alpha, *_: alphas.append(alpha) or lam)
+    theirs = timm.data.Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5, label_smoothing=0.0, num_classes=6)
+    ours, x = load("choice", pairing="flip"), images()
+    for seed in range(10):
+        name = ours.choose(torch.Generator().manual_seed(seed)).name
+        draws, switch = iter(centre), iter([0.0, 0.0 if name == "cutmix" else 0.99])
+        monkeypatch.setattr(np.random, "rand", lambda: next(switch))  # noqa: B023 it is called within the loop
+        monkeypatch.setattr(np.random, "randint", lambda *_, **__: next(draws))  # noqa: B023
+        expected, targets = theirs(x.clone(), torch.arange(6))
+        mixed, mix = ours.mix(None, x, torch.eye(6), torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(mixed, expected)
+        torch.testing.assert_close(mix(torch.eye(6)), targets)
+        seen.add((name, *alphas[-2:]))
+    assert seen == {("cutmix", 1.0, 1.0), ("mixup", 0.8, 0.8)}
 
 
 @pytest.mark.parametrize("weights, share", [([0.5, 0.5], 0.5), ([3, 1], 0.75), ([0.1, 0.9], 0.1)])

@@ -75,6 +75,12 @@ def test_partners_are_near_in_a_batch(rng):
     assert 0.03 < apart < 0.06  # 0.05, less at the ends of the range
 
 
+def test_each_row_draws_a_partner_of_its_own(rng):
+    """With equal targets any row will do: of 200 a share of 1 - 1/e is drawn, with a sigma of 4.4 rows."""
+    partner = load("cmixup").mix(None, torch.zeros(200, 1, 1, 1), torch.zeros(200), rng)[1].partner
+    assert abs(len(partner.unique()) - 200 * (1 - math.exp(-1))) < SIGMAS * 4.4
+
+
 def test_lam_is_beta_2_2(rng):
     method = load("cmixup", per_image=True)
     draws = torch.cat(

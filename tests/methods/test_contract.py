@@ -58,6 +58,11 @@ def test_every_method_has_a_row(name):
 
 
 @every_method
+def test_every_method_says_whose_numbers_its_golden_vector_holds(name):
+    assert row(name)["golden"], f"Run the authors' code on fixed inputs, and name it as `golden` of {name} in rows.py."
+
+
+@every_method
 def test_a_method_is_called_as_its_file(name):
     assert load(name, **row(name)["args"]).name == name
 
@@ -359,8 +364,9 @@ def test_another_generator_gives_another_batch(name, made, images, one_hot, seed
 
 
 @every_method
-def test_global_randomness_is_not_used(name, made, images, one_hot, rng):
-    method, net = made(name, prob=0.5, per_image=True)
+@pytest.mark.parametrize("per_image", [False, True])
+def test_global_randomness_is_not_used(name, per_image, made, images, one_hot, rng):
+    method, net = made(name, prob=0.5, per_image=per_image)
 
     def state():
         return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()
@@ -660,8 +666,9 @@ def test_only_methods_that_say_so_need_a_network(name, images, one_hot, rng):
 
 
 @every_method
-def test_only_methods_that_say_so_are_more_than_mix(name, made, images, one_hot, seeded):
-    method, net = made(name)
+@pytest.mark.parametrize("per_image", [False, True])
+def test_only_methods_that_say_so_are_more_than_mix(name, per_image, made, images, one_hot, seeded):
+    method, net = made(name, per_image=per_image)
     if method.needs_forward:
         pytest.skip("says that it is more")
     net.model.eval()
@@ -687,13 +694,15 @@ def test_a_step_never_waits_for_the_device(name, per_image, made, images, one_ho
 
 
 @every_method
-def test_a_step_reads_no_value_of_its_images(name, made, images, one_hot, rng, watch):
-    """As on the meta device, for methods that cannot run there: tensors made from `x` or `y` are never read."""
+def test_a_step_reads_no_value_of_its_images(name, made, images, one_hot, rng, watch, monkeypatch):
+    """As on the meta device, for methods that cannot run there: what is made from `x` or `y`, or drawn by another
+    generator than the host's, is never read."""
     if row(name)["meta"]:
         pytest.skip("runs on the meta device")
     method, net = made(name, prob=0.75)
     x, y = images(), one_hot()
-    with watch(x, y):
+    monkeypatch.setattr("hf_mixup.ops.fields._sorted", lambda values: values.sort(1).values)  # as on a device
+    with watch(x, y, host=rng):
         for _ in range(3):
             losses = method(net, x, y, rng)
             method.mix(net, x, y, rng)
@@ -712,6 +721,13 @@ def test_the_watch_sees_what_would_wait(images, watch):
     ):
         with pytest.raises(AssertionError, match="reads a value"), watch(x):
             read()
+
+
+def test_the_watch_tells_draws_on_the_host_from_draws_on_a_device(rng, seeded, watch):
+    with watch(host=rng):
+        torch.rand(3, generator=rng).tolist()
+    with pytest.raises(AssertionError, match="reads a value"), watch(host=rng):
+        torch.randn(3, generator=seeded(1)).exp().sum().item()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -7,6 +7,30 @@ from hf_mixup import load
 from hf_mixup.methods.guidedmixup import blurred, evened, guidedmixup, one_cycle, spectral
 
 
+def pattern(shape, frequency):
+    return torch.sin(torch.arange(torch.Size(shape).numel()) * frequency + 1.0).reshape(shape)
+
+
+# 3neutronstar/GuidedMixup, FGVC/Implementor/guidedmixup.py at 73494e1, GuidedMixupLearner._train with its own blur,
+# norm and greedy pairing, and with the maps below for its saliency: partners, their lam, and the first row of the
+# images' second channel.
+PARTNERS, LAM = [3, 2, 0, 1], [0.464967, 0.487338, 0.518394, 0.530355]
+ROWS = [0.540992, -0.762677, -0.339539, 0.853789, 0.105252, -0.883031, 0.134285, 0.847976]
+ROWS += [0.59389, -0.858089, -0.372216, 0.954416, 0.12461, -0.986772, 0.131083, 0.952946]
+ROWS += [0.445179, -0.886996, -0.214237, 0.943107, -0.035385, -0.933815, 0.281358, 0.860627]
+ROWS += [0.687677, -0.735356, -0.496147, 0.865548, 0.266864, -0.936431, -0.020095, 0.941907]
+
+
+def test_it_is_what_the_authors_do_with_the_same_maps():
+    x, maps = pattern((4, 3, 8, 8), 1.7), pattern((4, 8, 8), 0.05).square() ** 8 + 0.01
+    seen = evened(maps)
+    partner = one_cycle(seen)
+    mixed, mix = guidedmixup(x, seen, partner)
+    assert partner.tolist() == PARTNERS
+    torch.testing.assert_close(mix.lam, torch.tensor(LAM), atol=2e-6, rtol=0)
+    torch.testing.assert_close(mixed[:, 1, 0].flatten(), torch.tensor(ROWS), atol=2e-6, rtol=0)
+
+
 def saliency(rng, count=6):
     return evened(torch.rand(count, 16, 16, generator=rng))
 

@@ -26,6 +26,33 @@ class Stages(nn.Module):
         return self.head(self.second(self.first(x)).relu().mean((2, 3)))
 
 
+# vikasverma1077/manifold_mixup, supervised/utils.py at 870ef77, mixup_process(hidden, eye(3), lam=0.3), the pairing
+# being [1, 2, 0]: the first two rows of the hidden states, and the targets.
+HIDDEN = [0.878795, -0.262422, -0.811172, 0.471453, 0.689683, -0.649177, -0.522397, 0.783793]
+HIDDEN += [0.320423, -0.866362, -0.097171, 0.891402, -0.132534, -0.857249, 0.353438, 0.766172]
+TARGETS = [[0.3, 0.7, 0.0], [0.0, 0.3, 0.7], [0.7, 0.0, 0.3]]
+
+
+class Given(nn.Module):
+    """A stage whose output is always the same."""
+
+    def forward(self, x):
+        return torch.sin(torch.arange(24) * 1.7 + 1.0).reshape(3, 2, 2, 2)
+
+
+def test_the_second_stage_and_the_loss_get_what_the_authors_make(monkeypatch, images, rng):
+    model, given = Stages(), []
+    model.first, model.second = Given(), nn.Conv2d(2, 4, 1)
+    model.second.register_forward_pre_hook(lambda module, args: given.append(args[0]))
+    net = Net(model, loss=lambda logits, y: given.append(y) or logits.sum(1))
+    method = load("manifoldmix", layers=(1,))
+    monkeypatch.setattr(method, "draw", lambda *_: (torch.full((3,), 0.3), torch.tensor([1, 2, 0])))
+    method(net, images(3), torch.eye(3), rng)
+    hidden, targets = given
+    torch.testing.assert_close(hidden[:2].flatten(), torch.tensor(HIDDEN), atol=2e-6, rtol=0)
+    torch.testing.assert_close(targets, torch.tensor(TARGETS))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_layer_zero_is_mixup_to_the_bit(kind, make_net, images, one_hot, rng):
     net = make_net(kind)

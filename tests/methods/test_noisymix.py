@@ -21,9 +21,9 @@ def pattern(shape, frequency):
 
 
 def test_it_is_what_the_authors_do():
-    """Numbers from the NoisyMix repository: do_noisy_mixup(x, [0, 1, 2], alpha=1, add_noise_level=0.5,
-    mult_noise_level=0.4, sparse_level=0.65), each Beta draw being 0.3, the pairing [1, 2, 0], and these patterns in
-    place of its normal and uniform fields: the first two rows of the output."""
+    """Numbers from erichson/NoisyMix, src/noisy_mixup.py at f76352e: do_noisy_mixup(x, [0, 1, 2], alpha=1,
+    add_noise_level=0.5, mult_noise_level=0.4, sparse_level=0.65), each Beta draw being 0.3, the pairing [1, 2, 0], and
+    these patterns in place of its normal and uniform fields: the first two rows of the output."""
     expected = [1.156864, -0.066836, -0.558912, 0.414893, 0.689683, -0.649177, -0.522397, 0.686248]
     expected += [0.156159, -0.866362, -0.097171, 0.990223, -0.131706, -0.758639, 0.305291, 0.877443]
     shape = (3, 2, 2, 2)
@@ -107,6 +107,18 @@ def test_rows_of_a_batch_are_as_loud_as_each_other_unless_asked(make_net, images
         mixed, _ = load("noisymix", per_image=per_image).mix(net, x, one_hot(), rng)
         loudness = mixed.std((1, 2, 3))
         assert spread[0] < loudness.max() / loudness.min() < spread[1]
+
+
+@pytest.mark.parametrize("per_image, count", [(False, 1), (True, 6)])
+@pytest.mark.parametrize("layer", [0, 2])
+def test_a_step_draws_levels_for_each_row_if_asked(
+    layer, per_image, count, make_net, images, one_hot, rng, monkeypatch
+):
+    method, given = load("noisymix", layers=(layer,), per_image=per_image), []
+    noise = method.noise
+    monkeypatch.setattr(method, "noise", lambda h, level, rng: given.append(level) or noise(h, level, rng))
+    method(make_net("cnn"), images(), one_hot(), rng)
+    assert len(given[0].unique(dim=0)) == count
 
 
 def test_rows_that_are_spared_have_no_noise_either(make_net, images, rng):

@@ -33,9 +33,10 @@ UNCHANGED, TARGETS = 0.347222, {0.3: (0.543056, 0.456944), 0.0: (0.347222, 0.652
 
 @pytest.mark.parametrize("lam", [0.3, 0.0])
 def test_it_is_what_the_authors_do(lam):
-    """Numbers from the PatchUp repository: PatchUp(block_size=3, gamma=0.5)(x, eye(3), lam=0.3, patchup_type=...), SOFT
-    for 0.3 and HARD for 0, with these centres in place of its draw and the pairing [1, 2, 0]: the output, and the
-    first row of `target_reweighted`. There `gamma_adj` is 0.125 and the unchanged share 0.347222."""
+    """Numbers from chandar-lab/PatchUp, modules/patchup.py at 31133f3: PatchUp(block_size=3, gamma=0.5)(x, eye(3),
+    lam=0.3, patchup_type=...), SOFT for 0.3 and HARD for 0, with these centres in place of its draw and the pairing
+    [1, 2, 0]: the output, and the first row of `target_reweighted`. There `gamma_adj` is 0.125 and the unchanged share
+    0.347222."""
     h, centres = pattern((3, 2, 6, 6), 1.7), pattern((2, 6, 6), 2.3) > 0.95
     mixed, mix = patchup(h, blocks(centres[None], 3), torch.full((3,), lam), PARTNER)
     found = torch.cat([mixed[0, 0, :3].flatten(), mixed[0, 1, :2].flatten()])

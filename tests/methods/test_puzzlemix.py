@@ -22,7 +22,7 @@ def random_batch(count, size, rng, peak=6):
     return torch.rand(count, 3, *size, generator=rng), torch.rand(count, *size, generator=rng) ** peak
 
 
-# The authors' code (github.com/snu-mllab/PuzzleMix, mixup.py) made the golden numbers:
+# The authors' code (snu-mllab/PuzzleMix, mixup.py at e2dbf3a) made the golden numbers:
 #   mixup_graph(x, saliency, ROLLED, block_num=4, alpha=.6, beta=1.2, gamma=.5, eta=.2, neigh_size=4, n_labels=3,
 #               mean=0, std=.5, transport=True, t_eps=.2, t_size=-1) on `example()`;
 # KEEP, GIVE, DOWN, RIGHT are what it passes to graphcut_multi for image 0, before truncation. gco-wrapper's swap and an
@@ -195,6 +195,13 @@ def test_permuting_the_batch_permutes_the_result(blocks, rng):
     new_partner = order.argsort()[partner[order]]
     again, other = puzzlemix(x[order], saliency[order], lam[order], new_partner, blocks)
     assert torch.equal(again, mixed[order]) and torch.equal(other.lam, mix.lam[order])
+
+
+def test_arguments_are_not_written_to(rng):
+    x, saliency = random_batch(3, (16, 16), rng)
+    lam, partner = torch.rand(3, generator=rng), ROLLED.clone()
+    puzzlemix(x, saliency, lam, partner, 4)
+    assert [argument._version for argument in (x, saliency, lam, partner)] == [0] * 4
 
 
 @pytest.mark.parametrize("lam", [0.0, 1.0])

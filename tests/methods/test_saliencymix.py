@@ -40,6 +40,28 @@ def test_the_fine_grained_map_is_opencvs(image, row, total, first):
     assert (int(saliency.sum()), int(saliency.argmax())) == (total, first)
 
 
+# afm-shahab-uddin/SaliencyMix, SaliencyMix_CIFAR/saliencymix.py at 9ee02b8, saliency_bbox(image, lam) with that OpenCV
+# and whole-number grey images: rows and columns of the box, and the lam of the line after its call.
+@pytest.mark.parametrize(
+    "image, lam, box, kept",
+    [
+        (noise, 0.3, [7, 20, 23, 40], 0.72375),
+        (noise, 0.75, [10, 20, 29, 40], 0.8625),
+        (waves, 0.3, [0, 8, 0, 29], 0.71),
+        (waves, 0.75, [0, 5, 3, 23], 0.875),
+    ],
+)
+def test_the_box_is_the_authors(image, lam, box, kept, images):
+    x, (top, bottom, left, right) = images(2, (20, 40)), box
+    x[1] = image() / 255  # the first row's partner has the box
+    saliency = load("saliencymix", mean=(0.0,) * 3, std=(1.0,) * 3).saliency
+    mixed, mix = saliencymix(x, torch.full((2,), lam), torch.tensor([1, 0]), saliency, shared=True)
+    expected = x.clone()
+    expected[:, :, top:bottom, left:right] = x.flip(0)[:, :, top:bottom, left:right]
+    assert torch.equal(mixed, expected)
+    torch.testing.assert_close(mix.lam, torch.full((2,), kept))
+
+
 def test_the_fine_grained_map_of_a_batch_is_that_of_each_image(images):
     light = grey(images(5, (24, 37)))
     assert torch.equal(fine_grained(light), torch.cat([fine_grained(one[None]) for one in light]))

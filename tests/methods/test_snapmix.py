@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from hf_mixup import load
+from hf_mixup import Net, load
 from hf_mixup.methods.snapmix import meaning_of, snapmix, transplant
 from hf_mixup.ops.masks import outside
 
@@ -17,6 +18,47 @@ def box(corners, count=3):
 
 def flat(count=3, size=(16, 16)):
     return torch.full((count, *size), 1 / (size[0] * size[1]))
+
+
+def pattern(shape, frequency):
+    return torch.sin(torch.arange(torch.Size(shape).numel()) * frequency + 1.0).reshape(shape)
+
+
+class Given(nn.Module):
+    """A stage whose output is always the same, and a classifier of it; told to the package as timm's networks are."""
+
+    def __init__(self):
+        super().__init__()
+        self.stage, self.head = nn.Identity(), nn.Linear(4, 5)
+        self.feature_info = [{"module": "stage"}]
+        self.head.weight.data, self.head.bias.data = pattern((5, 4), 0.7), pattern((5,), 2.1)
+
+    def get_classifier(self):
+        return self.head
+
+    def forward(self, x):
+        return self.head(self.stage(pattern((3, 4, 4, 4), 0.9)).mean((2, 3)))
+
+
+# Shaoli-Huang/SnapMix, utils/mixmethod.py at 245bda4, snapmix(pattern((3, 2, 16, 16), 1.7), [0, 3, 1], ...) with the
+# map and the classifier of `Given`, its Beta draws being 0.6 and 0.7, its centres (5, 8) and (11, 14), its pairing
+# [1, 2, 0]: both weights, and the fifth row of the second channel of the first two images.
+OWN, OTHER = [0.655163, 0.611034, 0.667014], [0.155964, 0.178712, 0.184707]
+FIFTH = [-0.997801, 0.062849, 0.981604, -0.177615, 0.38702, 0.741266, 0.253957, -0.214069]
+FIFTH += [-0.65317, -0.468532, 0.131931, 0.4795, 0.763845, 0.999094, -0.170875, -0.95506]
+FIFTH += [0.993675, -0.239461, -0.931978, 0.028519, -0.45278, -0.723894, -0.154271, 0.321285]
+FIFTH += [0.655742, 0.396056, -0.259723, -0.523304, -0.688837, -0.9756, 0.343497, 0.887091]
+
+
+def test_it_is_what_the_authors_do(monkeypatch, rng):
+    lams, centres = iter([0.6, 0.7]), iter([[5, 8], [11, 14]])
+    monkeypatch.setattr("hf_mixup.methods.snapmix.beta", lambda *_: torch.tensor([next(lams)]))
+    monkeypatch.setattr("hf_mixup.methods.snapmix.points", lambda *_: torch.tensor([next(centres)]))
+    monkeypatch.setattr("hf_mixup.methods.snapmix.partners", lambda *_: torch.tensor([1, 2, 0]))
+    y = torch.eye(5)[torch.tensor([0, 3, 1])]
+    mixed, mix = load("snapmix").mix(Net(Given()), pattern((3, 2, 16, 16), 1.7), y, rng)
+    torch.testing.assert_close(mix.weight.T, torch.tensor([OWN, OTHER]), atol=2e-6, rtol=0)
+    torch.testing.assert_close(mixed[:2, 1, 4].flatten(), torch.tensor(FIFTH), atol=5e-6, rtol=0)
 
 
 def test_flat_meaning_weighs_by_area(images):

@@ -1,10 +1,14 @@
-"""Mixup, CutMix and ResizeMix: worked values, exactness, and one graph under torch.compile."""
+"""Mixup, CutMix and ResizeMix: the authors' numbers, worked values, exactness, and one graph under torch.compile."""
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import timm.data
 import torch
 import torch.nn.functional as F
+from torchvision.transforms import v2
 
 from hf_mixup import load
 from hf_mixup.methods.cutmix import cutmix
@@ -20,6 +24,46 @@ ROLL = torch.tensor([1, 2, 3, 0])
 
 def same(number, count=4):
     return torch.full((count,), number)
+
+
+def pattern(shape, frequency=1.7):
+    return torch.sin(torch.arange(math.prod(shape)) * frequency + 1.0).reshape(shape)
+
+
+# facebookresearch/mixup-cifar10, train.py at eaff31a, mixup_data(pattern((3, 2, 2, 2)), eye(3)), its Beta draw being
+# 0.3 and the pairing [1, 2, 0]: the first two images.
+MIXUP = [0.878795, -0.262422, -0.811172, 0.471453, 0.689683, -0.649177, -0.522397, 0.783793]
+MIXUP += [0.320423, -0.866362, -0.097171, 0.891402, -0.132534, -0.857249, 0.353438, 0.766172]
+
+
+def test_mixup_gives_the_authors_numbers():
+    mixed, mix = mixup(pattern((3, 2, 2, 2)), same(0.3, 3), torch.tensor([1, 2, 0]))
+    torch.testing.assert_close(mixed[:2].flatten(), torch.tensor(MIXUP), atol=2e-6, rtol=0)
+    torch.testing.assert_close(mix(torch.eye(3)), 0.3 * torch.eye(3) + 0.7 * torch.eye(3).roll(1, 1))
+
+
+def timms(x, lam, monkeypatch, **arguments):
+    """timm's Mixup of 4 classes, its Beta draw being `lam`; it pairs each row with the one that counts from the end."""
+    monkeypatch.setattr(np.random, "beta", lambda *_: lam)
+    return timm.data.Mixup(label_smoothing=0.0, num_classes=4, **arguments)(x.clone(), torch.arange(4))
+
+
+def torchvisions(transform, x, lam):
+    """torchvision's `transform` of 4 classes, its Beta draw being `lam`; it pairs each row with the one before."""
+    transform._dist = SimpleNamespace(sample=lambda shape: torch.tensor(lam))
+    return transform(x.clone(), torch.arange(4))
+
+
+def test_mixup_is_timms_and_torchvisions(images, monkeypatch):
+    x, before = images(4), torch.arange(4).roll(1)
+    for lam in (0.3, 0.75):
+        for partner, (mixed, y) in (
+            (torch.arange(4).flip(0), timms(x, lam, monkeypatch)),
+            (before, torchvisions(v2.MixUp(num_classes=4), x, lam)),
+        ):
+            ours, mix = mixup(x, same(lam), partner)
+            torch.testing.assert_close(ours, mixed)
+            torch.testing.assert_close(mix(torch.eye(4)), y)
 
 
 def test_mixup_is_the_weighted_mean(images):
@@ -40,7 +84,50 @@ def test_mixup_with_oneself_changes_nothing(images):
     torch.testing.assert_close(mixup(x, same(0.3), torch.arange(4))[0], x)
 
 
-# CutMix
+# CutMix. clovaai/CutMix-PyTorch, train.py at 2d8eb68, rand_bbox and the lam after it, by image size, lam and the centre
+# in place of its two draws: rows and columns of the box, and the share that is kept.
+
+CUTMIX = [
+    ((9, 14), 0.3, (2, 11), [0, 5, 6, 14], 0.68253968),
+    ((9, 14), 0.75, (8, 0), [6, 9, 0, 3], 0.92857143),
+    ((32, 32), 0.51, (16, 20), [5, 27, 9, 31], 0.52734375),
+    ((7, 7), 0.05, (3, 3), [0, 6, 0, 6], 0.26530612),
+    ((32, 32), 0.999, (0, 31), [0, 0, 31, 31], 1.0),
+]
+
+
+@pytest.mark.parametrize("size, lam, centre, box, kept", CUTMIX)
+def test_cutmix_gives_the_authors_boxes(size, lam, centre, box, kept, images):
+    x, (top, bottom, left, right) = images(4, size), box
+    mixed, mix = cutmix(x, same(lam), ROLL, torch.tensor([centre]))
+    expected = x.clone()
+    expected[:, :, top:bottom, left:right] = x[ROLL][:, :, top:bottom, left:right]
+    assert torch.equal(mixed, expected)
+    torch.testing.assert_close(mix.lam, same(kept))
+
+
+@pytest.mark.parametrize("lam", [0.75, 0.3, 0.01])
+@pytest.mark.parametrize("centre", [(4, 7), (0, 19), (11, 0)])
+def test_cutmix_is_torchvisions(lam, centre, images, monkeypatch):
+    x, (row, column) = images(4, (12, 20)), centre
+    draws = iter([torch.tensor([column]), torch.tensor([row])])
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: next(draws))
+    mixed, y = torchvisions(v2.CutMix(num_classes=4), x, lam)
+    ours, mix = cutmix(x, same(lam), torch.arange(4).roll(1), torch.tensor([centre]))
+    assert torch.equal(ours, mixed)
+    torch.testing.assert_close(mix(torch.eye(4)), y)
+
+
+@pytest.mark.parametrize("lam", [0.75, 1 - 0.625**2])
+@pytest.mark.parametrize("centre", [(4, 7), (0, 15), (15, 0)])
+def test_cutmix_is_timms_where_the_sides_are_even(lam, centre, images, monkeypatch):
+    """timm's boxes may have odd sides, the authors' have even ones."""
+    x, draws = images(4), iter(centre)
+    monkeypatch.setattr(np.random, "randint", lambda *_, **__: next(draws))
+    mixed, y = timms(x, lam, monkeypatch, mixup_alpha=0.0, cutmix_alpha=1.0)
+    ours, mix = cutmix(x, same(lam), torch.arange(4).flip(0), torch.tensor([centre]))
+    assert torch.equal(ours, mixed)
+    torch.testing.assert_close(mix(torch.eye(4)), y)
 
 
 @pytest.mark.parametrize("centre, low, high, lam", [((4, 4), 2, 6, 0.75), ((0, 0), 0, 2, 0.9375)])
@@ -71,6 +158,25 @@ def kept_shares(alpha, size, rng):
     return 1 - (bottom - top) * (right - left) / math.prod(size)
 
 
+def test_boxes_have_the_areas_that_were_drawn_and_those_that_clipping_leaves(rng):
+    """At 32 px with alpha 1 a box has floor(32 r) pixels a side, r^2 uniform, less one if odd: all are counted."""
+    side = torch.arange(32)
+    odds = ((side + 1).double() ** 2 - side.double() ** 2) / 32**2
+    whole = (side // 2 * 2).double()
+    reach = side[:, None] // 2
+    inside = ((side + reach).clamp(max=32) - (side - reach).clamp(min=0)).double()  # by side, by place of the centre
+    lam = load("cutmix", per_image=True).draw(torch.empty(COUNT, 1, 32, 32, device="meta"), 1.0, rng)[0]
+    for centre, powers in (
+        (torch.tensor([[16, 16]]), [(odds * whole**2).sum(), (odds * whole**4).sum()]),
+        (points((32, 32), COUNT, rng), [(odds * inside.pow(k).mean(1) ** 2).sum() for k in (1, 2)]),
+    ):
+        top, bottom, left, right = boxes((32, 32), lam, centre).unbind(1)
+        area = ((bottom - top) * (right - left)).double()
+        for power, expected in enumerate(powers, 1):
+            found = area**power
+            assert abs(float(found.mean() - expected)) < SIGMAS * float(found.std()) / math.sqrt(COUNT)
+
+
 @pytest.mark.parametrize("alpha, mean, untouched", [(1.0, 0.701, 0.004), (0.2, 0.725, 0.17)])
 def test_cutmix_keeps_more_than_was_drawn(alpha, mean, untouched, rng):
     """At 32 px, from many draws; the numbers are rounded to half a unit of their last digit."""
@@ -95,7 +201,27 @@ def test_boxes_of_their_own_lie_in_different_places(rng):
     assert len(mask.flatten(1).unique(dim=0)) > 24
 
 
-# ResizeMix
+# ResizeMix. JayQine/ResizeMix, run_apis/trainer.py at 45441ff, Trainer.train on pattern((3, 2, 8, 16)) with scale
+# 0.375, the pairing [1, 2, 0] and centres (4, 3), (0, 8) and (7, 15) in place of its draws: top left corner of each
+# patch, and its first row in the first channel. Its patch has nearest pixels.
+
+RESIZEMIX = [
+    ((3, 0), [0.462991, -0.221123, -0.986476, -0.52462, 0.724749, -0.363954]),
+    ((0, 5), [-0.924171, 0.991101, 0.251356, -0.801099, 0.621532, 0.960191]),
+    ((5, 10), [0.841471, -0.951602, -0.075151, 0.894791, -0.750987, -0.895188]),
+]
+
+
+def test_resizemix_gives_the_authors_patches():
+    x, low = pattern((3, 2, 8, 16)), torch.tensor([low for low, _ in RESIZEMIX])
+    place = (low + 0.5) / torch.tensor([8 - 3 + 1, 16 - 6 + 1])
+    mixed, mix = resizemix(x, torch.tensor([0.375]), torch.tensor([1, 2, 0]), place, "nearest")
+    torch.testing.assert_close(mix.lam, same(0.859375, 3))
+    for i, ((top, left), row) in enumerate(RESIZEMIX):
+        torch.testing.assert_close(mixed[i, 0, top, left : left + 6], torch.tensor(row), atol=2e-6, rtol=0)
+        patch = torch.zeros(8, 16, dtype=torch.bool)
+        patch[top : top + 3, left : left + 6] = True
+        assert torch.equal(mixed[i, :, ~patch], x[i, :, ~patch]) and torch.equal(mix.mask[i, 0] == 0, patch)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
