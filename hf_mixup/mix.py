@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +24,10 @@ class Mix:
     weight: Tensor
     mask: Tensor | None = None
 
-    @classmethod
-    def pair(cls, partner: Tensor, lam: Tensor, mask: Tensor | None = None, device: torch.device | None = None) -> Mix:
+    @staticmethod
+    def pair(partner: Tensor, lam: Tensor, mask: Tensor | None = None, device: torch.device | None = None) -> Mix:
         """Each row with one partner: `lam` (B,) or (1,) is the share of the row itself, `partner` (B,) its row."""
-        device = device or lam.device
-        lam = lam.to(device, torch.float32, non_blocking=True).expand(len(partner))
-        partner = partner.to(device, non_blocking=True)
-        own = torch.arange(len(partner), device=device)
-        return cls(torch.stack([own, partner], 1), torch.stack([lam, 1 - lam], 1), mask)
+        return Pair(partner, lam, mask, device or lam.device)
 
     @classmethod
     def none(cls, x: Tensor) -> Mix:
@@ -50,12 +47,46 @@ class Mix:
 
     def __call__(self, y: Tensor) -> Tensor:
         """(B, ...) what the mixed rows are worth: `sum_k weight[:, k] * y[index[:, k]]`, in float32 or wider."""
-        if not y.is_floating_point():
-            raise TypeError(
-                f"Targets of type {y.dtype} cannot be mixed: class numbers have no average. "
-                "Give one row of floats for each image, e.g. torch.nn.functional.one_hot(labels, num_classes).float()."
-            )
-        y = y.to(torch.promote_types(y.dtype, torch.float32))
+        y = wide(y)
         rows = y.flatten(1) if y.dim() > 1 else y[:, None]
         mixed = F.embedding_bag(self.index, rows, per_sample_weights=self.weight.to(y.dtype), mode="sum")
         return mixed.view(len(self.index), *y.shape[1:])
+
+
+class Pair(Mix):
+    """A `Mix` of each row with one partner, whose `index` and `weight` are made when they are first asked for."""
+
+    def __init__(self, partner: Tensor, lam: Tensor, mask: Tensor | None, device: torch.device):
+        lam = lam.to(device, torch.float32, non_blocking=True).expand(len(partner))
+        self.__dict__.update(_partner=partner.to(device, non_blocking=True), _lam=lam, mask=mask)
+
+    @cached_property
+    def index(self) -> Tensor:
+        return torch.stack([torch.arange(len(self._partner), device=self._partner.device), self._partner], 1)
+
+    @cached_property
+    def weight(self) -> Tensor:
+        return torch.stack([self._lam, 1 - self._lam], 1)
+
+    @property
+    def lam(self) -> Tensor:
+        return self._lam
+
+    @property
+    def partner(self) -> Tensor:
+        return self._partner
+
+    def __call__(self, y: Tensor) -> Tensor:
+        y = wide(y)
+        lam = self._lam.to(y.dtype).reshape(-1, *[1] * (y.dim() - 1))
+        return torch.lerp(y.index_select(0, self._partner), y, lam)
+
+
+def wide(y: Tensor) -> Tensor:
+    """`y` in float32 or wider; TypeError if it has class numbers."""
+    if not y.is_floating_point():
+        raise TypeError(
+            f"Targets of type {y.dtype} cannot be mixed: class numbers have no average. "
+            "Give one row of floats for each image, e.g. torch.nn.functional.one_hot(labels, num_classes).float()."
+        )
+    return y.to(torch.promote_types(y.dtype, torch.float32))

@@ -144,6 +144,15 @@ def test_out_and_inplace_give_what_a_fresh_tensor_has(name, count, dtype, size, 
             assert mixed is written and torch.equal(written, wanted) and torch.equal(soft, targets)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 1e-4])
+def test_a_box_that_is_empty_or_all_is_exchanged_in_place(alpha, images, labels):
+    for seed in range(4):
+        made = {"num_classes": CLASSES, "seed": seed, "pairing": "halves", "alpha": alpha}
+        x = images()
+        BatchMixup("cutmix", inplace=True, **made)(x, labels)
+        assert torch.equal(x, BatchMixup("cutmix", **made)(images(), labels)[0])
+
+
 def test_in_eval_mode_out_has_the_images(images, labels):
     out = torch.empty_like(images())
     assert BatchMixup("mixup", CLASSES).eval()(images(), labels, out=out)[0] is out

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..mix import Mix
+from ..ops.masks import boxes
 from ..ops.saliency import SPECTRAL_SIDE, fine_grained, grey, peak, shrunk, spectral_residual
 from ._base import Method
 from ._statistics import check_channels, check_statistics
@@ -35,16 +36,7 @@ def saliencymix(
     """
     rows = slice(1) if shared else slice(None)
     seen = x.index_select(0, partner[rows].to(x.device, non_blocking=True))
-    return cut(x, partner, _around(peak(saliency(seen), x.shape[-2:]), lam[rows], x.shape[-2:]), out)
-
-
-def _around(centre: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, 4) corners as of CutMix, whose `centre` (N, 2) may be on a device."""
-    side = torch.tensor(size)
-    half = (side * (1 - lam.double()).sqrt()[:, None]).long() // 2
-    half, side = (number.to(centre.device, non_blocking=True) for number in (half, side))
-    low, high = (centre - half).clamp(min=0), torch.minimum(centre + half, side)
-    return torch.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
+    return cut(x, partner, boxes(x.shape[-2:], lam[rows], peak(saliency(seen), x.shape[-2:])), out)
 
 
 @dataclass(eq=False)

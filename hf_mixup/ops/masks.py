@@ -64,7 +64,7 @@ def halves(x: Tensor, row: int | None = None) -> Iterator[tuple[Tensor, Tensor]]
 
     `row`: numbers that a row counts for, its own by default.
     """
-    half, step = len(x) // 2, max(IN_CACHE // (row or x[0].numel()), 1)
+    half, step = len(x) // 2, max(IN_CACHE // max(row or x[0].numel(), 1), 1)
     for start in range(0, half, step):
         end = min(start + step, half)
         yield x[start:end], x[half + start : half + end]
@@ -94,14 +94,14 @@ def spread(lam: Tensor, x: Tensor) -> Tensor:
 def boxes(size: tuple[int, int], lam: Tensor, centre: Tensor) -> Tensor:
     """(B, 4) corners (top, bottom, left, right) of boxes whose area is 1 - lam before they are clipped to the image.
 
-    `lam` (B or 1,), `centre` (B or 1, 2) row and column; (1, 4) where both are one for all. Half-open; CutMix,
-    section 3.1 (arXiv 1905.04899).
+    `lam` (B or 1,), `centre` (B or 1, 2) row and column, on the CPU or a device; (1, 4) where both are one for all.
+    Half-open; CutMix, section 3.1 (arXiv 1905.04899).
     """
     side = torch.tensor(size)
-    half = (side * (1 - once(lam).double()).sqrt()[:, None]).long() // 2
-    low = (centre - half).clamp(min=0)
-    high = torch.minimum(centre + half, side)
-    return torch.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
+    half = (side * (1 - once(lam)[:, None].double()).sqrt()).long() // 2
+    half, side = (number.to(centre.device, non_blocking=True) for number in (half, side))
+    ends = torch.stack([centre - half, centre + half], 2).clamp(min=0)
+    return torch.minimum(ends, side[:, None]).flatten(1)
 
 
 def is_shared(draws: Tensor) -> bool:
