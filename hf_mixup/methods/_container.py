@@ -29,8 +29,8 @@ class Container(Method):
     def build(self, net):
         self.base.build(net)
 
-    def mix_batch(self, net, x, y, rng):
-        return self.base.mix(net, x, y, rng)
+    def mix_batch(self, net, x, y, rng, out=None):
+        return self.base.mix(net, x, y, rng, out)
 
     def after_step(self, net):
         self.base.after_step(net)

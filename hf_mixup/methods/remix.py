@@ -4,14 +4,13 @@ It changes the labels of any method that mixes pairs. There is no public code of
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..mix import Mix
-from . import within
-from ._base import Method
+from ._container import Container
 
 
 def remix(mix: Mix, size: Tensor, kappa: float, tau: float) -> Mix:
@@ -30,7 +29,7 @@ def remix(mix: Mix, size: Tensor, kappa: float, tau: float) -> Mix:
 
 
 @dataclass(eq=False)
-class Remix(Method):
+class Remix(Container):
     """`base`: the method that mixes. `counts`: images of each class in the training set; None counts those that this
     process has seen so far. `kappa`: how many times as frequent a class is that gives way; `tau`: below which share.
     """
@@ -38,16 +37,13 @@ class Remix(Method):
     paper = "2007.03943"
     title = "Remix"
     group = "loss"
-    base: dict = field(default_factory=lambda: {"name": "mixup", "alpha": 1.0})
+    needs_forward = False
     counts: list[float] | None = None
     kappa: float = 3.0
     tau: float = 0.5
 
     def __post_init__(self):
         super().__post_init__()
-        self.base = within(self, self.base)
-        if self.base.needs_forward:
-            raise ValueError(f"remix labels what its base mixed, but {self.base.name} does more than mix pixels.")
         if self.base.free_weights:
             raise ValueError(f"remix moves all of a label to one image, but labels of {self.base.name} are no shares.")
         if not (math.isfinite(self.kappa) and self.kappa >= 1):
@@ -59,18 +55,14 @@ class Remix(Method):
         counts = None if self.counts is None else torch.tensor(self.counts, dtype=torch.float32)
         self.register_buffer("seen", counts)
 
-    @property
-    def needs_net(self):
-        return self.base.needs_net
-
     def build(self, net):
-        self.base.build(net)
+        super().build(net)
         if self.seen is None:
             weight = net.classifier.weight
             self.seen = torch.zeros(net.num_classes, device=weight.device)
 
     def mix_batch(self, net, x, y, rng, out=None):
-        mixed, mix = self.base.mix(net, x, y, rng, out)
+        mixed, mix = super().mix_batch(net, x, y, rng, out)
         if mix.index.shape[1] != 2 or y.dim() != 2:  # nothing is mixed, or numbers without classes
             return mixed, mix
         return mixed, remix(mix, self.sizes(y.float()), self.kappa, self.tau)
@@ -83,6 +75,3 @@ class Remix(Method):
         if self.counts is None:
             self.seen = y.sum(0) if self.seen is None else self.seen + y.sum(0)
         return y @ self.seen.to(y.device, non_blocking=True)
-
-    def after_step(self, net):
-        self.base.after_step(net)
