@@ -15,7 +15,7 @@ from hf_mixup.table import method_table  # noqa: E402
 
 README = ROOT / "README.md"
 SPEED = ROOT / "hub_cards" / "speed"
-PART = "(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)"
+PART = "(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
 
 
 def updated(text: str) -> str:
@@ -25,7 +25,7 @@ def updated(text: str) -> str:
     parts = {"methods": method_table(costs["methods"], golden), "speed": speed_table(speed)}
     for name, part in parts.items():
         text = re.sub(
-            PART.format(name=name), lambda found, part=part: found[1] + part + found[2], text, flags=re.DOTALL
+            PART.format(name=name), lambda found, part=part: f"{found[1]}{part}\n{found[2]}", text, flags=re.DOTALL
         )
     return text
 
