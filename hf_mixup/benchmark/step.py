@@ -1,6 +1,6 @@
 """What a method adds to a whole training step: python -m hf_mixup.benchmark.step
 
-Forward, backward and optimizer step of a small ResNet (methods that read attention: a small ViT) on 64 images of 32
+Forward, backward and optimizer step of a small ResNet (methods that read attention: a small ViT) on 32 images of 32
 pixels, one thread. A method and no mixing take turns; each method is written to the record at once, and those that the
 record has are not run again.
 """
@@ -22,7 +22,7 @@ from ..step import MixupStep
 from ..tasks.classification import classification
 from .timing import interleaved, machine, write
 
-BATCH, SIDE, CLASSES = 64, 32, 10
+BATCH, SIDE, CLASSES = 32, 32, 10
 COUNTED, DRAWS = 8, 12  # images of a batch whose operations are counted, and batches
 NETWORKS = {
     "ResNet-18, CIFAR stem": ("cifar_resnet18", {}),
