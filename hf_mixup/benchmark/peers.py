@@ -87,7 +87,8 @@ def mlxops_aug(method: str, per_image: bool, classes: int) -> Call | None:
 
 
 PEERS = {"timm": timm, "torchvision": torchvision, "kornia": kornia, "mixup": mixup, "mlxops-aug": mlxops_aug}
-NEW_SIZES = ("fmix",)  # methods of OpenMixup that want the image size
+# what OpenMixup's configurations give to its GridMix, whose defaults are not for small images
+GRIDMIX = {"n_holes": (2, 6), "hole_aspect_ratio": 1.0, "cut_area_ratio": (0.5, 1), "cut_aspect_ratio": (0.5, 2)}
 
 
 def openmixup(path: Path, method: str, per_image: bool, classes: int, **given) -> Call | None:
@@ -101,11 +102,11 @@ def openmixup(path: Path, method: str, per_image: bool, classes: int, **given) -
     mix = getattr(_alone(file), method)
 
     def call(images, labels):
-        size = {"size": tuple(images.shape[-2:])} if method in NEW_SIZES else {}
+        more = {"fmix": {"size": tuple(images.shape[-2:])}, "gridmix": GRIDMIX}.get(method, {})
         before = Tensor.cuda
         Tensor.cuda = lambda tensor, *_, **__: tensor
         try:
-            mixed, (own, other, lam) = mix(images, labels, alpha=1.0, **size, **given)
+            mixed, (own, other, lam) = mix(images, labels, alpha=1.0, **more, **given)
         finally:
             Tensor.cuda = before
         return mixed, _soft(own, other, lam, classes)

@@ -1,5 +1,6 @@
 """Masks, (B or 1, 1, H, W) in [0, 1] and one where a row's own image shows; and what to do with them."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -97,11 +98,20 @@ def boxes(size: tuple[int, int], lam: Tensor, centre: Tensor) -> Tensor:
     `lam` (B or 1,), `centre` (B or 1, 2) row and column, on the CPU or a device; (1, 4) where both are one for all.
     Half-open; CutMix, section 3.1 (arXiv 1905.04899).
     """
+    if is_shared(lam) and is_shared(centre):
+        return torch.tensor([_box(size, float(lam[0]), centre[0].tolist())])
     side = torch.tensor(size)
     half = (side * (1 - once(lam)[:, None].double()).sqrt()).long() // 2
     half, side = (number.to(centre.device, non_blocking=True) for number in (half, side))
     ends = torch.stack([centre - half, centre + half], 2).clamp(min=0)
     return torch.minimum(ends, side[:, None]).flatten(1)
+
+
+def _box(size: tuple[int, int], lam: float, centre: list[int]) -> list[int]:
+    """As `boxes`, of one box: numbers cost less than tensors of one number."""
+    halves = [int(side * math.sqrt(1 - lam)) // 2 for side in size]
+    ends = zip(centre, halves, size, strict=True)
+    return [end for middle, half, side in ends for end in (max(middle - half, 0), min(middle + half, side))]
 
 
 def is_shared(draws: Tensor) -> bool:

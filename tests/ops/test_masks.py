@@ -30,6 +30,12 @@ def test_a_box_stays_inside_the_image():
     assert box(0.0, (4, 4)) == [0, 8, 0, 8]
 
 
+def test_one_box_is_that_of_many(rng):
+    for _ in range(50):
+        lam, centre = torch.rand(1, generator=rng), torch.randint(12, (1, 2), generator=rng)
+        assert torch.equal(boxes((12, 17), lam, centre), boxes((12, 17), lam.repeat(3), centre.repeat(3, 1))[:1])
+
+
 def test_lam_one_is_an_empty_box():
     top, bottom, left, right = box(1.0, (3, 3))
     assert top == bottom and left == right
