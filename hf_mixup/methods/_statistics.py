@@ -1,15 +1,20 @@
 """`mean` and `std` of methods that need real pixels: what images were normalised with, one number a channel."""
 
+import math
+
 from torch import Tensor
 
 from ._base import Method
 
 
 def check_statistics(method: Method) -> None:
-    """Raise unless a method has as many of `mean` as of `std`, or neither."""
+    """Raise unless a method has as many of `mean` as of `std`, finite and above 0, or neither."""
     if (method.mean is None) != (method.std is None) or (method.mean and len(method.mean) != len(method.std)):
         name = type(method).__name__
         raise ValueError(f"{name}'s mean is {method.mean!r} and std {method.std!r}: give one of each a channel.")
+    if method.std is not None and not all(math.isfinite(m) and 0 < s < math.inf for m, s in zip(method.mean, method.std)):
+        name = type(method).__name__
+        raise ValueError(f"{name}'s mean is {method.mean!r} and std {method.std!r}: give finite ones, std above 0.")
 
 
 def check_channels(method: Method, x: Tensor) -> None:

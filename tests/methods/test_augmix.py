@@ -274,3 +274,9 @@ def test_wrong_hyperparameters_are_named(wrong):
 def test_statistics_of_other_channels_are_refused(images, one_hot, rng):
     with pytest.raises(ValueError, match="3 channels, the images 1"):
         load("augmix", mean=MEAN, std=STD).mix(None, images(channels=1), one_hot(), rng)
+
+
+@pytest.mark.parametrize("std", [(0.0, 1.0, 1.0), (math.nan,) * 3, (-1.0,) * 3])
+def test_impossible_statistics_are_refused(std):
+    with pytest.raises(ValueError, match="std above 0"):
+        load("augmix", mean=MEAN, std=std)
