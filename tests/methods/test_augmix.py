@@ -280,3 +280,10 @@ def test_statistics_of_other_channels_are_refused(images, one_hot, rng):
 def test_impossible_statistics_are_refused(std):
     with pytest.raises(ValueError, match="std above 0"):
         load("augmix", mean=MEAN, std=std)
+
+
+def test_under_compile_it_is_one_graph(images, seeded):
+    compiled = torch.compile(augmix, backend="eager", fullgraph=True)
+    for seed in range(3):
+        chains = draw_chains(6, seeded(seed))
+        torch.testing.assert_close(compiled(images(), *chains), augmix(images(), *chains))
