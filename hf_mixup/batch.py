@@ -45,6 +45,8 @@ class BatchMixup(nn.Module):
             )
         if inplace and self.method.pairing != "halves":
             raise ValueError(f'inplace needs pairing="halves", not {self.method.pairing!r}.')
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing is {label_smoothing!r}: give a share of each label, from 0 to 1.")
 
     def forward(self, images: Tensor, labels: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
         y = targets(labels, self.num_classes)
@@ -53,6 +55,8 @@ class BatchMixup(nn.Module):
                 f"Labels of shape {tuple(labels.shape)} and type {labels.dtype}: give class numbers (B,) as integers, "
                 f"or rows of {self.num_classes} floats."
             )
+        if out is not None and self.inplace:
+            raise ValueError("out was given, but inplace mixes the images themselves: leave out one of the two.")
         if out is not None:
             _check_out(out, images)
         out = images if self.inplace else out

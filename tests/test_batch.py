@@ -171,6 +171,12 @@ def test_an_out_in_the_images_memory_is_refused(images, labels):
             BatchMixup("mixup", CLASSES)(x, labels, out=out)
 
 
+def test_inplace_takes_no_out(images, labels):
+    mixup = BatchMixup("mixup", CLASSES, inplace=True, pairing="halves")
+    with pytest.raises(ValueError, match="out was given.*inplace"):
+        mixup(images(), labels, out=torch.empty_like(images()))
+
+
 def test_inplace_needs_halves():
     with pytest.raises(ValueError, match='pairing="halves".*shift'):
         BatchMixup("mixup", CLASSES, inplace=True)
@@ -180,6 +186,18 @@ def test_inplace_needs_halves():
 def test_labels_of_a_wrong_form_are_refused_with_theirs(images, wrong):
     with pytest.raises(ValueError, match=r"Labels of shape \(6,.*5 floats"):
         BatchMixup("mixup", CLASSES)(images(), wrong)
+
+
+@pytest.mark.parametrize("wrong", [CLASSES, -1])
+def test_class_numbers_without_a_class_are_refused_with_theirs(images, wrong):
+    with pytest.raises(ValueError, match=f"Labels from .*{wrong}.*from 0 to 4"):
+        BatchMixup("mixup", CLASSES)(images(), torch.tensor([2, 2, 2, 2, 2, wrong]))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
+def test_an_impossible_smoothing_is_refused(share):
+    with pytest.raises(ValueError, match=f"label_smoothing is {share}"):
+        BatchMixup("mixup", CLASSES, label_smoothing=share)
 
 
 def test_a_method_that_is_built_already_is_taken(images, labels):

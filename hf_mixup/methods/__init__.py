@@ -5,7 +5,9 @@ from dataclasses import fields
 from importlib import import_module
 from pkgutil import iter_modules
 from types import UnionType
-from typing import get_args, get_type_hints
+from typing import get_args, get_origin, get_type_hints
+
+from torch import nn
 
 from ._base import Method
 
@@ -52,22 +54,47 @@ def load(name: str | dict | Method, **hyperparameters) -> Method:
     for key, value in hyperparameters.items():
         if not _fits(value, types[key]):
             raise ValueError(f"Method {name!r} takes no {key}={value!r}: give {_words(types[key])}.")
-    return cls(**hyperparameters)
+    # numpy's float64 is a float, but not to all that write it down
+    return cls(**{key: float(value) if isinstance(value, float) else value for key, value in hyperparameters.items()})
 
 
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "nothing"}
+MADE_OF = {  # fields that hold methods
+    dict: ((dict, str, Method), "a method's name, or a mapping with its name and arguments"),
+    list: ((list, tuple, nn.ModuleList), "a list of methods"),
+}
 
 
 def _fits(value, kind) -> bool:
-    """Whether a value is of one of the plain types that `kind` allows; of other types the method judges itself."""
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    if not set(kinds) <= set(PLAIN):
-        return True
-    return type(value) in kinds or (float in kinds and type(value) is int)
+    """Whether a value is of the plain type or types, or a list of those, or methods, that `kind` asks for.
+
+    Of other types the method judges itself.
+    """
+    if isinstance(kind, UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
+    if get_origin(kind) in (list, tuple):
+        first, count = get_args(kind)[0], _count(kind)
+        right = isinstance(value, (list, tuple)) and count in (None, len(value))
+        return right and all(_fits(item, first) for item in value)
+    if kind in MADE_OF:
+        return isinstance(value, MADE_OF[kind][0])
+    if kind is float:
+        return isinstance(value, (float, int)) and type(value) is not bool
+    return type(value) is kind or kind not in PLAIN
 
 
 def _words(kind) -> str:
-    return " or ".join(PLAIN[one] for one in (get_args(kind) if isinstance(kind, UnionType) else (kind,)))
+    if isinstance(kind, UnionType):
+        return " or ".join(_words(one) for one in get_args(kind))
+    if get_origin(kind) in (list, tuple):
+        items = "whole numbers" if get_args(kind)[0] is int else "numbers"
+        return f"a list of {_count(kind) or ''} {items}".replace("  ", " ")
+    return MADE_OF[kind][1] if kind in MADE_OF else PLAIN[kind]
+
+
+def _count(kind) -> int | None:
+    """How many values a list of type `kind` has, None where that is open."""
+    return None if get_origin(kind) is list or ... in get_args(kind) else len(get_args(kind))
 
 
 def within(outer: Method, inner: str | dict | Method) -> Method:

@@ -30,7 +30,7 @@ class Container(Method):
         self.base.build(net)
 
     def mix_batch(self, net, x, y, rng, out=None):
-        return self.base.mix(net, x, y, rng, out)
+        return self.base.mix(net, x, y, rng, **({} if out is None else {"out": out}))
 
     def after_step(self, net):
         self.base.after_step(net)

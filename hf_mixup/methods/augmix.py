@@ -75,6 +75,10 @@ def operate_(x: Tensor, operation: Tensor, severity: Tensor) -> None:
         affine: (operation >= len(LEVELWISE), (matrices(operation, severity, x.shape[-2:]),)),
     }
     for change, (chosen, arguments) in kinds.items():
+        if torch.compiler.is_compiling():  # no shapes that draws decide: all images, then a choice
+            changed = change(x, *(argument.to(x.device, non_blocking=True) for argument in arguments))
+            x.copy_(torch.where(spread(chosen, x).to(x.device, non_blocking=True), changed, x))
+            continue
         rows = chosen.nonzero()[:, 0]
         if len(rows):
             arguments = [argument[rows].to(x.device, non_blocking=True) for argument in arguments]

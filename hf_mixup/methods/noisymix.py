@@ -25,7 +25,7 @@ VIEWS = 3  # of an image, with itself, whose predictions are to agree
 
 def noisymix(h: Tensor, lam: Tensor, partner: Tensor, added: Tensor, scaled: Tensor) -> tuple[Tensor, Mix]:
     """`(1 + scaled) * (lam * h + (1 - lam) * h[partner]) + added`, of the type of `h`; `lam` and `partner` (B,)."""
-    mixed, mix = mixup(h.float(), lam, partner)
+    mixed, mix = mixup(h.to(torch.promote_types(h.dtype, torch.float32)), lam, partner)
     return torch.addcmul(mixed + added, mixed, scaled).to(h.dtype), mix
 
 

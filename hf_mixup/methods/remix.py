@@ -19,7 +19,7 @@ def remix(mix: Mix, size: Tensor, kappa: float, tau: float) -> Mix:
     `mix` of pairs; `size` (B,) how many images the class of each row has, 0 for a row without one, which keeps its
     lam. The rare class gets all if the share of the frequent one is below `tau`.
     """
-    own, other = size, size.index_select(0, mix.partner)
+    own, other = (size.index_select(0, index) for index in mix.index.unbind(1))
     labelled = (own > 0) & (other > 0)
     lam = mix.lam
     to_other = labelled & (own >= kappa * other) & (lam < tau)

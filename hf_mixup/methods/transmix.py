@@ -6,6 +6,7 @@ paper adds a class token.
 
 from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -56,4 +57,4 @@ class TransMix(Container):
             logits = net(x)
             attention = look()
         lam = (1 - self.ratio) * mix.lam + self.ratio * attended_share(mix.mask, attention)
-        return {"mix": net.loss(logits, Mix.pair(mix.partner, lam, mix.mask)(y))}
+        return {"mix": net.loss(logits, Mix(mix.index, torch.stack([lam, 1 - lam], 1), mix.mask)(y))}

@@ -15,4 +15,10 @@ def targets(labels: Tensor, num_classes: int) -> Tensor:
     if labels.is_floating_point():
         return labels.float()
     rows = torch.zeros(*labels.shape, num_classes, device=labels.device)
-    return rows.scatter_(-1, labels.long()[..., None], 1.0)
+    try:
+        return rows.scatter_(-1, labels.long()[..., None], 1.0)
+    except RuntimeError as error:
+        if labels.device.type != "cpu":
+            raise
+        found = f"Labels from {labels.min()} to {labels.max()}, but {num_classes} classes"
+        raise ValueError(f"{found}: give class numbers from 0 to {num_classes - 1}.") from error

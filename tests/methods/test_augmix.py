@@ -274,3 +274,16 @@ def test_wrong_hyperparameters_are_named(wrong):
 def test_statistics_of_other_channels_are_refused(images, one_hot, rng):
     with pytest.raises(ValueError, match="3 channels, the images 1"):
         load("augmix", mean=MEAN, std=STD).mix(None, images(channels=1), one_hot(), rng)
+
+
+@pytest.mark.parametrize("std", [(0.0, 1.0, 1.0), (math.nan,) * 3, (-1.0,) * 3])
+def test_impossible_statistics_are_refused(std):
+    with pytest.raises(ValueError, match="std above 0"):
+        load("augmix", mean=MEAN, std=std)
+
+
+def test_under_compile_it_is_one_graph(images, seeded):
+    compiled = torch.compile(augmix, backend="eager", fullgraph=True)
+    for seed in range(3):
+        chains = draw_chains(6, seeded(seed))
+        torch.testing.assert_close(compiled(images(), *chains), augmix(images(), *chains))

@@ -279,3 +279,9 @@ def test_statistics_are_asked_for_by_views_alone(images, one_hot, rng):
     load("noisymix", **told).mix(None, grey, one_hot(), rng)
     with pytest.raises(ValueError, match="3 channels, the images 1"):
         load("noisymix", jsd_weight=1.0, **told).mix(None, grey, one_hot(), rng)
+
+
+def test_double_images_are_mixed_as_such(seeded, one_hot):
+    x = torch.full((6, 3, 4, 4), 1 / 3, dtype=torch.float64)
+    mixed, _ = load("noisymix", add_noise=0.0, mult_noise=0.0).mix(None, x, one_hot(), seeded(0))
+    assert torch.equal(mixed, x)

@@ -90,3 +90,11 @@ def test_given_counts_stay(images, one_hot, rng):
 def test_impossible_arguments_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         load("remix", **changes)
+
+
+def test_a_pair_need_not_start_with_the_row_itself():
+    sizes, index = torch.tensor([90.0, 90, 10]), torch.tensor([[1, 2], [2, 0], [0, 1]])
+    mix = remix(Mix(index, torch.tensor([[0.4, 0.6]] * 3)), sizes, 3.0, 0.5)
+    assert mix.lam.tolist() == pytest.approx([0.0, 0.4, 0.4])
+    mix = remix(Mix(index, torch.tensor([[0.6, 0.4]] * 3)), sizes, 3.0, 0.5)
+    assert mix.lam.tolist() == pytest.approx([0.6, 1.0, 0.6])

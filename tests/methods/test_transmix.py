@@ -178,3 +178,13 @@ def test_a_base_that_does_more_than_mix_is_refused():
 def test_an_impossible_ratio_is_refused(ratio):
     with pytest.raises(ValueError, match="ratio"):
         load("transmix", ratio=ratio)
+
+
+def test_a_pair_need_not_start_with_the_row_itself(make_net, images, one_hot, seeded):
+    net, base = make_net("vit"), {"name": "comixup", "part": 2, "beta": 0.05, "clean_weight": 0.0}
+    method, alone = load("transmix", base=base, ratio=0.0), load(base)
+    method.build(net)
+    mixed, mix = alone.mix(net, images(), one_hot(), seeded(1))
+    assert mix.index[:, 0].tolist() != list(range(6))
+    found = method(net, images(), one_hot(), seeded(1))["mix"]
+    torch.testing.assert_close(found, net.loss(net(mixed), mix(one_hot())))
