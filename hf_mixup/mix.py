@@ -27,7 +27,7 @@ class Mix:
     @staticmethod
     def pair(partner: Tensor, lam: Tensor, mask: Tensor | None = None, device: torch.device | None = None) -> Mix:
         """Each row with one partner: `lam` (B,) or (1,) is the share of the row itself, `partner` (B,) its row."""
-        return Pair(partner, lam, mask, device or lam.device)
+        return Pair(partner=partner, lam=lam, mask=mask, device=device or lam.device)
 
     @classmethod
     def none(cls, x: Tensor) -> Mix:
@@ -56,7 +56,11 @@ class Mix:
 class Pair(Mix):
     """A `Mix` of each row with one partner, whose `index` and `weight` are made when they are first asked for."""
 
-    def __init__(self, partner: Tensor, lam: Tensor, mask: Tensor | None, device: torch.device):
+    def __new__(cls, index: Tensor | None = None, weight: Tensor | None = None, mask: Tensor | None = None, **pair):
+        # what dataclasses.replace asks for is no pair any more
+        return super().__new__(cls) if index is None else Mix(index, weight, mask)
+
+    def __init__(self, *, partner: Tensor, lam: Tensor, mask: Tensor | None, device: torch.device):
         lam = lam.to(device, torch.float32, non_blocking=True).expand(len(partner))
         self.__dict__.update(_partner=partner.to(device, non_blocking=True), _lam=lam, mask=mask)
 

@@ -1,6 +1,7 @@
 """Mix: targets are what the rows are worth."""
 
 import dataclasses
+import pickle
 
 import pytest
 import torch
@@ -100,3 +101,11 @@ def test_a_batch_of_images_is_mixed_as_its_targets():
     """`mix(eye)` is the target of a contrastive batch, and mixing is linear."""
     y = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(PAIR(torch.eye(3)) @ y, PAIR(y))
+
+
+def test_a_pair_is_copied_with_other_weights():
+    weight = torch.tensor([[1.0, 0.0]] * 3)
+    changed = dataclasses.replace(PAIR, weight=weight)
+    assert torch.equal(changed.index, PAIR.index) and torch.equal(changed(torch.eye(3)), torch.eye(3))
+    again = pickle.loads(pickle.dumps(PAIR))
+    assert torch.equal(again.weight, PAIR.weight) and again.mask is None
