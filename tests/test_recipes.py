@@ -17,7 +17,7 @@ from transformers import get_scheduler
 from hf_mixup import MixupStep, MixupTrainer, Net
 from hf_mixup.config import FIELDS, MixupConfig, parse
 from hf_mixup.data import eval_transform
-from hf_mixup.methods import available, load
+from hf_mixup.methods import load
 from hf_mixup.models import build_model, save_published
 from hf_mixup.optimization import add_groups, finish_schedule, make_optimizer
 from hf_mixup.recipe import load_yaml, merge, packaged
@@ -79,20 +79,6 @@ def values(path: Path) -> dict:
 @cache
 def configured(path: Path) -> MixupConfig:
     return MixupConfig(**values(path), output_dir="outputs", use_cpu=True)
-
-
-def methods_in(value) -> set[str]:
-    """The methods that a recipe's `method_args` name."""
-    if isinstance(value, list):
-        return set().union(*map(methods_in, value))
-    if isinstance(value, dict):
-        return {value[key] for key in ("name",) if key in value} | methods_in(list(value.values()))
-    return set()
-
-
-def missing(config: MixupConfig) -> list[str]:
-    """Methods that the recipe needs and the package does not have yet."""
-    return sorted(({config.method} | methods_in(config.method_args)) - set(available()))
 
 
 def kind(model: str) -> str:
@@ -179,7 +165,7 @@ def test_network_method_optimizer_and_schedule_are_built(path):
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert {*map(id, held)} == {id(parameter) for parameter in model.parameters()}
     assert max(group["weight_decay"] for group in optimizer.param_groups) == config.weight_decay
-    if not missing(config) and "teacher" not in config.method_args:
+    if "teacher" not in config.method_args:
         net = Net(model)
         method = load(config.method, **config.method_args)
         method.build(net)
@@ -196,8 +182,6 @@ def test_network_method_optimizer_and_schedule_are_built(path):
 @pytest.mark.parametrize("path", RUN, ids=relative)
 def test_the_method_takes_its_arguments(path):
     config = configured(path)
-    if wanted := missing(config):
-        pytest.skip(f"waits for {', '.join(wanted)}")
     method = load(config.method, **config.method_args)
     given = {key: value for key, value in config.method_args.items() if not isinstance(value, dict | list)}
     assert given.items() <= method.hyperparameters().items()
@@ -248,8 +232,6 @@ def teacher(tmp_path_factory) -> str:
 @pytest.mark.parametrize("path", distinct(same_step))
 def test_a_step_on_a_small_network_moves_it(path, tmp_path, teacher):
     config = copy.deepcopy(configured(path))
-    if wanted := missing(config):
-        pytest.skip(f"waits for {', '.join(wanted)}")
     config.output_dir, config.dataloader_num_workers, config.eval_strategy = str(tmp_path), 0, "no"
     if getattr(load(config.method, **config.method_args), "teacher", None):
         config.method_args["teacher"] = teacher
