@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,8 +26,16 @@ class Mix:
     mask: Tensor | None = None
 
     @staticmethod
-    def pair(partner: Tensor, lam: Tensor, mask: Tensor | None = None, device: torch.device | None = None) -> Mix:
-        """Each row with one partner: `lam` (B,) or (1,) is the share of the row itself, `partner` (B,) its row."""
+    def pair(
+        partner: Tensor,
+        lam: Tensor,
+        mask: Tensor | Callable[[], Tensor] | None = None,
+        device: torch.device | None = None,
+    ) -> Mix:
+        """Each row with one partner: `lam` (B,) or (1,) is the share of the row itself, `partner` (B,) its row.
+
+        `mask` may be a function that makes it when it is first asked for.
+        """
         return Pair(partner=partner, lam=lam, mask=mask, device=device or lam.device)
 
     @classmethod
@@ -54,15 +63,15 @@ class Mix:
 
 
 class Pair(Mix):
-    """A `Mix` of each row with one partner, whose `index` and `weight` are made when they are first asked for."""
+    """A `Mix` of each row with one partner, whose parts are made when they are first asked for."""
 
     def __new__(cls, index: Tensor | None = None, weight: Tensor | None = None, mask: Tensor | None = None, **pair):
         # what dataclasses.replace asks for is no pair any more
         return super().__new__(cls) if index is None else Mix(index, weight, mask)
 
-    def __init__(self, *, partner: Tensor, lam: Tensor, mask: Tensor | None, device: torch.device):
+    def __init__(self, *, partner: Tensor, lam: Tensor, mask, device: torch.device):
         lam = lam.to(device, torch.float32, non_blocking=True).expand(len(partner))
-        self.__dict__.update(_partner=partner.to(device, non_blocking=True), _lam=lam, mask=mask)
+        self.__dict__.update(_partner=partner.to(device, non_blocking=True), _lam=lam, _mask=mask)
 
     @cached_property
     def index(self) -> Tensor:
@@ -71,6 +80,10 @@ class Pair(Mix):
     @cached_property
     def weight(self) -> Tensor:
         return torch.stack([self._lam, 1 - self._lam], 1)
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        return self._mask() if callable(self._mask) else self._mask
 
     @property
     def lam(self) -> Tensor:

@@ -4,12 +4,13 @@ Boxes have even sides, as those of the authors' code; timm's may be odd.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..mix import Mix
-from ..ops.masks import boxes, outside, paste
+from ..ops.masks import boxes, kept, outside, paste
 from ..ops.sampling import integers, partners, points, uniform
 from ._base import Method
 
@@ -24,8 +25,9 @@ def cutmix(x: Tensor, lam: Tensor, partner: Tensor, centre: Tensor, out: Tensor 
 
 def cut(x: Tensor, partner: Tensor, corners: Tensor, out: Tensor | None = None) -> tuple[Tensor, Mix]:
     """Each image with the box `corners` (B or 1, 4), half-open top, bottom, left, right, of its partner."""
-    mask = outside(corners, x.shape[-2:], x.device)
-    return paste(x, partner, corners, mask, out), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
+    size = x.shape[-2:]
+    mix = Mix.pair(partner, kept(corners, size), partial(outside, corners, size, x.device), x.device)
+    return paste(x, partner, corners, out), mix
 
 
 @dataclass(eq=False)

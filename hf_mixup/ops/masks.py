@@ -138,8 +138,15 @@ def beyond(rows: Tensor, columns: Tensor) -> Tensor:
     return torch.addcmul(rows.new_ones(()), rows[:, None, :, None], columns[:, None, None, :], value=-1)
 
 
-def paste(x: Tensor, partner: Tensor, corners: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
-    """`x` with the boxes `corners` (B, 4) of its partners; `mask` is `outside(corners, ...)`, `out` as in `blend`.
+def kept(corners: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B or 1,) float32 share of the pixels outside each box: the mean of `outside`."""
+    top, bottom, left, right = once(corners).unbind(1)
+    pixels = size[0] * size[1]
+    return (pixels - (bottom - top) * (right - left)).float() / pixels
+
+
+def paste(x: Tensor, partner: Tensor, corners: Tensor, out: Tensor | None = None) -> Tensor:
+    """`x` with the boxes `corners` (B, 4) of its partners; `out` as in `blend`.
 
     Boxes are exchanged in place, or copied as slices, where that is faster than the mask: the same result.
     """
@@ -147,7 +154,7 @@ def paste(x: Tensor, partner: Tensor, corners: Tensor, mask: Tensor, out: Tensor
     if out is x and plain and (shared or x[0].numel() >= LARGE) and 2 * (rolled(partner) or 0) == len(x):
         return _exchange(x, corners[0].tolist()) if shared else _exchange_each(x, corners.tolist())
     if plain or not shared:
-        return blend(x, partner, mask, out)
+        return blend(x, partner, outside(corners, x.shape[-2:], x.device), out)
     top, bottom, left, right = corners[0].tolist()
     box = x[..., top:bottom, left:right].index_select(0, partner.to(x.device))
     mixed = x.clone() if out is None else out if out is x else out.copy_(x)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_mixup.ops.masks import blend, boxes, is_shared, mingle, outside, paste, spread
+from hf_mixup.ops.masks import blend, boxes, is_shared, kept, mingle, outside, paste, spread
 
 ROLL = torch.tensor([1, 2, 0])
 CPU = torch.device("cpu")
@@ -61,8 +61,13 @@ def test_a_draw_is_shared_where_it_was_expanded_from_one():
 @pytest.mark.parametrize("size", [(16, 16), (112, 96)])
 def test_boxes_that_are_alike_are_pasted_as_one(size, images):
     x, corners = images(3, size), torch.tensor([[2, 9, 1, 12]])
-    masks = [outside(rows, size, CPU) for rows in (corners, corners.repeat(3, 1))]
-    assert torch.equal(paste(x, ROLL, corners, masks[0]), paste(x, ROLL, corners.repeat(3, 1), masks[1]))
+    assert torch.equal(paste(x, ROLL, corners), paste(x, ROLL, corners.repeat(3, 1)))
+
+
+def test_what_is_kept_is_the_mean_of_the_mask(rng):
+    lam, centre = torch.rand(50, generator=rng), torch.randint(12, (50, 2), generator=rng)
+    corners = boxes((12, 17), lam, centre)
+    assert torch.equal(kept(corners, (12, 17)), outside(corners, (12, 17), CPU).mean((1, 2, 3)))
 
 
 def test_a_blend_is_exact_where_the_mask_is_zero_or_one(images):
@@ -106,7 +111,7 @@ def test_a_blend_leaves_its_arguments_alone(images):
     x, mask = images(3), images(3, channels=1, seed=1)
     before = x.clone()
     blend(x, ROLL, mask)
-    paste(x, ROLL, torch.tensor([[0, 4, 0, 4]] * 3), mask)
+    paste(x, ROLL, torch.tensor([[0, 4, 0, 4]] * 3))
     assert torch.equal(x, before) and x._version == 0 and mask._version == 0
 
 
@@ -126,7 +131,7 @@ def test_mingle_takes_partners_that_are_no_rows_of_the_batch(images):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
 def test_a_shared_box_gives_what_the_mask_gives(dtype, images):
     x, corners = images(3, (6, 10), dtype=dtype), torch.tensor([[1, 4, 2, 9]] * 3)
-    sliced = paste(x, ROLL, corners, outside(corners, (6, 10), CPU))
+    sliced = paste(x, ROLL, corners)
     assert torch.equal(sliced, blend(x, ROLL, outside(corners, (6, 10), CPU)))
 
 
