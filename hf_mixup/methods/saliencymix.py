@@ -34,9 +34,12 @@ def saliencymix(
     `x` (B, C, H, W), `lam` (B,) in [0, 1], `partner` (B,). `saliency(images)`: (N, h, w) map of images (N, C, H, W).
     `shared`: one box for all rows, that of the first.
     """
-    rows = slice(1) if shared else slice(None)
-    seen = x.index_select(0, partner[rows].to(x.device, non_blocking=True))
-    return cut(x, partner, boxes(x.shape[-2:], lam[rows], peak(saliency(seen), x.shape[-2:])), out)
+    chosen, size = partner.to(x.device, non_blocking=True), x.shape[-2:]
+    if shared:
+        centre = peak(saliency(x.index_select(0, chosen[:1])), size)
+    else:
+        centre = peak(saliency(x), size).index_select(0, chosen)
+    return cut(x, partner, boxes(size, lam[: len(centre)], centre), out)
 
 
 @dataclass(eq=False)
