@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hf_mixup.benchmark import peers, speed, step, timing
+from hf_mixup.benchmark.profile import operators
 from hf_mixup.benchmark.report import speed_table
 
 SMALL = (4, 3, 32, 32)
@@ -125,3 +126,9 @@ def test_a_step_is_measured_on_a_network_that_the_method_can_read(monkeypatch):
     assert step.measure({"name": "cutmix"}, 0, 2)["network"] == "cnn"
     found = step.measure({"name": "transmix"}, 0, 2)
     assert found["network"] == "vit" and found["relative"] > 0 and found["rounds"] == 2
+
+
+def test_a_profile_names_the_operators_of_a_call():
+    x, y = torch.rand(64, 64), torch.rand(64, 64)
+    seen = operators(lambda: (x @ y).relu())
+    assert {"aten::mm", "aten::relu"} <= set(seen["most"]) and seen["operators"] >= 2

@@ -44,13 +44,16 @@ def paste_resized(
 
 def _shrunk(x: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     """`x` (B, C, h, w) at another size, as F.interpolate gives it."""
-    slow = interpolation == "nearest" and x.device.type == "cpu" and max(x.shape[-2:]) <= SMALL
-    if not slow or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
         return F.interpolate(x, size=size, mode=interpolation)
-    # there, two matrix products take a third of the time
-    down, across = (_picks(*sides).to(x.dtype) for sides in zip(size, x.shape[-2:], strict=True))
-    with torch.autocast("cpu", enabled=False):
-        return down @ x @ across.T
+    if interpolation == "nearest" and max(x.shape[-2:]) <= SMALL:
+        # two matrix products take a third of the time
+        down, across = (_picks(*sides).to(x.dtype) for sides in zip(size, x.shape[-2:], strict=True))
+        with torch.autocast("cpu", enabled=False):
+            return down @ x @ across.T
+    # one channel at a time: of few channels, torch's kernels put the channels last and back again
+    small = F.interpolate(x.flatten(0, 1)[:, None], size=size, mode=interpolation)
+    return small.view(*x.shape[:2], *size)
 
 
 @lru_cache(maxsize=256)
