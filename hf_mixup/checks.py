@@ -1,12 +1,9 @@
 """What a configuration refuses, and which of its fields exclude each other."""
 
-from typing import TYPE_CHECKING
+from transformers import TrainingArguments
 
 from hf_mixup.recipe import ARGUMENTS
 from hf_mixup.values import ConfigError
-
-if TYPE_CHECKING:
-    from hf_mixup.config import MixupConfig
 
 REFUSED = {
     "hub_token": "it would be kept in run records. Set the environment variable HF_TOKEN, or run `hf auth login`",
@@ -18,7 +15,7 @@ SECRETS = {"token", "hub_token", "use_auth_token", "api_key"}
 FLOORED = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")  # the schedules that end at min_lr
 
 
-def check_together(config: "MixupConfig") -> None:
+def check_together(config: TrainingArguments) -> None:
     """Raise ConfigError for fields that do not go together."""
     for name, reason in REFUSED.items():
         if value := getattr(config, name):
@@ -35,7 +32,7 @@ def check_together(config: "MixupConfig") -> None:
     _check_schedule(config)
 
 
-def _check_images(config: "MixupConfig") -> None:
+def _check_images(config: TrainingArguments) -> None:
     scale = config.random_resized_crop
     if scale is not None and (len(scale) != 2 or scale[0] > scale[1]):
         raise ConfigError(
@@ -64,7 +61,7 @@ def _check_images(config: "MixupConfig") -> None:
         )
 
 
-def _check_schedule(config: "MixupConfig") -> None:
+def _check_schedule(config: TrainingArguments) -> None:
     if config.warmup_epochs and config.warmup_steps:
         raise ConfigError(
             f"warmup_epochs is {config.warmup_epochs} and warmup_steps {config.warmup_steps}. Set one of them to 0."
@@ -76,7 +73,7 @@ def _check_schedule(config: "MixupConfig") -> None:
         )
 
 
-def set_floor(config: "MixupConfig") -> None:
+def set_floor(config: TrainingArguments) -> None:
     """Tell the schedule of `min_lr`; ConfigError where it has no such end."""
     given = dict(config.lr_scheduler_kwargs or {})
     if config.lr_scheduler_type not in FLOORED:
