@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +33,7 @@ class Mix:
     ) -> Mix:
         """Each row with one partner: `lam` (B,) or (1,) is the share of the row itself, `partner` (B,) its row.
 
-        `mask` may be a function that makes it when it is first asked for.
+        `mask` may be a function that makes it when it is asked for.
         """
         return Pair(partner=partner, lam=lam, mask=mask, device=device or lam.device)
 
@@ -63,7 +62,7 @@ class Mix:
 
 
 class Pair(Mix):
-    """A `Mix` of each row with one partner, whose parts are made when they are first asked for."""
+    """A `Mix` of each row with one partner, whose parts are made when they are asked for."""
 
     def __new__(cls, index: Tensor | None = None, weight: Tensor | None = None, mask: Tensor | None = None, **pair):
         # what dataclasses.replace asks for is no pair any more
@@ -73,15 +72,15 @@ class Pair(Mix):
         lam = lam.to(device, torch.float32, non_blocking=True).expand(len(partner))
         self.__dict__.update(_partner=partner.to(device, non_blocking=True), _lam=lam, _mask=mask)
 
-    @cached_property
+    @property
     def index(self) -> Tensor:
         return torch.stack([torch.arange(len(self._partner), device=self._partner.device), self._partner], 1)
 
-    @cached_property
+    @property
     def weight(self) -> Tensor:
         return torch.stack([self._lam, 1 - self._lam], 1)
 
-    @cached_property
+    @property
     def mask(self) -> Tensor | None:
         return self._mask() if callable(self._mask) else self._mask
 

@@ -109,3 +109,14 @@ def test_a_pair_is_copied_with_other_weights():
     assert torch.equal(changed.index, PAIR.index) and torch.equal(changed(torch.eye(3)), torch.eye(3))
     again = pickle.loads(pickle.dumps(PAIR))
     assert torch.equal(again.weight, PAIR.weight) and again.mask is None
+
+
+def test_a_pair_compiles_to_one_graph(rng):
+    def shares(lam, y):
+        mix = Mix.pair(torch.tensor([1, 2, 0]), lam)
+        return mix(y), mix.weight, mix.index, Mix(mix.index, mix.weight)(y)
+
+    lam, y = torch.rand(3, generator=rng), torch.rand(3, 4, generator=rng)
+    compiled = torch.compile(shares, backend="eager", fullgraph=True)
+    for found, wanted in zip(compiled(lam, y), shares(lam, y), strict=True):
+        torch.testing.assert_close(found, wanted)

@@ -62,9 +62,10 @@ class TLAlign(Method):
 
     def forward(self, net, x, y, rng):
         x, mix = self.mix(net, x, y, rng)
-        if mix.mask is None:
+        mask = mix.mask
+        if mask is None:
             return {"mix": net.loss(net(x), mix(y))}
         with net.watching_blocks(for_method="tlalign") as look:
             logits = net(x)
-            lam = aligned_share(mix.mask, look(), self.grid(x))
-        return {"mix": net.loss(logits, Mix.pair(mix.partner, lam, mix.mask)(y))}
+            lam = aligned_share(mask, look(), self.grid(x))
+        return {"mix": net.loss(logits, Mix.pair(mix.partner, lam)(y))}

@@ -51,10 +51,11 @@ class TransMix(Container):
 
     def forward(self, net, x, y, rng):
         x, mix = self.mix(net, x, y, rng)
-        if mix.mask is None or mix.mask.shape[1] != 1:
+        mask = mix.mask
+        if mask is None or mask.shape[1] != 1:
             return {"mix": net.loss(net(x), mix(y))}
         with net.watching(for_method="transmix") as look:
             logits = net(x)
             attention = look()
-        lam = (1 - self.ratio) * mix.lam + self.ratio * attended_share(mix.mask, attention)
-        return {"mix": net.loss(logits, Mix(mix.index, torch.stack([lam, 1 - lam], 1), mix.mask)(y))}
+        lam = (1 - self.ratio) * mix.lam + self.ratio * attended_share(mask, attention)
+        return {"mix": net.loss(logits, Mix(mix.index, torch.stack([lam, 1 - lam], 1))(y))}
