@@ -6,6 +6,7 @@ Each case is a function of this file; what it returns is written to RESULTS/<cas
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -66,7 +67,7 @@ def trainer_of(method="mixup", arguments=None, network=CNN, rows=200, eval_rows=
         freeze(model)
     common = {"max_steps": 3, "save_strategy": "no", "eval_strategy": "no", "max_grad_norm": 0, "weight_decay": 0}
     common |= {"optimizer": "momentum", "learning_rate": 0.05, "per_device_train_batch_size": 8, "disable_tqdm": True}
-    common |= {"output_dir": "unused", "use_cpu": True}
+    common |= {"output_dir": tempfile.mkdtemp(), "use_cpu": True}
     config = MixupConfig(method=method, method_args=arguments or {}, **(common | fields))
     columns = ("image", "label", SIZE)
     images = Images(data.train.select(range(rows)), *columns)
