@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from hf_mixup import available
+from hf_mixup.benchmark import speed
+
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "hub_cards" / "records"
 
@@ -30,3 +33,25 @@ def test_the_quick_start_claims_what_its_records_say():
     low, mean, high = (f"{value:.3f}".removeprefix("0") for value in (top1[0], sum(top1) / len(top1), top1[-1]))
     assert f"{mean} top-1 ({low} to {high}" in said and f"{low} to {high} top-1" in said
     assert said.count(f"{seconds[0]:.0f} to {seconds[-1]:.0f} s of training") == 2
+
+
+def test_what_the_readme_says_of_steps_is_what_was_measured():
+    steps = json.loads((RECORDS.parent / "speed" / "step.json").read_text())["methods"]
+    free = [step["relative"] for step in steps.values() if step["extra_passes"] == 0]
+    assert "cost 0 to 3 %" in (ROOT / "README.md").read_text() and 0.97 < min(free) and max(free) < 1.035
+    for name in ("smmix", "tokenmix"):
+        assert steps[name]["extra_passes"] == pytest.approx(1, abs=0.05)
+    half, whole = (steps[name]["extra_passes"] for name in ("puzzlemix half resolution", "puzzlemix"))
+    assert half == pytest.approx(whole / 4, abs=0.01)
+
+
+def test_every_method_has_trained_two_epochs():
+    assert {run["method"]["name"] for run in records("two_epochs")} == set(available())
+    assert {run["steps"] for run in records("two_epochs")} == {40}
+
+
+def test_the_speed_record_has_every_case_with_one_and_two_threads():
+    cases = json.loads((RECORDS.parent / "speed" / "batch.json").read_text())["cases"]
+    kinds = {(case["threads"], case["kept_memory"]) for case in cases}
+    assert kinds == {(1, False), (1, True), (2, False), (2, True)}
+    assert len(cases) == len(kinds) * len(list(speed.cases()))

@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from .speed import CLASSES, cases, ours
-from .timing import machine, write
+from .timing import batch, machine, write
 
 CALLS, SHOWN = 20, 6
 
@@ -44,8 +44,8 @@ def main() -> None:
     found = []
     for case in cases():
         if any(word in case["case"] for word in options.only):
-            x, labels = torch.randn(case["size"]), torch.randint(CLASSES, case["size"][:1])
-            found.append(case | operators(ours(case, x, labels)["ours, out"]))
+            call = ours(case, *batch(case["size"], CLASSES))["ours, out"]
+            found.append(case | operators(call))
             print(found[-1], flush=True)
             write(options.record, {"machine": machine(), "cases": found})
 

@@ -22,7 +22,7 @@ from ..methods import load
 from ..ops.sampling import generator
 from ..tasks.classification import targets
 from .peers import candidates
-from .timing import Times, interleaved, machine, write
+from .timing import Times, batch, interleaved, machine, write
 
 SIZES = ((128, 3, 32, 32), (128, 3, 64, 64), (64, 3, 224, 224))
 CLASSES = 100
@@ -112,8 +112,7 @@ def peers(case: dict, x: Tensor, labels: Tensor, checkout: Path | None) -> dict[
 
 def measure(case: dict, seconds: float, checkout: Path | None) -> dict[str, dict]:
     """Times of the floor, ours and the peers' that run, by name; of those that do not, the error."""
-    torch.manual_seed(0)
-    x, labels = torch.randn(case["size"]), torch.randint(CLASSES, case["size"][:1])
+    x, labels = batch(case["size"], CLASSES)
     buffer = torch.empty_like(x)
     calls, broken = {"floor": lambda: torch.add(x, 1, out=buffer), **ours(case, x, labels)}, {}
     for name, call in peers(case, x, labels, checkout).items():

@@ -20,7 +20,7 @@ from ..models import build_model
 from ..net import Net
 from ..step import MixupStep
 from ..tasks.classification import classification
-from .timing import interleaved, machine, write
+from .timing import batch, interleaved, machine, write
 
 BATCH, SIDE, CLASSES = 32, 32, 10
 COUNTED, DRAWS = 8, 12  # images of a batch whose operations are counted, and batches
@@ -48,13 +48,14 @@ def methods() -> Iterator[tuple[str, dict]]:
 
 def make_net(network: str) -> Net:
     """One of the NETWORKS, with the same weights each time."""
-    torch.manual_seed(0)
     name, changes = NETWORKS[network]
-    model, _ = build_model(name, classes=[str(k) for k in range(CLASSES)], image_size=SIDE, model_args=changes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, _ = build_model(name, classes=[str(k) for k in range(CLASSES)], image_size=SIDE, model_args=changes)
     return Net(model)
 
 
-def make(network: str, arguments: dict, batch: int = BATCH) -> Callable[[], None]:
+def make(network: str, arguments: dict, count: int = BATCH) -> Callable[[], None]:
     """One training step, as a call; ValueError where the network is not one that the method can read."""
     net = make_net(network)
     method = load(**arguments).train()
@@ -62,7 +63,7 @@ def make(network: str, arguments: dict, batch: int = BATCH) -> Callable[[], None
     method.total_steps = 1000
     step = MixupStep(net, method, classification).train()
     optimizer = torch.optim.SGD([p for p in step.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
-    x, y = torch.randn(batch, 3, SIDE, SIDE), torch.randint(CLASSES, (batch,))
+    x, y = batch((count, 3, SIDE, SIDE), CLASSES)
     done = 0
 
     def call():
@@ -86,7 +87,7 @@ def extra_passes(network: str, arguments: dict) -> float:
     plain, mixed = make(network, {"name": "erm"}, COUNTED), make(network, arguments, COUNTED)
     mixed()  # some methods keep a batch for the next one
     added = sum(_operations(mixed) for _ in range(DRAWS)) / DRAWS - _operations(plain)
-    net, x = make_net(network), torch.randn(COUNTED, 3, SIDE, SIDE)
+    net, (x, _) = make_net(network), batch((COUNTED, 3, SIDE, SIDE), CLASSES)
     return round(added / _operations(lambda: net(x)), 2)
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from ..ops.sampling import generator
+
 PACKAGES = ("torch", "torchvision", "timm", "kornia", "mixup", "mlxops-aug", "numpy", "hf_mixup")
 
 
@@ -57,6 +59,12 @@ def _wall() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def batch(size: tuple[int, int, int, int], classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images and class numbers that are mixed, the same each time."""
+    rng = generator(0)
+    return torch.randn(size, generator=rng), torch.randint(classes, size[:1], generator=rng)
 
 
 def machine() -> dict:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..mix import Mix
-from ..ops.masks import beyond, blend, once, written
+from ..ops.masks import beyond, blend, copied, once
 from ..ops.sampling import integers, uniform
 from ._base import Method
 
@@ -92,7 +92,7 @@ class GridMix(Method):
 
     def mix_batch(self, net, x, y, rng, out=None):
         if self.alpha == 0:  # the smallest hole is more than nothing
-            return written(x.clone(), out), Mix.none(x)
+            return copied(x, out), Mix.none(x)
         lam, partner = self.draw(x, self.alpha, rng)
         count, (fewest, most) = self.draws(x), self.holes
         area, aspect = uniform(*self.crop_area, count, rng), uniform(*self.crop_aspect, count, rng)

@@ -87,6 +87,11 @@ def written(x: Tensor, out: Tensor | None) -> Tensor:
     return x if out is None else out.copy_(x)
 
 
+def copied(x: Tensor, out: Tensor | None) -> Tensor:
+    """What may be written over: a copy of `x`, in `out` where one is given, or `x` where that is `out`."""
+    return x.clone() if out is None else out if out is x else out.copy_(x)
+
+
 def spread(lam: Tensor, x: Tensor) -> Tensor:
     """`lam` (B,) shaped (B, 1, ...), so that it spreads over the rows of `x`."""
     return lam.reshape(-1, *[1] * (x.dim() - 1))
@@ -157,7 +162,7 @@ def paste(x: Tensor, partner: Tensor, corners: Tensor, out: Tensor | None = None
         return blend(x, partner, outside(corners, x.shape[-2:], x.device), out)
     top, bottom, left, right = corners[0].tolist()
     box = x[..., top:bottom, left:right].index_select(0, partner.to(x.device))
-    mixed = x.clone() if out is None else out if out is x else out.copy_(x)
+    mixed = copied(x, out)
     mixed[..., top:bottom, left:right] = box
     return mixed
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .masks import is_shared, mingle, outside
+from .masks import copied, is_shared, mingle, outside
 
 INTERPOLATIONS = ("bilinear", "nearest")
 SMALL = 64  # pixels a side of images that a matrix product shrinks faster
@@ -36,7 +36,7 @@ def paste_resized(
     if bottom > top and right > left:
         small = _shrunk(wide, (bottom - top, right - left), interpolation)
         small = small if partner is None else small.index_select(0, partner)
-    mixed = x.clone() if out is None else out if out is x else out.copy_(x)
+    mixed = copied(x, out)
     if small is not None:
         mixed[..., top:bottom, left:right] = small if x.is_floating_point() else small.round()
     return mixed

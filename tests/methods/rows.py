@@ -22,17 +22,18 @@ DEFAULTS = {
     "golden": "",  # whose code or numbers the golden vector comes from
 }
 
+LEARNED = {  # a mask generator, its encoder and their losses
+    "keeps_drawn_lam": True,
+    "plain_loss": False,
+    "integers": False,
+    "gradient": "method",
+    "meta": False,
+    "identity": {"alpha": 0.0},
+    "loss_call": 0,
+}
+
 ROWS = {
-    "adautomix": {
-        "golden": "JinXins/Adversarial-AutoMixup, AdaptiveMask, co_mixup and forward_k",
-        "keeps_drawn_lam": True,
-        "plain_loss": False,
-        "integers": False,
-        "gradient": "method",
-        "meta": False,
-        "identity": {"alpha": 0.0},
-        "loss_call": 0,
-    },
+    "adautomix": {"golden": "JinXins/Adversarial-AutoMixup, AdaptiveMask, co_mixup and forward_k", **LEARNED},
     "alignmix": {
         "golden": "shashankvkt/AlignMixup_CVPR22, mixup_aligned",
         "mask": False,
@@ -53,16 +54,7 @@ ROWS = {
         "identity": {"alpha": 0.0},
         "golden": "google-research/augmix, augment_and_mix.py augment_and_mix",
     },
-    "automix": {
-        "golden": "Westlake-AI/openmixup, PixelMixBlock, AutoMixup.pixel_mixup, CosineScheduleHook",
-        "keeps_drawn_lam": True,
-        "plain_loss": False,
-        "integers": False,
-        "gradient": "method",
-        "meta": False,
-        "identity": {"alpha": 0.0},
-        "loss_call": 0,
-    },
+    "automix": {"golden": "Westlake-AI/openmixup, PixelMixBlock, AutoMixup.pixel_mixup, CosineScheduleHook", **LEARNED},
     "choice": {
         "golden": "timm 1.0.31, timm.data.mixup Mixup",
         "mask": False,
@@ -174,16 +166,7 @@ ROWS = {
         "identity": {"alpha": 0.0},
         "rolls": False,
     },
-    "samix": {
-        "golden": "Westlake-AI/openmixup, PixelMixBlock",
-        "keeps_drawn_lam": True,
-        "plain_loss": False,
-        "integers": False,
-        "gradient": "method",
-        "meta": False,
-        "identity": {"alpha": 0.0},
-        "loss_call": 0,
-    },
+    "samix": {"golden": "Westlake-AI/openmixup, PixelMixBlock", **LEARNED},
     "smmix": {
         "golden": "ChenMnZ/SMMix, SMMix and engine.py",
         "nets": ("vit",),
