@@ -6,7 +6,7 @@ from .config import MixupConfig
 from .methods import Method, available, load
 from .mix import Mix
 from .net import Net
-from .publish import load_pretrained
+from .pretrained import load_pretrained
 from .step import MixupStep
 from .trainer import MixupTrainer
 from .version import __version__

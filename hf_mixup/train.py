@@ -13,11 +13,12 @@ from . import record
 from .callbacks import BarCallback, ReportCallback, StopCallback
 from .config import MixupConfig
 from .data import Data, Images, Stream, Transform, crop_share, eval_transform, to_rgb, train_transform
+from .export import export
 from .folder import RunError, check_folder, check_world, nothing_left, told_when_full
 from .methods import Method, load
 from .metrics import compute_metrics
 from .models import build_model
-from .publish import export, push
+from .publish import push
 from .saving import last_checkpoint
 from .trainer import MixupTrainer
 

@@ -10,12 +10,12 @@ PACKAGE = Path(__file__).parents[1] / "hf_mixup"
 
 # from the ground up; a file may import from rows below its own, and from its own row
 LAYERS = [
-    ["mix", "version"],
+    ["mix", "retry", "version"],
     ["ops"],
     ["anatomy", "merging", "teachers", "net"],
     ["methods", "tasks", "data", "checks", "config", "recipe", "values", "cards", "metrics", "networks", "testing"],
     ["batch", "callbacks", "checkpoints", "models", "optimization", "record", "step", "table"],
-    ["saving", "folder", "publish"],
+    ["saving", "folder", "export", "pretrained", "publish"],
     ["trainer", "benchmark"],
     ["analysis", "train"],
     ["__init__", "__main__"],
