@@ -76,3 +76,9 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def record_of(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
+
+
+def hub_environment(hub, home: Path) -> dict[str, str]:
+    """What `python(..., environment=...)` needs to talk to this hub, with a cache of its own in `home`."""
+    quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_COLOR": "1"}
+    return {**hub.env, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home), **quiet}

@@ -5,12 +5,14 @@ import os
 
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 
+import hub_fixtures
 import pytest
-from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub import CommitOperationAdd, HfApi
 
 from hf_mixup.testing import LocalHub
 
 PART_SIZE = 4000
+api, online = hub_fixtures.api, hub_fixtures.online
 NUMBERS = itertools.count()
 
 
@@ -19,23 +21,6 @@ def hub(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
     with LocalHub(folder, {"user": ["org"], "bob": []}, part_size=PART_SIZE) as hub:
         yield hub
-
-
-@pytest.fixture(autouse=True)
-def online(hub, monkeypatch, tmp_path):
-    """What huggingface_hub reads from the environment when it is imported, which here was for tests without a Hub."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    agents = tmp_path / "agents.json"  # else asked of the real Hub, for the client's name in its requests
-    agents.write_text('{"standardEnvVars": [], "harnesses": {}}')
-    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(agents))
-    yield
-    hub.faults.clear()
-
-
-@pytest.fixture
-def api(hub):
-    return HfApi(endpoint=hub.url, token=hub.token)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from cli import command, folder_of, python, recipe_of, record_of
+from cli import command, folder_of, hub_environment, python, recipe_of, record_of
 from huggingface_hub import HfApi, constants
 
 from hf_mixup.testing import LocalHub
@@ -23,7 +23,7 @@ def pushed(tmp_path_factory):
     root = tmp_path_factory.mktemp("push")
     recipe = recipe_of(root / "recipe.yaml", folder_of(root / "data"), method="automix", max_steps=2)
     with LocalHub(root / "hub") as hub:
-        environment = {**hub.env, "HF_HUB_OFFLINE": "0", "HF_HOME": str(root / "home")}
+        environment = hub_environment(hub, root / "home")
         words = ("--output_dir", root / "run", "--push_to_hub", "--hub_model_id", "user/run")
         process = command(recipe, *words, environment=environment)
         output, said = process.communicate()

@@ -1,0 +1,14 @@
+"""A hub for each file of tests; `online` points no client at it: pass its address, or run with `hub_environment`."""
+
+import hub_fixtures
+import pytest
+
+from hf_mixup.testing import LocalHub
+
+api, online = hub_fixtures.api, hub_fixtures.online
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with LocalHub(tmp_path_factory.mktemp("hub"), {"user": ["org"], "bob": []}) as hub:
+        yield hub
