@@ -52,7 +52,7 @@ def train(hub, root):
     """`train(...)`: the streamed training on two processes, begun, with these words more."""
     done(python("-c", PUSH, environment=hub_environment(hub, root / "home")))
     fields = {"streaming": True, "num_train_epochs": EPOCHS, "per_device_train_batch_size": 50}
-    fields |= {"save_strategy": "steps", "save_steps": SAVED, "eval_strategy": "no", "method": "cutmix"}
+    fields |= {"save_strategy": "steps", "save_steps": SAVED, "eval_strategy": "no", "learning_rate": 0.2}
     recipe = recipe_of(root / "recipe.yaml", DATA, **fields)
     words = (*LAUNCH, "-m", "hf_mixup", recipe, "--output_dir", root / "run", "--push_to_hub", "--hub_model_id", MODEL)
     return lambda *more: python(*words, *more, environment=hub_environment(hub, root / "home"))
