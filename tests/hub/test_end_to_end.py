@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli import hub_environment, python, recipe_of, record_of
 from huggingface_hub import HfApi, ModelCard, constants
-from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from hf_mixup.testing import LocalHub
 
@@ -64,11 +64,11 @@ def killed(train, hub, root):
     process = train()
     try:
         while process.poll() is None and not (at_step(root, EPOCH + SAVED) and on_hub(hub)):
-            if at_step(root, 3 * EPOCH):  # long enough for a push in the background
+            if at_step(root, 4 * EPOCH):  # long enough for a push in the background
                 break
             time.sleep(0.01)
     finally:
-        for worker in children(process.pid):
+        for worker in children(process):
             os.kill(worker, signal.SIGKILL)
         process.kill()
     _, said = process.communicate()
@@ -96,9 +96,11 @@ def done(process) -> str:
     return printed
 
 
-def children(parent: int) -> list[int]:
-    """The processes that a process started."""
-    return [int(number) for number in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+def children(process) -> list[int]:
+    """The processes that a process started; none where it has ended."""
+    if process.poll() is not None:
+        return []
+    return [int(number) for number in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 def at_step(root: Path, step: int) -> bool:
@@ -109,7 +111,7 @@ def on_hub(hub) -> dict[str, set[str]]:
     """The files of each checkpoint on its branch."""
     try:
         files = HfApi(endpoint=hub.url, token=hub.token).list_repo_files(MODEL, revision=BRANCH)
-    except (RevisionNotFoundError, LookupError, OSError):  # not made yet
+    except (RepositoryNotFoundError, RevisionNotFoundError):  # not made yet
         return {}
     found = {}
     for folder, _, name in (file.partition("/") for file in files if file.startswith("checkpoint-")):
