@@ -1,12 +1,13 @@
 """The input paths are measured as they say, on images that all of them see; how fast they are, no test asserts."""
 
 import json
+import re
 import time
 
 import numpy as np
 import pytest
 import torch
-from cli import folder_of, python
+from cli import ROOT, folder_of, python
 
 from hf_mixup.benchmark import input as benchmark
 from hf_mixup.benchmark.input_data import CASES, Case, picture
@@ -63,6 +64,17 @@ def test_the_table_has_a_row_for_each_path_and_limit(record):
     assert head.count("worker(s)") == 4
     assert [row.split("|")[1].strip() for row in rows] == PATHS + LIMITS
     assert all(row.count("%") == 4 * (name in PATHS) for row, name in zip(rows, PATHS + LIMITS, strict=True))
+
+
+def test_the_record_of_the_repository_is_a_whole_one():
+    file = ROOT / "hub_cards" / "speed" / "input.json"
+    if not file.is_file():
+        pytest.skip("not measured yet")
+    kept = json.loads(file.read_text())
+    assert len(kept["cases"]) == 4 and re.fullmatch("[0-9a-f]{40}", kept["commit"])
+    for case, name, found in every(kept):
+        assert found["rows"] == case["data"]["rows"] >= 2048 and found["rounds"] >= 3
+        assert found.get("covers", name in LIMITS), (case["size"], case["workers"], name)
 
 
 def test_a_pass_that_misses_an_image_or_has_one_twice_does_not_cover():

@@ -48,6 +48,7 @@ def understands(monkeypatch):
     def understands(program: str, words: list[str]) -> bool:
         monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
         monkeypatch.setattr(sys, "argv", [program, *words])
+        monkeypatch.delitem(sys.modules, program, raising=False)  # runpy warns of one that is there
         with pytest.raises(Understood) as found:
             (runpy.run_path if program.endswith(".py") else runpy.run_module)(program, run_name="__main__")
         return found.value.args == ([],)

@@ -3,7 +3,7 @@
 Ours, timm's streaming reader and the data path of transformers' example script read the same images, from a Hub of this
 machine in a process of its own, or from the disk; decoding and reading alone are the limit. All take turns, a whole
 pass over the data in each round, on one thread, with and without worker processes. Then each feeds a model whose step
-takes longer than the path: how much of the time does it wait?
+takes longer than the path: how much of the time does it wait? Needs `pip install 'hf_mixup[testing]'`.
 """
 
 import argparse
@@ -134,13 +134,14 @@ def cases(options: argparse.Namespace) -> Iterator[dict]:
     for case in QUICK if options.quick else CASES:
         if case.size not in options.size:
             continue
-        splits = own(options.data, case) if options.data else made(case)
+        given = options.data if case.resized else None
+        splits = own(given, case) if given else made(case)
         data = publish(splits, case)
         crop = {"random_resized_crop": SCALE} if case.resized else {"crop_padding": PADDING}
         common = {
             "size": case.size,
             "batch": case.batch,
-            "data": data | {"made": _origin(case, options.data)},
+            "data": data | {"made": _origin(case, given)},
             "augmentation": crop | {"flip": FLIP, "interpolation": "bilinear"},
         }
         for workers in options.workers:
@@ -199,7 +200,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("hub_cards/speed/input.json"), help="file to write")
     parser.add_argument("--size", type=int, nargs="+", default=sizes, choices=sizes, help="of a crop, pixels")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="processes of a loader")
-    parser.add_argument("--data", type=Path, help="folder of images of your own, instead of those that are made")
+    parser.add_argument("--data", type=Path, help="folder of photographs, for the larger size")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="a few images, to see that it works: no numbers to quote")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
