@@ -12,7 +12,7 @@ from transformers import TimmWrapperImageProcessor, Trainer, TrainingArguments
 from .callbacks import MethodCallback
 from .data import BatchPlan, Images, Stream, StreamLoader, augment, eval_loader, normalise, train_loader
 from .methods import Method, load
-from .models import synchronise
+from .models import share_buffers, synchronise
 from .net import Net
 from .ops.losses import binary_cross_entropy, soft_cross_entropy
 from .optimization import Averaged, add_groups, finish_schedule, make_optimizer, steps_in_epoch
@@ -171,9 +171,8 @@ class MixupTrainer(Trainer):
     # Evaluating and saving
 
     def evaluation_loop(self, *args, **kwargs):
-        if self.averaged is None:
-            return super().evaluation_loop(*args, **kwargs)
-        with self.averaged.swapped():
+        with nullcontext() if self.averaged is None else self.averaged.swapped():
+            share_buffers(self.model)
             return super().evaluation_loop(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

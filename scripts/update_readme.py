@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "tests" / "methods"))
 
 from rows import ROWS  # noqa: E402
 
-from hf_mixup.benchmark.report import speed_table  # noqa: E402
+from hf_mixup.benchmark.report import input_table, speed_table  # noqa: E402
 from hf_mixup.table import method_table  # noqa: E402
 
 README = ROOT / "README.md"
@@ -23,6 +23,8 @@ def updated(text: str) -> str:
     costs, speed = (json.loads((SPEED / f"{name}.json").read_text()) for name in ("step", "batch"))
     golden = {name: row.get("golden", "") for name, row in ROWS.items()}
     parts = {"methods": method_table(costs["methods"], golden), "speed": speed_table(speed)}
+    if (SPEED / "input.json").is_file():
+        parts["input"] = input_table(json.loads((SPEED / "input.json").read_text()))
     for name, part in parts.items():
         text = re.sub(
             PART.format(name=name), lambda found, part=part: f"{found[1]}{part}\n{found[2]}", text, flags=re.DOTALL

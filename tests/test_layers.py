@@ -16,8 +16,9 @@ LAYERS = [
     ["methods", "tasks", "data", "checks", "config", "recipe", "values", "cards", "metrics", "networks", "testing"],
     ["batch", "callbacks", "checkpoints", "models", "optimization", "record", "step", "table"],
     ["saving", "folder", "export", "pretrained", "publish"],
-    ["trainer", "benchmark"],
-    ["analysis", "train"],
+    ["trainer"],
+    ["train"],
+    ["analysis", "benchmark"],
     ["__init__", "__main__"],
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

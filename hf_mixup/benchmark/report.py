@@ -1,4 +1,4 @@
-"""The speed record as a Markdown table."""
+"""The records of speed as Markdown tables."""
 
 OURS = ("ours", "ours, out", "ours, in place")
 # heading, image side, memory kept by the process, which of our calls
@@ -40,3 +40,16 @@ def _cell(times: dict | None, call: str) -> str:
         return text
     best = min(peers, key=peers.get)
     return f"{text}; {peers[best] / own:.1f}x {best}"
+
+
+def input_table(record: dict) -> str:
+    """A row a path or limit, a column a size and a number of workers: images/s, and the share that a model waits."""
+    columns = [f"{case['size']} px, {case['workers']} worker(s)" for case in record["cases"]]
+    found = [case["paths"] | case["limits"] for case in record["cases"]]
+    rows = [f"| {name} | {' | '.join(_rate(case[name]) for case in found)} |" for name in found[0]]
+    return "\n".join([f"| images/s | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}", *rows])
+
+
+def _rate(path: dict) -> str:
+    text = f"{path['images_per_s']['median']:,.0f}"
+    return f"{text}; {path['waiting']['share']:.1%}" if "waiting" in path else text

@@ -15,6 +15,7 @@ import torch
 from ..ops.sampling import generator
 
 PACKAGES = ("torch", "torchvision", "timm", "kornia", "mixup", "mlxops-aug", "numpy", "hf_mixup")
+PACKAGES += ("transformers", "datasets", "accelerate", "huggingface_hub", "pillow", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,14 @@ class Times:
 
     @classmethod
     def of(cls, seconds: list[float]) -> "Times":
-        ordered = sorted(1e3 * second for second in seconds)
-        low, median, high = (ordered[min(int(len(ordered) * share), len(ordered) - 1)] for share in (0.25, 0.5, 0.75))
-        return cls(round(median, 4), round(low, 4), round(high, 4), len(ordered))
+        low, median, high = quartiles([1e3 * second for second in seconds])
+        return cls(round(median, 4), round(low, 4), round(high, 4), len(seconds))
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """Lower quartile, median and upper quartile, each one of the values."""
+    ordered = sorted(values)
+    return [ordered[min(int(len(ordered) * share), len(ordered) - 1)] for share in (0.25, 0.5, 0.75)]
 
 
 def interleaved(

@@ -1,0 +1,213 @@
+"""How many images a second reach the network: python -m hf_mixup.benchmark.input
+
+Ours, timm's streaming reader and the data path of transformers' example script read the same images, from a Hub of this
+machine in a process of its own, or from the disk; decoding and reading alone are the limit. All take turns, a whole
+pass over the data in each round, on one thread, with and without worker processes. Then each feeds a model whose step
+takes longer than the path: how much of the time does it wait? Needs `pip install 'hf_mixup[testing]'`.
+"""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import datasets
+import torch
+
+from ..data import DataError
+from ..record import commit
+from ..testing import LocalHub
+from .input_data import CASES, QUICK, Case, made, own, publish
+from .input_peers import FLIP, PADDING, SCALE, InputPath, limits, paths
+from .timing import machine, quartiles, write
+
+WARM_UP = 4  # batches before the first round
+LONGER = 1.5  # the model's step, in batches of the path
+STEPS = 48  # of that model
+# it would be most of a pass over as few images as these
+LEFT_OUT = "the 5 s that datasets sleeps at the end of a shuffled pass, which timm's reader has"
+SCHEMA_VERSION = 1
+END = object()
+
+
+@dataclass
+class Pass:
+    """One pass over the data: images, seconds to the first batch, to the last, and from there to the end."""
+
+    rows: int = 0
+    first: float = 0.0
+    seconds: float = 0.0
+    end: float = 0.0
+    labels: list[torch.Tensor] = field(default_factory=list)
+
+
+def one_pass(path: InputPath, epoch: int, most: int | None = None) -> Pass:
+    """What a pass over all batches, or the first so many, takes by the clock."""
+    found, start = Pass(), time.perf_counter()
+    for batch in islice(path.open(epoch), most):
+        rows, labels = path.ready(batch)
+        found.seconds = time.perf_counter() - start
+        found.first = found.first or found.seconds
+        found.rows += rows
+        if labels is not None:
+            found.labels.append(labels)
+    found.end = time.perf_counter() - start - found.seconds
+    return found
+
+
+def in_rounds(candidates: dict[str, InputPath], rounds: int, warm_up: int) -> dict[str, list[Pass]]:
+    """The passes of each candidate: all in every round, in an order of its own."""
+    if warm_up:
+        for path in candidates.values():
+            one_pass(path, 0, warm_up)
+    order, passes = list(candidates), {name: [] for name in candidates}
+    for epoch in range(rounds):
+        random.shuffle(order)
+        for name in order:
+            passes[name].append(one_pass(candidates[name], epoch))
+    return passes
+
+
+def summary(passes: list[Pass], expected: torch.Tensor) -> dict:
+    """Images a second with quartiles, seconds at both ends, and whether every pass had each image once."""
+    low, median, high = quartiles([one.rows / one.seconds for one in passes])
+    return {
+        "images_per_s": {"median": round(median, 1), "low": round(low, 1), "high": round(high, 1)},
+        "first_s": round(quartiles([one.first for one in passes])[1], 4),
+        "end_s": round(quartiles([one.end for one in passes])[1], 4),
+        "rounds": len(passes),
+        "rows": passes[0].rows,
+        **({"covers": all(_covers(one, expected) for one in passes)} if passes[0].labels else {}),
+    }
+
+
+def _covers(one: Pass, expected: torch.Tensor) -> bool:
+    return torch.equal(torch.cat(one.labels).bincount(minlength=len(expected)), expected)
+
+
+def waiting(path: InputPath, step: float, steps: int) -> dict:
+    """Share of the time that a model of `step` seconds waits for its batches, the first one apart."""
+    batches = iter(path.open(0))
+    path.ready(next(batches))
+    waits, start = [], time.perf_counter()
+    for _ in range(steps):
+        asked = time.perf_counter()
+        batch = next(batches, END)
+        if batch is END:
+            break
+        waits.append(time.perf_counter() - asked)
+        path.ready(batch)
+        time.sleep(step)
+    share = sum(waits) / (time.perf_counter() - start)
+    return {
+        "share": round(share, 4),
+        "longest_s": round(max(waits), 4),
+        "step_s": round(step, 4),
+        "steps": len(waits),
+    }
+
+
+def measure(case: Case, train: datasets.Dataset, workers: int, options: argparse.Namespace) -> dict:
+    """One size with so many workers: every path and limit by name."""
+    fed = paths(case, workers, options.folder / "run")
+    alone = limits(case, workers, train)
+    passes = in_rounds(fed | alone, options.rounds, 0 if options.quick else WARM_UP)
+    expected = torch.tensor(train["label"]).bincount(minlength=case.classes)
+    results = {name: summary(found, expected) for name, found in passes.items()}
+    for name, path in fed.items():
+        step = LONGER * case.batch / results[name]["images_per_s"]["median"]
+        results[name]["waiting"] = waiting(path, step, 2 if options.quick else STEPS)
+    return {"workers": workers, "paths": {name: results[name] for name in fed}} | {
+        "limits": {name: results[name] for name in alone}
+    }
+
+
+def cases(options: argparse.Namespace) -> Iterator[dict]:
+    """A measurement for each size and number of workers, on data that are pushed first."""
+    for case in QUICK if options.quick else CASES:
+        if case.size not in options.size:
+            continue
+        given = options.data if case.resized else None
+        splits = own(given, case) if given else made(case)
+        data = publish(splits, case)
+        crop = {"random_resized_crop": SCALE} if case.resized else {"crop_padding": PADDING}
+        common = {
+            "size": case.size,
+            "batch": case.batch,
+            "data": data | {"made": _origin(case, given)},
+            "augmentation": crop | {"flip": FLIP, "interpolation": "bilinear"},
+        }
+        for workers in options.workers:
+            yield common | measure(case, splits["train"], workers, options)
+
+
+def _origin(case: Case, given: Path | None) -> str:
+    if given is not None:
+        return f"images of the folder {given.name}"
+    return f"the package's sample, enlarged to {case.side} px, coloured, with noise of all scales, as {case.file}"
+
+
+def main() -> int:
+    options = _options()
+    if options.folder is not None:
+        return _inside(options)
+    # the server is another process: it must not share the interpreter of what is measured
+    with tempfile.TemporaryDirectory() as folder, LocalHub(Path(folder) / "hub") as hub:
+        quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+        found = {"HF_HOME": f"{folder}/home", "OMP_NUM_THREADS": "1", **quiet}
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")} | hub.env | found
+        command = [sys.executable, "-m", __spec__.name, *sys.argv[1:], "--folder", folder]
+        return subprocess.run(command, env=environment).returncode
+
+
+def _inside(options: argparse.Namespace) -> int:
+    """Measure against the Hub of the environment, and write the record after each case."""
+    torch.set_num_threads(1)
+    datasets.logging.set_verbosity_error()
+    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
+    record = {"schema_version": SCHEMA_VERSION, "machine": machine(), "commit": commit(), "threads": 1}
+    record |= {"left_out": LEFT_OUT, "cases": []}
+    try:
+        for case in cases(options):
+            record["cases"].append(case)
+            write(options.out, record)
+            print(_lines(case), flush=True)
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _lines(case: dict) -> str:
+    lines = [f"{case['size']} px, {case['workers']} worker(s), {case['data']['rows']} images:"]
+    for name, found in (case["paths"] | case["limits"]).items():
+        ends = f"first batch after {found['first_s']:.2f} s, {found['end_s']:.2f} s after the last"
+        share = f", waits {found['waiting']['share']:.1%}" if "waiting" in found else ""
+        lines.append(f"  {name:<30} {found['images_per_s']['median']:9.0f} images/s, {ends}{share}")
+    return "\n".join(lines)
+
+
+def _options() -> argparse.Namespace:
+    sizes = [case.size for case in CASES]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("hub_cards/speed/input.json"), help="file to write")
+    parser.add_argument("--size", type=int, nargs="+", default=sizes, choices=sizes, help="of a crop, pixels")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="processes of a loader")
+    parser.add_argument("--data", type=Path, help="folder of photographs, for the larger size")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="a few images, to see that it works: no numbers to quote")
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.rounds = 1 if options.quick else options.rounds
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
