@@ -286,5 +286,5 @@ def test_folders_that_are_no_models_are_refused(tmp_path):
         build(str(tmp_path), None)
     save_published(*build(), tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match="no model.safetensors.*safetensors only"):
         build(str(tmp_path), None)

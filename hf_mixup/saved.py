@@ -1,0 +1,102 @@
+"""A network as it was saved: read without running anything that the folder holds, and told what is wrong with it."""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import timm
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+
+from .fetch import ModelError, check_saved
+
+NEVER = {"pretrained", "pretrained_cfg", "checkpoint_path", "features_only"}  # what timm would get weights from
+
+
+def load_network(name: str, folder: Path, *, complete: bool = True) -> PreTrainedModel:
+    """The network saved in `folder`, which is of `name`, as it is; no code of the folder runs.
+
+    ModelError, also for one whose weights are not all there, unless it need not be `complete`.
+    """
+    read_config(name, folder, code=False)
+    with explained(name, {}):
+        model, report = AutoModelForImageClassification.from_pretrained(
+            folder, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+    if complete:
+        check_weights(name, report)
+    return model
+
+
+def load_processor(name: str, folder: Path) -> BaseImageProcessor:
+    """The image processor saved in `folder`, which is of `name`; no code of the folder runs. ModelError."""
+    with explained(name, {}):
+        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+
+
+def read_config(name: str, folder: Path, code: bool):
+    """The configuration of the network in `folder`, which may name no code, no file and no other repository."""
+    saved = check_saved(name, folder)
+    if not code and saved.get("auto_map") and saved.get("model_type") not in CONFIG_MAPPING:
+        raise ModelError(
+            f"{name!r} is a network that only its own Python code can build, and code from a repository is not run. "
+            "Read the code; if you trust it, say --trust_remote_code true on the command line."
+        )
+    if "architecture" in saved:
+        _check_timm(name, saved)
+    with explained(name, {}):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=code)
+
+
+def _check_timm(name: str, saved: dict) -> None:
+    """Raise unless a saved configuration names a network that timm has, and no other source of weights or code."""
+    architecture, args = saved["architecture"], saved.get("model_args") or {}
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
+        raise ModelError(
+            f"{name!r} is of the architecture {architecture!r}, which timm {timm.__version__} does not have. "
+            "Update timm, or import the package that registers it."
+        )
+    strange = sorted(NEVER & args.keys()) if isinstance(args, dict) else args
+    if strange:
+        raise ModelError(f"The model_args of {name!r} are not those of a network: {strange}. Do not use it.")
+
+
+def check_weights(name: str, report: dict, renewed: Iterable[str] = ()) -> None:
+    """Raise if anything but the parameters `renewed`, by name, was left random."""
+    left_out = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    random = sorted(left_out - {*renewed})
+    if random:
+        raise ModelError(
+            f"{name!r} lacks weights that fit: {random[:3]} ({len(random)} in all). If that is the classifier, pass "
+            "model_args {'reset_classifier': true}; else the checkpoint is of another network or size."
+        )
+
+
+@contextmanager
+def explained(name: str, args: dict, way_out: str = "") -> Iterator[None]:
+    """Turn what timm and transformers raise into errors that say what to change."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise ModelError(f"The weights of {name!r} are damaged ({error}): get them again.") from error
+    except (OSError, HfHubHTTPError) as error:
+        if not way_out:
+            raise ModelError(f"{name!r} cannot be loaded: {error}") from error
+        raise ModelError(
+            f"Cannot get {name!r}: it is not in the local cache and the Hub did not give it ({type(error).__name__}). "
+            f"Check the name and the connection, or run `hf download` where there is one; {way_out}."
+        ) from error
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        if unknown := re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)):
+            network, key = unknown.groups()
+            raise ModelError(f"model_args: {name!r} ({network}) has no argument {key!r}. Leave it out.") from error
+        raise ModelError(f"{name!r} cannot be built with model_args {args}: {error}") from error
