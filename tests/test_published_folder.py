@@ -41,6 +41,8 @@ FIELDS = {
     "model": "name args parameters",
     "final": "loss top1 top5 nll ece",
 }
+FILES = {"README.md", "run.json", "recipe.yaml", "mixed.png"}
+FILES |= {"config.json", "model.safetensors", "method.safetensors"}
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy")
 
 
@@ -121,7 +123,7 @@ def test_the_record_is_json_with_a_row_for_each_evaluation(folder, run):
 
 def test_nothing_names_a_folder_of_this_machine_and_nothing_is_pickled(folder):
     outside = {name: text for name, text in content(folder).items() if not name.startswith("checkpoint-")}
-    assert {"README.md", "run.json", "config.json", "model.safetensors", "method.safetensors"} == outside.keys()
+    assert FILES == outside.keys()
     assert not [name for name in outside if name.endswith(PICKLES)]
     for path in (folder.parent, Path.home(), Path(hf_mixup.__file__).parents[1]):
         assert not [name for name, text in outside.items() if f"{path}/".encode() in text]
