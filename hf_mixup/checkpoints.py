@@ -134,7 +134,9 @@ def _native_processor(name: str, folder: Path, data: dict, code: bool) -> BaseIm
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=code)
     except (OSError, ValueError):
         return _new_processor(name, data)
-    sizes = getattr(processor, "crop_size", None) or processor.size
+    sizes = getattr(processor, "crop_size", None) or getattr(processor, "size", None)
+    if not sizes or getattr(processor, "image_mean", None) is None:  # of its own code, and says nothing we could follow
+        return _new_processor(name, data)
     if data["size"] not in dict(sizes).values():
         raise ModelError(
             f"The image processor of {name!r} makes images of {dict(sizes)}, and image_size is {data['size']}."
