@@ -84,8 +84,7 @@ def _check_classes(name: str, config, classes: list[str], reset: bool | None) ->
 def _set_timm_config(name: str, config: TimmWrapperConfig, image_size: int, args: dict, data: dict) -> None:
     """Give the loaded config our model_args and preprocessing; a network of fixed size keeps its size."""
     cfg = {**registered_cfg(config.architecture), **(getattr(config, "pretrained_cfg", None) or {})}
-    saved = {key: value for key, value in (config.model_args or {}).items() if key != "num_classes"}  # timm writes it
-    config.model_args = {**saved, **args}
+    config.model_args = {**config.model_args, **args}
     size = int(np.max(config.model_args.get("img_size", cfg.get("input_size", image_size)[-2:])))
     if cfg.get("fixed_input_size") and size != image_size and not config.model_args.get("dynamic_img_size"):
         raise ModelError(

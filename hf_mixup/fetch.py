@@ -31,6 +31,7 @@ ELSEWHERE = ("*/*", "*\\*")  # names that are not of the repository's top; these
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 CACHED = re.compile(r"models--([^/]+)--([^/]+)/snapshots/[0-9a-f]{40}")
 LARGEST = 16 * 2**20  # bytes of a JSON file
+CLASSES = 10**6  # at most
 LOGIN = "log in (`hf auth login`, or HF_TOKEN)"
 
 
@@ -50,12 +51,14 @@ def fetch(name: str, revision: str | None = None, *, code: bool = False) -> Path
             raise ModelError(f"{name!r} is a folder here and has no revisions: leave out revision={revision!r}.")
         return folder
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ModelError(f"There is no folder {name!r}.{_nearest(folder)} A Hub id is written user/name.")
+        raise ModelError(
+            f"There is no folder {name!r}.{_nearest(folder)} Give a folder with {CONFIG}, or a Hub id as user/name."
+        )
     wanted = [*WANTED, "*.py"] if code else list(WANTED)
     options = {"revision": revision, "allow_patterns": wanted, "ignore_patterns": list(ELSEWHERE)}
     try:
         return Path(retried(lambda: snapshot_download(name, **options), f"download {name}"))
-    except (OSError, HTTPError, RuntimeError, HFValidationError) as error:
+    except (OSError, HTTPError, RuntimeError, ValueError) as error:
         raise ModelError(_why(name, revision, error)) from error
 
 
@@ -98,6 +101,9 @@ def check_saved(name: str, folder: Path) -> dict:
     if not (folder / CONFIG).is_file():
         raise ModelError(f"{name!r} has no {CONFIG}: give the folder or repository that holds a saved model.")
     config = read_json(folder / CONFIG, name)
+    for key in ("num_classes", "num_labels"):  # a name is made for each
+        if not (config.get(key) is None or (isinstance(config[key], int) and 0 <= config[key] <= CLASSES)):
+            raise ModelError(f"{CONFIG} of {name!r} says {key} {str(config[key])[:20]}: it is no model for classes.")
     files = [WEIGHTS]
     if not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file():
         shards = read_json(folder / INDEX, name).get("weight_map")

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import timm
+import torch
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from transformers import (
@@ -14,6 +15,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     PreTrainedModel,
+    TimmWrapperConfig,
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -21,16 +23,21 @@ from .fetch import ModelError, check_saved
 
 NEVER = {"pretrained", "pretrained_cfg", "checkpoint_path", "features_only"}  # what timm would get weights from
 
+# what networks raise when they are built with arguments that they were not made for
+BUILDING = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError)
+BUILDING += (RuntimeError, TypeError, ValueError)
+SPARE = 10**7  # parameters that a network may have beyond four times its weights' bytes
+
 
 def load_network(name: str, folder: Path, *, complete: bool = True) -> PreTrainedModel:
     """The network saved in `folder`, which is of `name`, as it is; no code of the folder runs.
 
     ModelError, also for one whose weights are not all there, unless it need not be `complete`.
     """
-    read_config(name, folder, code=False)
+    config = read_config(name, folder, code=False)
     with explained(name, {}):
         model, report = AutoModelForImageClassification.from_pretrained(
-            folder, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+            folder, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
     if complete:
         check_weights(name, report)
@@ -54,7 +61,25 @@ def read_config(name: str, folder: Path, code: bool):
     if "architecture" in saved:
         _check_timm(name, saved)
     with explained(name, {}):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=code)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=code)
+        if isinstance(config, TimmWrapperConfig):  # timm writes the classes' number once more, which transformers minds
+            args = config.model_args or {}
+            config.model_args = {key: value for key, value in args.items() if key != "num_classes"}
+        if not code:
+            _check_size(name, folder, config)
+    return config
+
+
+def _check_size(name: str, folder: Path, config) -> None:
+    """Raise before memory is taken if the configuration asks for a network far larger than the weights beside it."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            asked = sum(p.numel() for p in AutoModelForImageClassification.from_config(config).parameters())
+    except BUILDING:  # not every network can be built without memory; a wrong configuration is told when it is loaded
+        return
+    held = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if asked > 4 * held + SPARE:
+        raise ModelError(f"{name!r} asks for {asked:,} parameters and holds {held:,} bytes of weights: do not use it.")
 
 
 def _check_timm(name: str, saved: dict) -> None:
@@ -95,7 +120,7 @@ def explained(name: str, args: dict, way_out: str = "") -> Iterator[None]:
             f"Cannot get {name!r}: it is not in the local cache and the Hub did not give it ({type(error).__name__}). "
             f"Check the name and the connection, or run `hf download` where there is one; {way_out}."
         ) from error
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+    except BUILDING as error:
         if unknown := re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)):
             network, key = unknown.groups()
             raise ModelError(f"model_args: {name!r} ({network}) has no argument {key!r}. Leave it out.") from error

@@ -219,6 +219,15 @@ def test_nothing_is_shown_where_the_hub_cannot_be_asked(here, monkeypatch):
     assert not shows_images(None, "user/open")
 
 
+@pytest.mark.parametrize("fields", [{"streaming": True}, {"random_resized_crop": [0.5, 1.0]}, {"hub_picture": False}])
+def test_streams_and_random_crops_have_their_picture_too(fields, tmp_path):
+    made = recipe_of(tmp_path / "recipe.yaml", max_steps=1, **fields)
+    assert start(made, "--output_dir", tmp_path / "run") == 0
+    shown = "hub_picture" not in fields
+    assert (tmp_path / "run" / "mixed.png").is_file() == shown
+    assert ("mixed.png" in (tmp_path / "run" / "README.md").read_text()) == shown
+
+
 def test_the_switch_for_the_picture_makes_no_other_run(sample, nasty):
     assert (sample / "mixed.png").is_file() and (nasty / "mixed.png").is_file()
     words = [str(ROOT / "recipes" / "quickstart.yaml"), "--use_cpu"]

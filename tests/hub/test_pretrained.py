@@ -55,6 +55,8 @@ def changed(pushed, folder, **files):
     shutil.copytree(pushed, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
     for name, content in files.items():
         file = folder / {"run": "run.json", "config": "config.json", "method": "method.safetensors"}[name]
+        if name == "config" and content is not None:
+            content = json.loads(file.read_text()) | content
         file.unlink()
         if content is not None:
             file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
@@ -169,6 +171,11 @@ def test_repositories_that_are_no_runs_have_no_method(here, tmp_path):
         assert same(loaded, model) and processor.size["height"] == 16 and method is None
 
 
+def nested(depth):
+    """Arguments of a method of methods of methods."""
+    return {"methods": [{"name": "choice", **nested(depth - 1)}]} if depth else {"methods": ["mixup"]}
+
+
 RUN = {"schema_version": 1, "recipe_hash": "0" * 16}
 
 
@@ -189,9 +196,13 @@ RUN = {"schema_version": 1, "recipe_hash": "0" * 16}
         ("run", RUN | {"method": {"name": "mixup", "args": {"alhpa": 1}}}, "wrong arguments.*'alhpa'"),
         ("run", RUN | {"method": {"name": "mixup", "args": 7}}, "wrong arguments"),
         ("run", RUN | {"method": {"name": "mixup", "args": {"alpha": "x"}}}, "wrong arguments"),
+        ("run", RUN | {"method": {"name": "choice", "args": nested(400)}}, "wrong arguments"),
         ("run", RUN | {"method": {"name": "samix", "args": {}}}, "does not fit its network"),
         ("config", {"architecture": "hf_hub:user/run"}, "architecture 'hf_hub:user/run', which timm"),
         ("config", {"architecture": "resnet18", "model_args": {"checkpoint_path": "/x"}}, "not those of a network"),
+        ("config", {"architecture": "resnet18", "model_args": {"channels": [10**5] * 4}}, "asks for .* parameters"),
+        ("config", {"architecture": "resnet18", "model_args": {"block": "os.system"}}, "cannot be built"),
+        ("config", {"architecture": "resnet18", "num_classes": 10**12}, "num_classes 1000000000000"),
         ("config", None, "no config.json"),
     ],
 )
