@@ -22,7 +22,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from .fetch import ModelError, check_saved
 
 NEVER = {"pretrained", "pretrained_cfg", "checkpoint_path", "features_only"}  # what timm would get weights from
-
+OTHER_WEIGHTS = ("transformers_weights", "quantization_config")
 # what networks raise when they are built with arguments that they were not made for
 BUILDING = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError)
 BUILDING += (RuntimeError, TypeError, ValueError)
@@ -58,6 +58,11 @@ def read_config(name: str, folder: Path, code: bool):
             f"{name!r} is a network that only its own Python code can build, and code from a repository is not run. "
             "Read the code; if you trust it, say --trust_remote_code true on the command line."
         )
+    if not code and (led := _led_elsewhere(saved)):
+        raise ModelError(
+            f"The configuration of {name!r} has a {led[0]!r}, by which other files or code would be read than its own "
+            "safetensors. Save the network again without it."
+        )
     if "architecture" in saved:
         _check_timm(name, saved)
     with explained(name, {}):
@@ -68,6 +73,20 @@ def read_config(name: str, folder: Path, code: bool):
         if not code:
             _check_size(name, folder, config)
     return config
+
+
+def _led_elsewhere(saved: dict) -> list[str]:
+    """Keys, at any depth, by which transformers would load kernels from the Hub or weights that are not plain."""
+    found, left = [], [saved]
+    while left:
+        values = left.pop()
+        if isinstance(values, list):
+            left += values
+        elif isinstance(values, dict):
+            left += values.values()
+            found += [key for key in OTHER_WEIGHTS if values.get(key)]
+            found += [key for key, value in values.items() if key.endswith("_implementation") and "/" in str(value)]
+    return found
 
 
 def _check_size(name: str, folder: Path, config) -> None:

@@ -32,7 +32,12 @@ def same_recipe(runs: Sequence[dict]) -> list[dict]:
 def _but_for_the_seed(run: dict) -> dict:
     recipe = {key: value for key, value in run.get("recipe", {}).items() if key != "seed"}
     data = run.get("data", {})
-    return {**recipe, "data": data.get("path"), "data revision": data.get("revision"), "processes": run["world_size"]}
+    return {
+        **recipe,
+        "data": data.get("path"),
+        "data revision": data.get("revision"),
+        "processes": run.get("world_size"),
+    }
 
 
 def results(runs: Sequence[dict]) -> str:

@@ -219,6 +219,24 @@ def test_no_name_in_a_repository_leads_out_of_its_folder(here, api, tmp_path):
     load_network("user/outside", folder)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"attn_implementation": "user/kernel"},
+        {"_attn_implementation": {"vision": "user/kernel@main"}},
+        {"vision_config": {"experts_implementation": "user/kernel"}},
+        {"layers": [{"transformers_weights": "adapter_model.bin"}]},
+        {"quantization_config": {"quant_method": "torchao"}},
+    ],
+)
+def test_a_configuration_leads_to_no_other_code_or_weights(words, tmp_path):
+    native_resnet().save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | words))
+    with pytest.raises(ModelError, match="other files or code would be read"):
+        build_model(str(tmp_path), classes=list("abcde"), image_size=16, **PIXELS)
+
+
 def test_an_index_of_shards_names_no_file_elsewhere(tmp_path):
     files = network_files(tmp_path)
     folder = tmp_path / "sharded"
