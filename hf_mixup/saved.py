@@ -83,7 +83,7 @@ def _led_elsewhere(saved: dict) -> list[str]:
         if isinstance(values, list):
             left += values
         elif isinstance(values, dict):
-            left += values.values()
+            left += [value for key, value in values.items() if key != "label2id"]  # whose keys are names of classes
             found += [key for key in OTHER_WEIGHTS if values.get(key)]
             found += [key for key, value in values.items() if key.endswith("_implementation") and "/" in str(value)]
     return found
