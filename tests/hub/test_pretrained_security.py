@@ -152,7 +152,7 @@ def test_the_switch_is_no_part_of_a_recipe():
 def test_pickled_weights_are_refused_and_not_read(here, tmp_path, marker):
     files = network_files(tmp_path)
     del files["model.safetensors"]
-    upload(here, "user/pickled", files | {"pytorch_model.bin": pickle.dumps(Payload(marker))})
+    upload(here, "user/pickled", files | {"pytorch_model.bin": pickle.dumps(Payload(marker), protocol=2)})
     for load in (
         lambda: hf_mixup.load_pretrained("user/pickled"),
         lambda: build_model("user/pickled", classes=["a", "b"], image_size=16),
@@ -169,7 +169,7 @@ def test_pickled_weights_are_refused_and_not_read(here, tmp_path, marker):
 def test_pickled_weights_in_a_folder_are_not_read_either(tmp_path, marker):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "config.json").write_bytes(network_files(tmp_path)["config.json"])
-    (tmp_path / "folder" / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(marker)))
+    (tmp_path / "folder" / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(marker), protocol=2))
     with pytest.raises(ModelError, match="safetensors only"):
         build_model(str(tmp_path / "folder"), classes=["a", "b"], image_size=16)
     assert not marker.exists()
@@ -181,7 +181,7 @@ def test_timm_runs_nothing_of_weights_that_it_has_not_as_safetensors(here, tmp_p
 
     files = network_files(tmp_path)
     del files["model.safetensors"]
-    upload(here, "user/timms", files | {"pytorch_model.bin": pickle.dumps(Payload(marker))})
+    upload(here, "user/timms", files | {"pytorch_model.bin": pickle.dumps(Payload(marker), protocol=2)})
     with pytest.raises(Exception, match="weights_only|Weights only"):
         timm.create_model("resnet18", pretrained=True, pretrained_cfg_overlay={"hf_hub_id": "user/timms"}, **TINY)
     assert not marker.exists()
