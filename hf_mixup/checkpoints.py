@@ -1,15 +1,12 @@
 """A saved model, from a folder or the Hub, made ready for a data set; errors that say what to change."""
 
-import contextlib
 import re
 from pathlib import Path
 
 import numpy as np
 import timm
 import torch
-from huggingface_hub.errors import HfHubHTTPError
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     ConvNextImageProcessor,
@@ -22,19 +19,18 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import PILImageResampling
 
+from .fetch import ModelError, fetch
+from .saved import check_weights, explained, read_config
+
 CHANNELS = 3  # unless model_args say in_chans
 KEPT = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "classifier", "first_conv", "fixed_input_size")
 CLASSIFIER_STD = 0.02  # of a new classifier on a native model; timm has its own
 
 
-class ModelError(ValueError):
-    """A model that cannot be built as asked; the message names the value and the way out."""
-
-
-def load_checkpoint(name, labels, image_size, args, reset, data):
-    """The model saved under `name`, its classifier too, unless reset."""
-    with explained(name, args, "a timm architecture has no slash in it"):
-        config = AutoConfig.from_pretrained(name)
+def load_checkpoint(name, labels, image_size, args, reset, data, code=False):
+    """The model of the folder or repository `name`, its classifier too, unless reset; `code`: it may run its own."""
+    folder = fetch(name, code=code)
+    config = read_config(name, folder, code)
     _check_classes(name, config, list(labels["label2id"]), reset)
     options = {"attn_implementation": args.pop("attn_implementation")} if "attn_implementation" in args else {}
     wrapped = isinstance(config, TimmWrapperConfig)
@@ -46,35 +42,49 @@ def load_checkpoint(name, labels, image_size, args, reset, data):
         config.update(args)
     config.num_labels = len(labels["id2label"])
     config.id2label, config.label2id = labels["id2label"], labels["label2id"]
-    with explained(name, args, "a timm architecture has no slash in it"):
+    with explained(name, args):
         model, report = AutoModelForImageClassification.from_pretrained(  # float32: optimizers need more than bfloat16
-            name, config=config, dtype=torch.float32, ignore_mismatched_sizes=reset, output_loading_info=True, **options
+            folder,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=bool(reset),
+            output_loading_info=True,
+            trust_remote_code=code,
+            use_safetensors=True,
+            **options,
         )
-    _check_weights(name, model, report, reset)
+    check_weights(name, report, _classifier(model) if reset else ())
     if reset:
         _new_classifier(model)
-    return model, timm_processor(config) if wrapped else _native_processor(name, data)
+    return model, timm_processor(config) if wrapped else _native_processor(name, folder, data, code)
 
 
-def _check_classes(name: str, config, classes: list[str], reset: bool) -> None:
+def _check_classes(name: str, config, classes: list[str], reset: bool | None) -> None:
     """Raise unless the checkpoint's classifier fits the data's classes, or is to be new."""
     if reset:
         return
+    known = "For a new classifier pass model_args {'reset_classifier': true}"
     if config.num_labels != len(classes):
-        raise ModelError(
-            f"{name!r} has {config.num_labels} classes and the data {len(classes)}. "
-            "For a new classifier pass model_args {'reset_classifier': true}."
-        )
+        raise ModelError(f"{name!r} has {config.num_labels} classes and the data {len(classes)}. {known}.")
     saved = [config.id2label[i] for i in range(config.num_labels)]
-    if saved != classes and sorted(saved) == sorted(classes):
-        raise ModelError(f"{name!r} has the data's classes in another order: {saved[:5]}..., not {classes[:5]}...")
+    if saved == classes:
+        return
+    if sorted(saved) == sorted(classes):
+        raise ModelError(
+            f"{name!r} has the data's classes in another order: {saved[:5]}..., not {classes[:5]}... {known}."
+        )
+    unnamed = any(all(re.fullmatch(r"(LABEL_)?\d+", word) for word in words) for words in (saved, classes))
+    if reset is None and not unnamed:
+        raise ModelError(
+            f"{name!r} has other classes than the data: {saved[:5]}..., not {classes[:5]}... {known}; if they mean the "
+            "same, {'reset_classifier': false} keeps the one there is."
+        )
 
 
 def _set_timm_config(name: str, config: TimmWrapperConfig, image_size: int, args: dict, data: dict) -> None:
     """Give the loaded config our model_args and preprocessing; a network of fixed size keeps its size."""
     cfg = {**registered_cfg(config.architecture), **(getattr(config, "pretrained_cfg", None) or {})}
-    saved = {key: value for key, value in (config.model_args or {}).items() if key != "num_classes"}  # timm writes it
-    config.model_args = {**saved, **args}
+    config.model_args = {**config.model_args, **args}
     size = int(np.max(config.model_args.get("img_size", cfg.get("input_size", image_size)[-2:])))
     if cfg.get("fixed_input_size") and size != image_size and not config.model_args.get("dynamic_img_size"):
         raise ModelError(
@@ -93,17 +103,6 @@ def check_one_size(name: str, args: dict, image_size: int, data: dict) -> None:
         raise ModelError(
             f"{name!r} takes images of one size, and they are {image_size} px in training and {data['size']} px in "
             "evaluation. Give one size, or model_args {'dynamic_img_size': true} where the network knows it."
-        )
-
-
-def _check_weights(name: str, model: PreTrainedModel, report: dict, reset: bool) -> None:
-    """Raise if anything but a classifier that is to be new was left random."""
-    left_out = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
-    random = sorted(left_out - (_classifier(model).keys() if reset else set()))
-    if random:
-        raise ModelError(
-            f"{name!r} lacks weights that fit: {random[:3]} ({len(random)} in all). If that is the classifier, pass "
-            "model_args {'reset_classifier': true}; else the checkpoint is of another network or size."
         )
 
 
@@ -128,13 +127,15 @@ def _new_classifier(model: PreTrainedModel) -> None:
         torch.nn.init.trunc_normal_(value, std=CLASSIFIER_STD) if value.ndim > 1 else torch.nn.init.zeros_(value)
 
 
-def _native_processor(name: str, data: dict) -> BaseImageProcessor:
+def _native_processor(name: str, folder: Path, data: dict, code: bool) -> BaseImageProcessor:
     """The checkpoint's own processor; a new one if it has none."""
     try:
-        processor = AutoImageProcessor.from_pretrained(name)
+        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=code)
     except (OSError, ValueError):
         return _new_processor(name, data)
-    sizes = getattr(processor, "crop_size", None) or processor.size
+    sizes = getattr(processor, "crop_size", None) or getattr(processor, "size", None)
+    if not sizes or getattr(processor, "image_mean", None) is None:  # of its own code, and says nothing we could follow
+        return _new_processor(name, data)
     if data["size"] not in dict(sizes).values():
         raise ModelError(
             f"The image processor of {name!r} makes images of {dict(sizes)}, and image_size is {data['size']}."
@@ -151,25 +152,6 @@ def _new_processor(name: str, data: dict) -> BaseImageProcessor:
     if data["crop_pct"] in (None, 1):
         return ViTImageProcessor(size={"height": data["size"], "width": data["size"]}, **shared)
     return ConvNextImageProcessor(size={"shortest_edge": data["size"]}, crop_pct=data["crop_pct"], **shared)
-
-
-@contextlib.contextmanager
-def explained(name: str, args: dict, way_out: str):
-    """Turn what timm and transformers raise into errors that say what to change."""
-    try:
-        yield
-    except (OSError, HfHubHTTPError) as error:
-        if Path(name).is_dir():
-            raise ModelError(f"The folder {name!r} cannot be loaded: {error}") from error
-        raise ModelError(
-            f"Cannot get {name!r}: it is not in the local cache and the Hub did not give it ({type(error).__name__}). "
-            f"Check the name and the connection, or run `hf download` where there is one; {way_out}."
-        ) from error
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        if unknown := re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)):
-            network, key = unknown.groups()
-            raise ModelError(f"model_args: {name!r} ({network}) has no argument {key!r}. Leave it out.") from error
-        raise ModelError(f"{name!r} cannot be built with model_args {args}: {error}") from error
 
 
 def registered_cfg(architecture: str) -> dict:

@@ -33,6 +33,7 @@ RESIZES = ("bilinear", "bicubic", "nearest")
 TOLD = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate")
 TOLD += ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
 UNTOLD = ("output_dir", "recipe", "resume", "dry_run", "report_to", "run_name", "project", "debug", "disable_tqdm")
+UNTOLD += ("trust_remote_code",)
 UNTOLD += ("log_", "logging_", "hub_", "push_to_hub", "trackio_", "include_num_input", "skip_memory", "do_", "local_")
 UNTOLD += ("use_cpu", "ddp_", "fsdp", "parallelism_config", "dataloader_", "torch_compile", "torch_empty", "enable_jit")
 UNTOLD += ("activation_checkpointing", "gradient_checkpointing", "resume_from", "restore_callback", "per_device_eval")
@@ -103,6 +104,10 @@ class MixupConfig(TrainingArguments):
     channels_last: bool = about(False, "Store images with the channels last, faster on GPUs")
 
     resume: bool = about(False, "Continue from the last checkpoint in output_dir")
+    trust_remote_code: bool = about(False, "Run the Python code of the model's repository; on the command line only")
+    hub_picture: bool | None = about(
+        None, "Show training images in the card; left out, where everybody can see the data set"
+    )
     dry_run: bool = about(False, "Check everything and stop before the first step")
     recipe: str | None = about(None, "Name of the recipe file, filled in when it is read")
 

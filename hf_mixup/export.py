@@ -1,37 +1,115 @@
 """A finished run as others load it: the published folder and its card."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 from transformers.image_processing_utils import BaseImageProcessor
 
 from . import networks, record
-from .cards import model_card
+from .cards import eval_results, hub_id, model_card, recipe
+from .fetch import CONFIG, read_json
 from .methods import load
 from .models import save_published
+from .picture import NAME, write_picture
 from .saving import save_extra
+from .seeds import CardError
+
+CARD, RECIPE, EVAL_RESULTS = "README.md", "recipe.yaml", ".eval_results/hf_mixup.yaml"
+PATIENCE = 10.0  # seconds to wait for the Hub's word on a data set
 
 
 def export(folder: Path, trainer, processor: BaseImageProcessor, config, run: dict) -> None:
-    """Write network, preprocessor, method, run record and card into `folder`."""
+    """Write network, preprocessor, method, picture, recipe, card and run record into `folder`."""
     if trainer.averaged is None:
-        save_published(trainer.model, processor, folder)
+        _write_network(folder, trainer, processor, config, run)
     else:
         with trainer.averaged.swapped():
-            save_published(trainer.model, processor, folder)
-    save_extra(folder, trainer.step, None)
-    write_card(folder, config, run, trainer.model)
+            _write_network(folder, trainer, processor, config, run)
+    _write_card(folder, run)
     record.write(run, folder)
 
 
-def write_card(folder: Path, config, run: dict, model: PreTrainedModel) -> None:
-    """README.md of a finished run."""
+def _write_network(folder: Path, trainer, processor: BaseImageProcessor, config, run: dict) -> None:
+    save_published(trainer.model, processor, folder)
+    save_extra(folder, trainer.step, None)
+    (folder / NAME).unlink(missing_ok=True)
+    if shows_images(config.hub_picture, run["data"]["path"]):
+        write_picture(folder, trainer)
+
+
+def shows_images(asked: bool | None, path: str) -> bool:
+    """Whether a card may show training images: as asked, else only those that everybody can see anyway.
+
+    These are the sample, and data sets on the Hub that are neither private nor gated, as the Hub says now.
+    """
+    if asked is not None or path == "sample":
+        return asked is not False
+    if hub_id(path) is None:
+        return False
+    try:
+        return not HfApi(token=False).dataset_info(path, timeout=PATIENCE).gated
+    except (OSError, HTTPError, ValueError):
+        return False
+
+
+def rewrite_card(
+    folder: str | Path,
+    repo: str | None = None,
+    others: Sequence[str | Path | dict] = (),
+    *,
+    revision: str | None = None,
+) -> None:
+    """Write the card in the folder of a finished run anew, from what is in the folder.
+
+    With `repo` (and `revision`) its lines load from there. `others`: runs of the same recipe with other seeds, as
+    folders or records, which give the results a spread. Raises CardError.
+    """
+    runs = [_finished(folder), *(other if isinstance(other, dict) else _finished(other) for other in others)]
+    _write_card(Path(folder), runs[0], (repo, revision), runs[1:])
+
+
+def _finished(folder: str | Path) -> dict:
+    run = record.read(folder)
+    if run is None or run.get("status") != "finished":
+        raise CardError(f"{folder} holds no finished run: give the folder of one, with its {record.NAME}.")
+    return run
+
+
+def _write_card(folder: Path, run: dict, place: tuple = (None, None), others: Sequence[dict] = ()) -> None:
+    """README.md, recipe.yaml and .eval_results of a finished run whose network is in `folder`."""
     method = load(run["method"]["name"], **run["method"]["args"])
-    timm_model = hasattr(model, "timm_model")
-    base = config.model if "/" in config.model and not Path(config.model).exists() else None
-    if config.pretrained and timm_model and base is None:
-        base = f"timm/{config.model}"
-    library = "timm" if timm_model else "transformers"
-    ours = getattr(model.config, "architecture", None) in networks.__all__
-    card = model_card(run, method.title, method.link, base, library, ours)
-    card.save(folder / "README.md")
+    network = read_json(folder / CONFIG, str(folder))
+    card = model_card(
+        run,
+        title=method.title,
+        link=method.link,
+        library="timm" if "architecture" in network else "transformers",
+        ours=network.get("architecture") in networks.__all__,
+        classes=class_names(network),
+        picture=(folder / NAME).is_file(),
+        place=place,
+        others=others,
+    )
+    _write(folder / CARD, str(card))
+    _write(folder / RECIPE, recipe(run))
+    if (told := eval_results(run)) is not None:
+        _write(folder / EVAL_RESULTS, told)
+
+
+def class_names(network: dict) -> list[str]:
+    """The classes in their order, of a config.json as timm or transformers write it."""
+    if "label_names" in network:
+        return [str(name) for name in network["label_names"]]
+    named = network.get("id2label") or {}
+    return [str(named[number]) for number in sorted(named, key=int)]
+
+
+def _write(file: Path, text: str) -> None:
+    """The file, whole or not at all."""
+    file.parent.mkdir(exist_ok=True)
+    aside = file.with_name(f".{file.name}.new")
+    aside.write_text(text, encoding="utf-8", newline="")
+    os.replace(aside, file)

@@ -21,14 +21,14 @@ from transformers.image_processing_utils import BaseImageProcessor
 from . import networks  # noqa: F401  registers them with timm
 from .checkpoints import (
     CHANNELS,
-    ModelError,
     check_one_size,
-    explained,
     load_checkpoint,
     pretrained_cfg,
     registered_cfg,
     timm_processor,
 )
+from .fetch import ModelError, origin
+from .saved import explained
 
 FRESH = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}  # small images are used whole
 OURS = {"num_classes", "pretrained", "pretrained_cfg", "checkpoint_path", "features_only"}  # never in model_args
@@ -46,23 +46,26 @@ def build_model(
     std: Sequence[float] | None = None,
     interpolation: str | None = None,
     crop_pct: float | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """A model with one output for each class, and the image processor that belongs to it.
 
     `model` is a timm architecture (random, or timm's weights with `pretrained=True`), a folder, or a Hub id (both are
     always pretrained). The processor makes images of `eval_size`, by default the network's `image_size`.
-    Preprocessing that is None is the weights' own; random ones take "bilinear", 1. Another number of classes than the
-    checkpoint's needs `reset_classifier: true` in `model_args`, which makes the classifier new.
+    Preprocessing that is None is the weights' own; random ones take "bilinear", 1. Other classes than the checkpoint's
+    need `reset_classifier: true` in `model_args`, which makes the classifier new; false keeps it under other names.
+    Weights are read from safetensors only; timm's own, where it has none, without running what is in them. With
+    `trust_remote_code` a repository's Python code is run.
     Random weights depend on torch's global seed alone, as `timm.create_model`'s do. Raises ModelError.
     """
     args = dict(model_args or {})
-    reset = bool(args.pop("reset_classifier", False))
+    reset = args.pop("reset_classifier", None)
     if forbidden := sorted(OURS & args.keys()):
         raise ModelError(f"model_args: {forbidden} are not arguments of the network. Use `classes` and `pretrained`.")
     data = {"mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop_pct}
     data["size"] = eval_size or image_size
     if _is_checkpoint(model):
-        return load_checkpoint(model, _labels(classes), image_size, args, reset, data)
+        return load_checkpoint(model, _labels(classes), image_size, args, reset, data, trust_remote_code)
     return _from_architecture(model, _labels(classes), image_size, args, reset, pretrained, data)
 
 
@@ -127,15 +130,19 @@ def _timm_config(model: TimmWrapperForImageClassification, processor: TimmWrappe
     }
 
 
+def base_model(model: str, pretrained: bool) -> str | None:
+    """The repository on the Hub that a network built from `model` was fine-tuned from, None where none is known."""
+    if _is_checkpoint(model):
+        return origin(model)
+    cfg = timm.get_pretrained_cfg(model) if pretrained else None
+    return cfg.hf_hub_id if cfg else None
+
+
 def _is_checkpoint(model: str) -> bool:
     """Whether `model` is a folder or a Hub id, not an architecture."""
-    if Path(model).is_dir() and not timm.is_model(model):
-        if not (Path(model) / "config.json").is_file():
-            raise ModelError(f"The folder {model!r} has no config.json. Give the folder that holds the saved model.")
+    if Path(model).expanduser().is_dir() and not timm.is_model(model):
         return True
-    if model.startswith((".", "/", "~")):
-        raise ModelError(f"There is no folder {model!r}. Give a folder with config.json, a Hub id or a timm name.")
-    return "/" in model
+    return model.startswith((".", "~")) or "/" in model
 
 
 def _from_architecture(name, labels, image_size, args, reset, pretrained, data):

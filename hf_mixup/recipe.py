@@ -13,6 +13,7 @@ import yaml
 from hf_mixup.values import ConfigError, convert, expected, is_enum, kinds, short
 
 Fields = Mapping[str, Field]
+COMMAND_LINE = "the command line"
 NAMED = ("model", "method", "optimizer", "task")  # each has a field of arguments, `<name>_args`
 ARGUMENTS = tuple(f"{name}_args" for name in NAMED)
 ELSEWHERE = {  # what people type, out of habit, and what it is called here
@@ -131,6 +132,11 @@ def known(key: Any, fields: Fields, where: str) -> str:
             f"hub_token is not taken from {where}: what is written there is kept in histories and run records. Set the "
             "environment variable HF_TOKEN, or log in once with `hf auth login`."
         )
+    if key == "trust_remote_code" and where != COMMAND_LINE:
+        raise ConfigError(
+            f"trust_remote_code is not taken from {where}: a recipe may come from anywhere, and only you can trust "
+            "code. Read the code of the model, and say --trust_remote_code true on the command line."
+        )
     if key not in fields:
         near = ELSEWHERE.get(key) or difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)[0]
         raise ConfigError(f"Unknown key {short(key)} in {where}. The nearest known one: {near}.")
@@ -139,7 +145,7 @@ def known(key: Any, fields: Fields, where: str) -> str:
 
 def words(argv: list[str], fields: Fields) -> dict[str, Any]:
     """What the command line says: `--field value`, `--field=value`, `--flag`, `--list a b`, `--method_args.alpha 1`."""
-    where, values, position = "the command line", {}, 0
+    where, values, position = COMMAND_LINE, {}, 0
     while position < len(argv):
         option, equals, value = argv[position].partition("=")
         stop = next((i for i in range(position + 1, len(argv)) if argv[i].startswith("--")), len(argv))

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from .models import base_model
+
 SCHEMA_VERSION = 1
 NAME = "run.json"
 PACKAGES = ("torch", "torchvision", "transformers", "datasets", "accelerate", "timm", "evaluate", "huggingface_hub")
@@ -36,7 +38,12 @@ def opening(config, data, model, method, world_size: int) -> dict:
             **{name: getattr(data, name) for name in ("config", "revision", "splits")},
             **{name: getattr(data, name) for name in ("train_split", "eval_split")},
         },
-        "model": {"name": portable(config.model), "args": portable(config.model_args), "parameters": _count(model)},
+        "model": {
+            "name": portable(config.model),
+            "args": portable(config.model_args),
+            "parameters": _count(model),
+            "base_model": base_model(config.model, config.pretrained),
+        },
         "seed": config.seed,
         "world_size": world_size,
         "versions": versions(),

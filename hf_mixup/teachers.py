@@ -6,7 +6,9 @@ import timm
 import torch
 from huggingface_hub.errors import HTTPError
 from torch import nn
-from transformers import AutoModelForImageClassification
+
+from .fetch import ModelError, fetch
+from .saved import load_network
 
 
 def teacher(name: str, pretrained: bool = True) -> nn.Module:
@@ -22,10 +24,10 @@ def teacher(name: str, pretrained: bool = True) -> nn.Module:
                 made.remade = pretrained
                 return made
             if "/" in name or Path(name).is_dir():
-                made = AutoModelForImageClassification.from_pretrained(name)
+                made = load_network(name, fetch(name), complete=False)
                 made.remade = True
                 return made
-    except (OSError, RuntimeError, HTTPError) as error:
+    except (OSError, RuntimeError, HTTPError, ModelError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
             f"The weights of teacher {name!r} cannot be had ({type(error).__name__}: {reason}) Check the connection, "

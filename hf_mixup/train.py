@@ -123,6 +123,7 @@ def make_model(config: MixupConfig, data: Data) -> tuple:
         std=config.std,
         interpolation=config.interpolation,
         crop_pct=crop_share(size, config.eval_resize) if config.eval_resize else config.eval_crop_pct,
+        trust_remote_code=config.trust_remote_code,
     )
 
 

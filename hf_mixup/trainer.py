@@ -86,7 +86,7 @@ class MixupTrainer(Trainer):
         memory_format = torch.channels_last if getattr(args, "channels_last", False) else torch.contiguous_format
         self.model.to(memory_format=memory_format)
         _tell_pixels(self.method, self.processing_class)
-        self.method.build(net)
+        self.method.build_once(net)
         self.method.to(args.device)
         if getattr(args, "ema_decay", None):
             self.averaged = Averaged(self.model, args.ema_decay, evaluated=args.eval_weights == "ema")

@@ -1,31 +1,34 @@
-"""A grid of mixed samples as a PNG: python scripts/make_picture.py OUT.png [--model FOLDER_OF_A_RUN]
+"""A grid of mixed samples as a PNG: python scripts/make_picture.py OUT.png [--model FOLDER_OR_REPO]
 
-One row a method, the same images in each; methods that ask the network need --model.
+One row a method, the same images of the sample in each; methods that ask the network need --model, a run on the sample.
 """
 
 import argparse
+from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torchvision.utils import make_grid, save_image
 
 import hf_mixup
-from hf_mixup.data import Images, load_data
+from hf_mixup.data import Images, load_data, normalise
 from hf_mixup.ops.sampling import generator
+from hf_mixup.picture import png
 
-COLUMNS, ZOOM, MARGIN = 10, 3, 2
+COLUMNS, SIDE = 10, 84
 PLAIN = ("erm", "mixup", "cutmix", "resizemix")
 ASKING = ("puzzlemix",)
 
 
-def rows(x, y, net):
-    """Images (methods * COLUMNS, 3, H, W) in [0, 1], one row a method."""
-    names = PLAIN + (ASKING if net is not None else ())
-    for name in names:
+def rows(x, y, net, change):
+    """Images (COLUMNS, 3, H, W) in [0, 1] for each method; the network sees them as `change` makes them."""
+    for name in PLAIN + (ASKING if net is not None else ()):
         method = hf_mixup.load(name, per_image=True)
         if net is not None:
             method.build(net)
-        yield method.mix(net, x, y, generator(2))[0]
+        black, white = change(torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 3, 1, 1))
+        mixed = method.mix(net, change(x), y, generator(2))[0]
+        yield ((mixed - black) / (white - black)).clamp(0, 1)
 
 
 def main():
@@ -33,14 +36,17 @@ def main():
     parser.add_argument("out")
     parser.add_argument("--model")
     options = parser.parse_args()
-    data = load_data()
-    images = Images(data.train, "image", "label", 28)
+    images = Images(load_data().train, "image", "label", 28)
     chosen = [images[i] for i in range(COLUMNS)]
-    x = torch.stack([sample["pixel_values"] for sample in chosen]) / 255
+    x = torch.stack([sample["pixel_values"] for sample in chosen])
     y = F.one_hot(torch.tensor([sample["labels"] for sample in chosen]), 10).float()
-    net = hf_mixup.Net(hf_mixup.load_pretrained(options.model)[0]) if options.model else None
-    grid = make_grid(torch.cat(list(rows(x, y, net))), nrow=COLUMNS, padding=MARGIN, pad_value=1)
-    save_image(F.interpolate(grid[None], scale_factor=ZOOM, mode="nearest"), options.out)
+    net, change = None, lambda pixels: pixels / 255
+    if options.model:
+        model, processor, _ = hf_mixup.load_pretrained(options.model)
+        net = hf_mixup.Net(model.eval())
+        statistics = {key: tuple(processor.data_config[key]) for key in ("mean", "std")}
+        change = partial(normalise, **statistics)
+    Path(options.out).write_bytes(png(rows(x, y, net, change), SIDE))
 
 
 if __name__ == "__main__":

@@ -23,3 +23,12 @@ def online(hub, monkeypatch, tmp_path):
 @pytest.fixture
 def api(hub):
     return HfApi(endpoint=hub.url, token=hub.token)
+
+
+@pytest.fixture
+def here(hub, monkeypatch):
+    """This process talks to the hub, as its first user."""
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    return hub

@@ -10,12 +10,13 @@ PACKAGE = Path(__file__).parents[1] / "hf_mixup"
 
 # from the ground up; a file may import from rows below its own, and from its own row
 LAYERS = [
-    ["mix", "retry", "version"],
+    ["mix", "retry", "fetch", "saved", "version"],
     ["ops"],
     ["anatomy", "merging", "teachers", "net"],
-    ["methods", "tasks", "data", "checks", "config", "recipe", "values", "cards", "metrics", "networks", "testing"],
+    ["methods", "tasks", "data", "checks", "config", "recipe", "values", "metrics", "networks", "testing"],
+    ["markdown", "seeds", "cards"],
     ["batch", "callbacks", "checkpoints", "models", "optimization", "record", "step", "table"],
-    ["saving", "folder", "export", "pretrained", "publish"],
+    ["saving", "folder", "export", "picture", "pretrained", "publish"],
     ["trainer"],
     ["train"],
     ["analysis", "benchmark"],

@@ -19,7 +19,7 @@ from transformers import (
     pipeline,
 )
 
-from hf_mixup.models import ModelError, build_model, save_published
+from hf_mixup.models import ModelError, base_model, build_model, save_published
 
 CLASSES = ["cat", "dog", "eel"]
 TINY = {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128]}
@@ -281,10 +281,23 @@ def test_errors_name_the_value_and_the_way_out(name, arguments, changes, message
     assert len(str(error.value)) < 400
 
 
+@pytest.mark.parametrize(
+    "name, pretrained, base",
+    [
+        ("resnet50", True, "timm/resnet50.a1_in1k"),
+        ("resnet50", False, None),
+        ("mini_resnet", False, None),
+        ("user/run", False, "user/run"),
+    ],
+)
+def test_what_a_network_started_from_is_a_repository_that_exists(name, pretrained, base):
+    assert base_model(name, pretrained) == base
+
+
 def test_folders_that_are_no_models_are_refused(tmp_path):
     with pytest.raises(ModelError, match="no config.json"):
         build(str(tmp_path), None)
     save_published(*build(), tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match="no model.safetensors.*safetensors only"):
         build(str(tmp_path), None)

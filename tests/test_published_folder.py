@@ -2,36 +2,47 @@
 
 import json
 import math
-import tempfile
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from cli import content, folder_of, python, recipe_of, record_of, start
-from huggingface_hub import ModelCard
+from cli import content, folder_of, hub_environment, python, recipe_of, record_of, start
+from huggingface_hub import HfApi, ModelCard, constants
+from PIL import Image
 from safetensors.torch import load_file
 
 import hf_mixup
+from hf_mixup.export import rewrite_card
+from hf_mixup.testing import LocalHub
 
 LOAD = """
-import io, json, sys
+import io, json, re, sys
 import pyarrow.parquet as parquet, timm, torch
+from huggingface_hub import ModelCard
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 torch.set_num_threads(1)
-folder, test = sys.argv[1:]
-rows = parquet.read_table(test).to_pylist()
+first, second = re.findall("```python\\n(.*?)```", ModelCard.load("user/run").text, re.DOTALL)
+exec(first)
+rows = parquet.read_table(sys.argv[1]).to_pylist()
 images = [Image.open(io.BytesIO(row["image"]["bytes"])) for row in rows]
-names = [answers[0]["label"] for answers in pipeline("image-classification", model=folder)(images, top_k=1)]
-model = AutoModelForImageClassification.from_pretrained(folder).eval()
+names = [answers[0]["label"] for answers in classify(images, top_k=1)]
+model = AutoModelForImageClassification.from_pretrained("user/run").eval()
 right = sum(name == model.config.id2label[row["label"]] for name, row in zip(names, rows))
 colour = [image.convert("RGB") for image in images[:8]]
-pixels = AutoImageProcessor.from_pretrained(folder)(colour, return_tensors="pt")["pixel_values"]
-other = timm.create_model("local-dir:" + folder, pretrained=True).eval()
-with torch.no_grad():
-    gap = (model(pixels).logits - other(pixels)).abs().max().item()
+pixels = AutoImageProcessor.from_pretrained("user/run")(colour, return_tensors="pt")["pixel_values"]
+plain = model
+other = timm.create_model("hf_hub:user/run", pretrained=True).eval()
 assert not [name for name in sys.modules if name.startswith("hf_mixup")]
-print(json.dumps({"right": right, "rows": len(rows), "gap": gap, "spread": model(pixels).logits.std().item()}))
+exec(second)
+with torch.no_grad():
+    expected = plain(pixels).logits
+    others = [other(pixels), network.eval()(pixels), model.eval()(pixels).logits]
+gaps = [(expected - found).abs().max().item() for found in others]
+told = {"right": right, "rows": len(rows), "gaps": gaps, "spread": expected.std().item(), "method": method.name}
+print(json.dumps(told))
 """
 FIELDS = {
     "": "schema_version status recipe recipe_hash method data model seed world_size epochs final images_per_s wall_s "
@@ -41,6 +52,8 @@ FIELDS = {
     "model": "name args parameters",
     "final": "loss top1 top5 nll ece",
 }
+FILES = {"README.md", "run.json", "recipe.yaml", "mixed.png"}
+FILES |= {"config.json", "model.safetensors", "method.safetensors"}
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy")
 
 
@@ -62,11 +75,20 @@ def run(folder):
 
 
 @pytest.fixture(scope="module")
-def loaded(folder):
-    """What transformers and timm make of the folder in a process without hf_mixup."""
+def loaded(folder, tmp_path_factory):
+    """What others make of the run, pushed to a Hub: transformers and timm without us, and the card's own lines."""
+    root = tmp_path_factory.mktemp("pushed")
+    shutil.copytree(folder, root / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    rewrite_card(root / "run", "user/run")
     test = Path(hf_mixup.__file__).parent / "data" / "sample" / "test.parquet"
-    printed, said = python("-c", LOAD, folder, test, cwd=tempfile.gettempdir()).communicate()
-    assert printed, said
+    with LocalHub(root / "hub") as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        api = HfApi(endpoint=hub.url, token=hub.token)
+        api.create_repo("user/run")
+        api.upload_folder(repo_id="user/run", folder_path=root / "run")
+        process = python("-c", LOAD, test, environment=hub_environment(hub, root / "home"), cwd=root)
+        printed, said = process.communicate()
+    assert process.returncode == 0, said
     return json.loads(printed.splitlines()[-1])
 
 
@@ -76,8 +98,19 @@ def test_pipeline_agrees_with_the_recorded_top1_to_the_last_image(loaded, run):
     assert loaded["right"] / 500 == run["final"]["top1"] > 0.2
 
 
-def test_timm_gives_the_same_logits(loaded):
-    assert loaded["gap"] == 0 and loaded["spread"] > 0.1
+def test_timm_and_the_lines_of_the_card_give_the_same_logits(loaded):
+    assert loaded["gaps"] == [0, 0, 0] and loaded["spread"] > 0.1
+    assert loaded["method"] == "automix"
+
+
+def test_the_lines_of_a_card_that_was_not_pushed_run_in_its_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    scope = {}
+    for lines in re.findall("```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL):
+        exec(lines, scope)
+    answers = scope["classify"](Image.new("RGB", (40, 40)))
+    assert len(answers) == 5 and scope["method"].name == "automix"
+    assert scope["network"].num_classes == 10 and scope["model"].config.num_labels == 10
 
 
 def test_we_load_network_preprocessor_and_method_as_they_were_trained(folder):
@@ -121,7 +154,7 @@ def test_the_record_is_json_with_a_row_for_each_evaluation(folder, run):
 
 def test_nothing_names_a_folder_of_this_machine_and_nothing_is_pickled(folder):
     outside = {name: text for name, text in content(folder).items() if not name.startswith("checkpoint-")}
-    assert {"README.md", "run.json", "config.json", "model.safetensors", "method.safetensors"} == outside.keys()
+    assert FILES == outside.keys()
     assert not [name for name in outside if name.endswith(PICKLES)]
     for path in (folder.parent, Path.home(), Path(hf_mixup.__file__).parents[1]):
         assert not [name for name, text in outside.items() if f"{path}/".encode() in text]

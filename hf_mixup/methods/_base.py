@@ -36,6 +36,7 @@ class Method(nn.Module):
         nn.Module.__init__(self)
         self.step, self.total_steps = 0, 1  # optimizer steps done and planned; the trainer sets them
         self.outer_prob = 1.0  # share of rows that a container lets this method mix
+        self.loaded = False  # its state was read from a file, and is kept when it is built for a network
         self.common_rng = None  # draws that must be alike on all processes; the trainer sets it at each step
         return self
 
@@ -76,6 +77,20 @@ class Method(nn.Module):
 
     def build(self, net) -> None:
         """Make the method's own networks, once, for `net`."""
+
+    def build_once(self, net) -> None:
+        """`build`, after which a method that was loaded has its state again; ValueError if it is another network's."""
+        state = self.state_dict() if self.loaded else None
+        self.build(net)
+        if state is None:
+            return
+        try:
+            self.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(
+                f"Method {self.name!r} was loaded with networks for another network or other classes than {net.name}'s "
+                f"{net.num_classes}: give its name and arguments, and it makes new ones."
+            ) from error
 
     def mix(self, net, x: Tensor, y: Tensor, rng: torch.Generator, out: Tensor | None = None) -> tuple[Tensor, Mix]:
         """Mixed images, like `x` (B, C, H, W), and how they were mixed; `mix(y)` gives their targets.

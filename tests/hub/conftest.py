@@ -5,7 +5,7 @@ import pytest
 
 from hf_mixup.testing import LocalHub
 
-api, online = hub_fixtures.api, hub_fixtures.online
+api, online, here = hub_fixtures.api, hub_fixtures.online, hub_fixtures.here
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,153 @@
+"""Mixed samples as a picture: training images, and what a method makes of them."""
+
+import io
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+
+from .data import Images
+from .methods import Method
+from .mix import Mix
+from .net import Net
+from .ops.flags import evaluating
+from .ops.sampling import generator
+
+NAME = "mixed.png"
+COLUMNS, DRAWS, TRIES = 8, 2, 20  # images; draws shown; draws made until so many have mixed something
+POOL = 1000  # rows among which images of different classes are looked for
+SIDE, LIMIT = 96, 200_000  # pixels of one image; bytes of the file
+MARGIN = 2
+
+logger = logging.getLogger(__name__)
+
+
+def write_picture(folder: Path, trainer) -> None:
+    """mixed.png of a trained run, unless its method mixes no pixels; what goes wrong is a warning and no more.
+
+    The images are of the training split, as the network sees them, and mixed by the method as it is after training.
+    """
+    try:
+        if _shared(trainer):
+            return
+        content = picture(trainer.method, trainer.step, training_images(trainer))
+        if content is not None:
+            (folder / NAME).write_bytes(content)
+    except Exception as error:
+        logger.warning("The card has no picture of mixed samples (%s: %s).", type(error).__name__, error)
+
+
+def _shared(trainer) -> bool:
+    """Whether a pass of the network needs the other processes, which are not here."""
+    synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in trainer.step.modules())
+    return trainer.args.world_size > 1 and (synchronised or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+def training_images(trainer) -> tuple[Tensor, Tensor]:
+    """A few training images, of different classes where there are, and their labels: always the same ones."""
+    data = trainer.train_dataset
+    if isinstance(data, Images):
+        samples = [data[row, row] for row in _rows(data.labels)]
+        pixels = torch.stack([sample["pixel_values"] for sample in samples])
+        return pixels, torch.tensor([sample["labels"] for sample in samples])
+    batch = next(iter(trainer.get_train_dataloader()))
+    return batch["pixel_values"][:COLUMNS], batch["labels"][:COLUMNS]
+
+
+def _rows(labels: Tensor) -> list[int]:
+    order = torch.randperm(len(labels), generator=generator(0))[:POOL].tolist()
+    first = {int(labels[row]): row for row in reversed(order)}
+    kept = [row for row in order if first[int(labels[row])] == row]
+    return (kept + [row for row in order if row not in kept])[:COLUMNS]
+
+
+def picture(method: Method, step: nn.Module, images: tuple[Tensor, Tensor]) -> bytes | None:
+    """PNG of rows: the images, and for each of two draws the mixed ones and how much of the own image they show.
+
+    None if the method leaves pixels as they are. Nothing is left changed in the network or the method.
+    """
+    if method.group == "hidden":  # what they mix in the input is a part of it, and not the one they are for
+        return None
+    weight = next(step.net.parameters())
+    x, labels = step.prepare(images[0].to(weight.device)), images[1].to(weight.device)
+    y = F.one_hot(labels, step.net.num_classes).float()
+    with unchanged(method), evaluating(step.net):
+        method.train()
+        found = list(draws(method, step.net, x, y))
+    if not found:
+        return None
+    shown = shower(step, images[0], x)
+    rows = [shown(x)]
+    for mixed, mix in found:
+        rows.append(shown(mixed))
+        if mix.mask is not None:
+            rows.append(mix.mask[:, :1].float().expand(len(x), 3, *x.shape[-2:]).clamp(0, 1).cpu())
+    return png(rows)
+
+
+def draws(method: Method, net: Net, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Mix]]:
+    """The first draws that change the images `x`."""
+    found = 0
+    for attempt in range(TRIES if len(x) > 1 else 0):
+        for part in method.modules():
+            if isinstance(part, Method):
+                part.common_rng = generator(attempt, 1)
+        try:
+            mixed, mix = method.mix(net, x, y, generator(attempt))
+        except TypeError:  # it has no `mix`
+            return
+        if not torch.equal(mixed, x):
+            found += 1
+            yield mixed.detach(), mix
+        if found == DRAWS:
+            return
+
+
+def shower(step: nn.Module, pixels: Tensor, x: Tensor):
+    """A function from the network's images to pixels in [0, 1]: preparing is linear for each channel."""
+    if pixels.dtype != torch.uint8:
+        low, high = x.amin(), x.amax()
+        return lambda z: ((z.float() - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).cpu()
+    ends = torch.tensor([0, 255], dtype=torch.uint8, device=x.device)
+    black, white = step.prepare(ends[:, None, None, None].expand(2, 3, 1, 1).contiguous()).float()
+    return lambda z: ((z.float() - black) / (white - black)).clamp(0, 1).cpu()
+
+
+@contextmanager
+def unchanged(method: Method) -> Iterator[None]:
+    """The method's state and mode are afterwards as they were before."""
+    state = {key: value.clone() for key, value in method.state_dict().items()}
+    training = method.training
+    try:
+        yield
+    finally:
+        method.load_state_dict(state)
+        method.train(training)
+
+
+def png(rows: Iterable[Tensor], side: int = SIDE, limit: int = LIMIT) -> bytes:
+    """Rows of images (B, 3, H, W) in [0, 1] as a PNG of at most `limit` bytes, each image about `side` pixels."""
+    rows = list(rows)
+    columns, size = len(rows[0]), max(rows[0].shape[-2:])
+    scale = max(1, side // size) if size <= side else side / size
+    while True:
+        images = _scaled(torch.cat(rows), scale)
+        grid = make_grid(images, nrow=columns, padding=MARGIN, pad_value=1)
+        content = io.BytesIO()
+        Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).numpy()).save(content, "PNG", optimize=True)
+        if content.tell() <= limit or scale * size < 8:
+            return content.getvalue()
+        scale = scale - 1 if scale > 1 else 0.8 * scale
+
+
+def _scaled(x: Tensor, scale: float) -> Tensor:
+    if scale >= 1:
+        return F.interpolate(x, scale_factor=scale, mode="nearest") if scale > 1 else x
+    sides = [max(1, round(side * scale)) for side in x.shape[-2:]]
+    return F.interpolate(x, sides, mode="bilinear", antialias=True)
