@@ -10,13 +10,13 @@ PACKAGE = Path(__file__).parents[1] / "hf_mixup"
 
 # from the ground up; a file may import from rows below its own, and from its own row
 LAYERS = [
-    ["mix", "retry", "version"],
+    ["commits", "destination", "mix", "retry", "version"],
     ["ops"],
     ["anatomy", "merging", "teachers", "net"],
     ["methods", "tasks", "data", "checks", "config", "recipe", "values", "cards", "metrics", "networks", "testing"],
     ["batch", "callbacks", "checkpoints", "models", "optimization", "record", "step", "table"],
     ["saving", "folder", "export", "pretrained", "publish"],
-    ["trainer", "benchmark"],
+    ["background", "fetch", "push", "pushing", "trainer", "benchmark"],
     ["analysis", "train"],
     ["__init__", "__main__"],
 ]

@@ -1,0 +1,189 @@
+"""Checkpoints to the Hub while training goes on: one thread, one waiting place, nothing of it in training's way."""
+
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from transformers import TrainerCallback
+
+from . import record
+from .commits import commit
+from .destination import CHECKPOINTS, Destination, opened, why
+from .publish import CHECKPOINT, made
+from .retry import retried
+
+ASIDE = ".pushing"
+STATE = "trainer_state.json"
+# training_args.bin may hold a token, and the others training images; a process has its own, and begins without
+NEVER = ("training_args.bin", "method-rank*.safetensors", ".*")
+AGAIN = 60.0  # seconds until a push that failed is tried once more, unless a newer checkpoint comes first
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Checkpoint:
+    """A complete checkpoint, linked aside in `place`, and the names of those that its run kept beside it."""
+
+    name: str
+    place: Path
+    kept: frozenset[str]
+
+    def files(self) -> dict[str, Path]:
+        """What is pushed, by its name there."""
+        return {path.relative_to(self.place).as_posix(): path for path in _files(self.place)}
+
+
+class CheckpointPusher:
+    """Pushes the newest checkpoint to the branch `checkpoints` of a repository, in a thread of its own.
+
+    While one is being pushed, newer ones take each other's place. One that fails is logged and tried again: with the
+    next, after a minute, and when `close` is called.
+    """
+
+    def __init__(self, destination: Destination, run: Path):
+        self.destination = replace(destination, revision=CHECKPOINTS)
+        self.run = run
+        self._opened = False
+        self._pushed: set[str] = set()
+        self._waiting: Checkpoint | None = None
+        self._fresh = self._closing = self._last = False
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        shutil.rmtree(run / ASIDE, ignore_errors=True)  # what a killed run left
+
+    def offer(self, checkpoint: Path) -> None:
+        """Push this checkpoint, whose folder may go away, as soon as the one before is done."""
+        try:
+            taken = _aside(checkpoint, self.run)
+        except (OSError, ValueError) as error:
+            logger.warning("%s is not pushed: it could not be set aside (%s).", checkpoint.name, error)
+            return
+        with self._changed:
+            before, self._waiting, self._fresh = self._waiting, taken, True
+            self._changed.notify_all()
+        _drop(before)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="CheckpointPusher", daemon=True)
+            self._thread.start()
+
+    def close(self, seconds: float) -> None:
+        """Wait so long at most until what was offered is pushed, or has failed once more, and take no more."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(seconds)
+            if self._thread.is_alive():
+                logger.warning("The last checkpoint was not pushed within %.0f s: it is in %s only.", seconds, self.run)
+        shutil.rmtree(self.run / ASIDE, ignore_errors=True)
+
+    def _work(self) -> None:
+        while (checkpoint := self._next()) is not None:
+            try:
+                self._push(checkpoint)
+            except Exception as error:  # whatever it is, training goes on
+                self._failed(checkpoint, error)
+            else:
+                self._pushed.add(checkpoint.name)
+                _drop(checkpoint)
+
+    def _next(self) -> Checkpoint | None:
+        """What to push now, when there is something; None when all is done and no more will come."""
+        with self._changed:
+            until = time.monotonic() + AGAIN
+            while not (self._closing or self._fresh):
+                left = until - time.monotonic()
+                if self._waiting is not None and left <= 0:
+                    break
+                self._changed.wait(left if self._waiting is not None else None)
+            taken, self._waiting, self._fresh = self._waiting, None, False
+            self._last = self._closing
+            return taken
+
+    def _push(self, checkpoint: Checkpoint) -> None:
+        api = HfApi()
+        if not self._opened:
+            self.destination = retried(lambda: opened(api, self.destination), "open the repository")
+            self._opened = True
+        stay = self._pushed & checkpoint.kept
+
+        def stale(name: str) -> bool:
+            top = name.partition("/")[0]
+            return made(name) or (CHECKPOINT.fullmatch(top) is not None and top not in stay - {checkpoint.name})
+
+        commit(api, self.destination.repo, checkpoint.files(), stale, checkpoint.name, CHECKPOINTS)
+
+    def _failed(self, checkpoint: Checkpoint, error: Exception) -> None:
+        """Say so in one line, and let it wait again unless a newer one does."""
+        told = f"{checkpoint.name} was not pushed to {self.destination.repo}: {why(error, self.destination)}"
+        logger.warning("%s.%s", told, "" if self._last else " It is tried again.")
+        with self._changed:
+            if self._waiting is None and not self._last:
+                self._waiting, checkpoint = checkpoint, None
+        _drop(checkpoint)
+
+
+def _aside(checkpoint: Path, run: Path) -> Checkpoint:
+    """The checkpoint as links to its files, which stay when it is removed, with the run's record beside it."""
+    place = run / ASIDE / f"{time.monotonic_ns()}"
+    kept = frozenset(path.name for path in run.glob("checkpoint-*"))
+    taken = Checkpoint(checkpoint.name, place, kept)
+    try:
+        for path in _files(checkpoint):
+            if not any(fnmatch(path.name, pattern) for pattern in NEVER):
+                _link(path, place / checkpoint.name / path.relative_to(checkpoint))
+        _without_folders(place / checkpoint.name / STATE)
+        shutil.copyfile(run / record.NAME, place / record.NAME)
+    except (OSError, ValueError):
+        _drop(taken)
+        raise
+    return taken
+
+
+def _link(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, target)
+
+
+def _without_folders(file: Path) -> None:
+    """Name the best checkpoint without this machine's folders, in a file of its own."""
+    state = json.loads(file.read_text())
+    if state.get("best_model_checkpoint"):
+        state["best_model_checkpoint"] = Path(state["best_model_checkpoint"]).name
+    file.unlink()  # the link, not what it leads to
+    file.write_text(json.dumps(state, indent=2) + "\n")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _drop(checkpoint: Checkpoint | None) -> None:
+    if checkpoint is not None:
+        shutil.rmtree(checkpoint.place, ignore_errors=True)
+
+
+class PushCallback(TrainerCallback):
+    """Offers each checkpoint to the pusher when it has its final name; a resumed run's first, which may be lost."""
+
+    def __init__(self, pusher: CheckpointPusher, start: str | None):
+        self.pusher, self.start = pusher, start
+
+    def on_train_begin(self, args, state, control, **_):
+        if self.start is not None:
+            self.pusher.offer(Path(self.start))
+
+    def on_save(self, args, state, control, **_):
+        self.pusher.offer(self.pusher.run / f"checkpoint-{state.global_step}")
