@@ -70,7 +70,6 @@ def checked(destination: Destination) -> Destination:
     A Hub that does not answer says nothing against it: that is a warning.
     """
     try:
-        validate_repo_id(destination.repo)
         return retried(lambda: _allowed(HfApi(), destination), "ask the Hub who may push", patience=BEFORE)
     except PushRefused:
         raise
@@ -82,12 +81,14 @@ def checked(destination: Destination) -> Destination:
 
 
 def _allowed(api: HfApi, destination: Destination) -> Destination:
+    validate_repo_id(destination.repo)
     who = api.whoami()
     name = destination.repo if "/" in destination.repo else f"{who['name']}/{destination.repo}"
     key = who.get("auth", {}).get("accessToken", {}).get("role")
     if key == "read":
+        place = without_secrets(f"{api.endpoint}/settings/tokens")
         raise PushRefused(
-            f"Cannot push to {name!r} with the token of {who['name']!r}: {READ_ONLY.format(api.endpoint)}."
+            f"Cannot push to {name!r}: the token of {who['name']!r} may only read. Make one that may write at {place}."
         )
     try:
         api.auth_check(name, write=not destination.create_pr)
@@ -107,11 +108,11 @@ def _allowed(api: HfApi, destination: Destination) -> Destination:
 
 
 def _foreign(name: str, user: str, exists: bool) -> str:
-    way_out = f"choose a repository of your own, as {user}/{name.partition('/')[2]}"
+    way_out = f"Give one of your own as hub_model_id (--repo of hf_mixup.push), like {user}/{name.partition('/')[2]}"
     if exists:
-        way_out += ", or propose the run with --hub_create_pr"
+        way_out += ", or propose the run with --hub_create_pr (--create_pr)"
     kind = "is not yours" if exists else "does not exist, and its namespace is not yours"
-    return f"Cannot push to {name!r}: it {kind} ({user!r} is logged in). Set hub_model_id: {way_out}."
+    return f"Cannot push to {name!r}: it {kind} ({user!r} is logged in). {way_out}."
 
 
 def _check_private(api: HfApi, destination: Destination) -> None:
@@ -150,7 +151,8 @@ def why(error: BaseException, destination: Destination) -> str:
     if isinstance(error, LocalTokenNotFoundError):
         return "nobody is logged in: set the environment variable HF_TOKEN, or run `hf auth login`"
     if isinstance(error, HFValidationError):
-        return f"this is no name of a repository ({reason(error).partition(': ')[2].rstrip('.')}): set hub_model_id"
+        said = reason(error).partition(": ")[2].rstrip(".")
+        return f"this is no name of a repository ({said}): give another as hub_model_id"
     if isinstance(error, RevisionNotFoundError):
         return f"there is no revision {destination.revision!r}"
     if status == 401:
