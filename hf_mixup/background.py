@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -15,15 +15,15 @@ from huggingface_hub import HfApi
 from transformers import TrainerCallback
 
 from . import record
-from .commits import commit
+from .commits import commit, make_branch
 from .destination import CHECKPOINTS, Destination, opened, why
 from .publish import CHECKPOINT, made
 from .retry import retried
 
 ASIDE = ".pushing"
 STATE = "trainer_state.json"
-# training_args.bin may hold a token, and the others training images; a process has its own, and begins without
-NEVER = ("training_args.bin", "method-rank*.safetensors", ".*")
+IMAGES = "method-rank*.safetensors"  # what a method keeps of training images is its process's own
+NEVER = ("training_args.bin", IMAGES, ".*")  # upstream's training arguments may hold a token
 AGAIN = 60.0  # seconds until a push that failed is tried once more, unless a newer checkpoint comes first
 
 logger = logging.getLogger(__name__)
@@ -49,10 +49,9 @@ class CheckpointPusher:
     next, after a minute, and when `close` is called.
     """
 
-    def __init__(self, destination: Destination, run: Path):
-        self.destination = replace(destination, revision=CHECKPOINTS)
-        self.run = run
-        self._opened = False
+    def __init__(self, destination: Destination, run: Path, opened: bool = False):
+        self.destination, self.run = destination, run
+        self._opened, self._ready, self._told = opened, False, False
         self._pushed: set[str] = set()
         self._waiting: Checkpoint | None = None
         self._fresh = self._closing = self._last = False
@@ -67,6 +66,7 @@ class CheckpointPusher:
         except (OSError, ValueError) as error:
             logger.warning("%s is not pushed: it could not be set aside (%s).", checkpoint.name, error)
             return
+        self._tell(checkpoint)
         with self._changed:
             before, self._waiting, self._fresh = self._waiting, taken, True
             self._changed.notify_all()
@@ -74,6 +74,14 @@ class CheckpointPusher:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="CheckpointPusher", daemon=True)
             self._thread.start()
+
+    def _tell(self, checkpoint: Path) -> None:
+        if not self._told and any(checkpoint.glob(IMAGES)):
+            logger.warning(
+                "%s are not pushed, for they hold training images: a run that goes on from the Hub begins without.",
+                IMAGES,
+            )
+            self._told = True
 
     def close(self, seconds: float) -> None:
         """Wait so long at most until what was offered is pushed, or has failed once more, and take no more."""
@@ -114,6 +122,9 @@ class CheckpointPusher:
         if not self._opened:
             self.destination = retried(lambda: opened(api, self.destination), "open the repository")
             self._opened = True
+        if not self._ready:
+            retried(lambda: make_branch(api, self.destination.repo, CHECKPOINTS), "make the branch of the checkpoints")
+            self._ready = True
         stay = self._pushed & checkpoint.kept
 
         def stale(name: str) -> bool:
@@ -124,6 +135,9 @@ class CheckpointPusher:
 
     def _failed(self, checkpoint: Checkpoint, error: Exception) -> None:
         """Say so in one line, and let it wait again unless a newer one does."""
+        self._ready = False
+        if not checkpoint.place.exists():  # `close` has waited long enough, and said so
+            return
         told = f"{checkpoint.name} was not pushed to {self.destination.repo}: {why(error, self.destination)}"
         logger.warning("%s.%s", told, "" if self._last else " It is tried again.")
         with self._changed:

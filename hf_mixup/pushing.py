@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -14,10 +15,12 @@ from . import record
 from .background import CheckpointPusher, PushCallback
 from .destination import BEFORE, CHECKPOINTS, FAILURES, Destination, PushError, PushRefused, checked, opened, why
 from .fetch import fetch_checkpoint
+from .folder import told_when_full
 from .publish import push
 from .retry import may_pass, retried
 from .saving import last_checkpoint
 
+Result = TypeVar("Result")
 AT_THE_END = 120.0  # seconds a finished run waits for its last checkpoint to be pushed
 WHEN_STOPPED = 10.0  # seconds of one that was interrupted or failed
 
@@ -44,7 +47,8 @@ def check_login(config) -> None:
 def publish(config) -> str:
     """Push the finished run's folder and give its address, or that of the pull request."""
     folder, destination = Path(config.output_dir), destination_of(config)
-    destination.save(folder)
+    with told_when_full(folder):
+        destination.save(folder)
     return push(folder, destination)
 
 
@@ -68,15 +72,15 @@ def checkpoints_pushed(config, trainer, start: str | None) -> Iterator[None]:
         yield
         return
     folder, destination = Path(config.output_dir), destination_of(config)
-    _on_main(lambda: _open(destination))
+    there = _on_main(lambda: _open(destination))
     if not trainer.is_world_process_zero():
         yield
         return
-    destination.save(folder)
-    pusher = CheckpointPusher(destination, folder)
+    with told_when_full(folder):
+        destination.save(folder)
+    pusher = CheckpointPusher(there or destination, folder, opened=there is not None)
     if _pushes_checkpoints(config):
         trainer.add_callback(PushCallback(pusher, start))
-        print(f"Checkpoints go to the branch {CHECKPOINTS!r} of {destination.repo}, without training images.")
     try:
         yield
     except BaseException as error:
@@ -90,22 +94,23 @@ def _pushes_checkpoints(config) -> bool:
     return config.push_to_hub and not config.hub_create_pr and config.hub_strategy != HubStrategy.END
 
 
-def _open(destination: Destination) -> None:
-    """Make the repository and its branch; a Hub that does not answer is asked again with the first checkpoint."""
+def _open(destination: Destination) -> Destination | None:
+    """Make the repository and its branch; None from a Hub that does not answer, which is asked again later."""
     try:
-        retried(lambda: opened(HfApi(), destination), "make the repository", patience=BEFORE)
+        return retried(lambda: opened(HfApi(), destination), "make the repository", patience=BEFORE)
     except FAILURES as error:
         if not may_pass(error):
             raise PushRefused(f"Cannot push to {destination.repo!r}: {why(error, destination)}.") from None
         logger.warning("Warning: the repository could not be made: %s.", why(error, destination))
+        return None
 
 
-def _on_main(call: Callable[[], object]) -> None:
-    """Run `call` on the main process while the others wait; what is wrong is raised on all of them."""
-    state, said = PartialState(), [None]
+def _on_main(call: Callable[[], Result]) -> Result | None:
+    """What `call` gives on the main process, None on the others, which wait; what is wrong is raised on all of them."""
+    state, said, result = PartialState(), [None], None
     if state.is_main_process:
         try:
-            call()
+            result = call()
         except (PushRefused, PushError, record.RecordError) as error:
             said = [(isinstance(error, PushError), str(error))]
         except Exception as error:
@@ -115,6 +120,7 @@ def _on_main(call: Callable[[], object]) -> None:
     if said[0] is not None:
         lost, text = said[0]
         raise (PushError if lost else PushRefused)(text)
+    return result
 
 
 def _tell(state: PartialState, said: list) -> None:

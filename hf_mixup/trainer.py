@@ -101,6 +101,12 @@ class MixupTrainer(Trainer):
             self._prepared = self.accelerator.prepare_model(step)
         return self._prepared
 
+    def _run_epoch(self, *args, **kwargs) -> None:
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        else:  # resumed at the last step, after which upstream would train one more
+            self.control.should_training_stop = True
+
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None and getattr(self.args, "optimizer", None):
             self.optimizer = make_optimizer(self.model, self.args)

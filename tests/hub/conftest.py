@@ -18,8 +18,14 @@ def hub(tmp_path_factory):
 
 @pytest.fixture
 def logged_in(hub, online, monkeypatch):
-    """This process as the hub's user: what the environment would say, and no waiting between tries of ours."""
+    """This process as the hub's user."""
+    log_in(hub, monkeypatch)
+
+
+def log_in(hub, monkeypatch, token: str | None = None) -> None:
+    """What the environment would say, and no waiting between tries of ours."""
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(retry, "WAIT", 0.01)
-    monkeypatch.setenv("HF_TOKEN", hub.token)
+    monkeypatch.setenv("HF_TOKEN", token or hub.token)
