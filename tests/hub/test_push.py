@@ -1,17 +1,19 @@
 """Runs of the command line that push: before, during and after training, killed, refused, and without leaking."""
 
+import os
 import signal
+import threading
 import time
 
 import pytest
 import torch
-from cli import command, content, folder_of, hub_environment, picture, recipe_of, record_of, start
+from cli import command, content, folder_of, hub_environment, picture, python, recipe_of, record_of, start
 from conftest import log_in
 from huggingface_hub import HfApi, constants
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from hf_mixup import publish
+from hf_mixup import publish, pushing
 from hf_mixup.destination import CHECKPOINTS, Destination
 from hf_mixup.push import main as push_later
 
@@ -190,6 +192,62 @@ def test_killed_while_pushing_the_run_the_folder_is_whole_and_can_be_pushed(hub,
     assert same_weights(tmp_path / "run", whole) and not files_of(api, "user/finished")
     assert push_later([str(tmp_path / "run")]) == 0
     assert files_of(api, "user/finished") >= {"README.md", "config.json", "model.safetensors", "run.json"}
+
+
+def unanswered(hub, path: str) -> bool:
+    """Whether a request for this path waits for its reply."""
+    return any(path in request.path and request.seconds is None for request in hub.requests)
+
+
+def test_training_does_not_wait_for_a_hub_that_is_slow(hub, api, words, whole, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(pushing, "AT_THE_END", 0.1)
+    hub.faults.add(path="/models/user/slow/commit/checkpoints", slow=30)
+    assert start(*words, "user/slow") == 0
+    assert unanswered(hub, "/models/user/slow/commit/checkpoints")
+    assert "was not pushed within" in caplog.text
+    assert same_weights(tmp_path / "run", whole) and "model.safetensors" in files_of(api, "user/slow")
+
+
+def test_ctrl_c_does_not_wait_for_a_hub_that_is_slow(hub, words, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(pushing, "WHEN_STOPPED", 0.1)
+    path = "/models/user/stopped/commit/checkpoints"
+    hub.faults.add(path=path, slow=30)
+
+    def interrupt():
+        while not unanswered(hub, path):
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert start(*words, "user/stopped", "--max_steps", 2000) == 130
+    assert unanswered(hub, path)
+    assert "Continue with:" in capsys.readouterr().err
+    assert list((tmp_path / "run").glob("checkpoint-*")) and not (tmp_path / "run" / ".pushing").exists()
+
+
+TWO = """
+import sys
+from hf_mixup.__main__ import main
+words = sys.argv[1:]
+for repo in ("bob/theirs", "a b", "user/two"):
+    print("status", main([*words, "--hub_model_id", repo]), flush=True)
+"""
+
+
+def test_of_two_processes_one_pushes_and_both_hear_what_is_refused(hub, api, words, tmp_path):
+    (tmp_path / "two.py").write_text(TWO)
+    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", 0)
+    more = ("--per_device_train_batch_size", 2)
+    environment = hub_environment(hub, tmp_path / "home")
+    process = python(*launch, tmp_path / "two.py", *words[:-1], *more, environment=environment)
+    printed, said = process.communicate()
+    assert process.returncode == 0, said
+    assert [printed.count(f"status {status}") for status in (2, 0)] == [4, 2], said
+    assert said.count("is not yours") == said.count("no name of a repository") == 1
+    for revision, titles in ((None, {"Run"}), (CHECKPOINTS, {"checkpoint-10"})):
+        found = [entry.title for entry in api.list_repo_commits("user/two", revision=revision)]
+        assert titles <= set(found) and len(found) == len(set(found))
+    assert any("rng_state_1.pth" in name for name in files_of(api, "user/two", CHECKPOINTS))
 
 
 LEAKS = [
