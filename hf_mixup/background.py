@@ -31,10 +31,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Checkpoint:
-    """A complete checkpoint, linked aside in `place`, and the names of those that its run kept beside it."""
+    """A complete checkpoint, linked aside in `place`, with the best one if it is not on the Hub yet.
+
+    `names` are those in `place`, `kept` all that the run's folder had then.
+    """
 
     name: str
     place: Path
+    names: frozenset[str]
     kept: frozenset[str]
 
     def files(self) -> dict[str, Path]:
@@ -62,7 +66,7 @@ class CheckpointPusher:
     def offer(self, checkpoint: Path) -> None:
         """Push this checkpoint, whose folder may go away, as soon as the one before is done."""
         try:
-            taken = _aside(checkpoint, self.run)
+            taken = _aside(checkpoint, self.run, self._pushed)
         except (OSError, ValueError) as error:
             logger.warning("%s is not pushed: it could not be set aside (%s).", checkpoint.name, error)
             return
@@ -101,7 +105,7 @@ class CheckpointPusher:
             except Exception as error:  # whatever it is, training goes on
                 self._failed(checkpoint, error)
             else:
-                self._pushed.add(checkpoint.name)
+                self._pushed |= checkpoint.names
                 _drop(checkpoint)
 
     def _next(self) -> Checkpoint | None:
@@ -125,11 +129,11 @@ class CheckpointPusher:
         if not self._ready:
             retried(lambda: make_branch(api, self.destination.repo, CHECKPOINTS), "make the branch of the checkpoints")
             self._ready = True
-        stay = self._pushed & checkpoint.kept
+        stay = self._pushed & checkpoint.kept - checkpoint.names  # of its own, what is not in it goes
 
         def stale(name: str) -> bool:
             top = name.partition("/")[0]
-            return made(name) or (CHECKPOINT.fullmatch(top) is not None and top not in stay - {checkpoint.name})
+            return made(name) or (CHECKPOINT.fullmatch(top) is not None and top not in stay)
 
         commit(api, self.destination.repo, checkpoint.files(), stale, checkpoint.name, CHECKPOINTS)
 
@@ -146,21 +150,30 @@ class CheckpointPusher:
         _drop(checkpoint)
 
 
-def _aside(checkpoint: Path, run: Path) -> Checkpoint:
+def _aside(checkpoint: Path, run: Path, pushed: set[str]) -> Checkpoint:
     """The checkpoint as links to its files, which stay when it is removed, with the run's record beside it."""
     place = run / ASIDE / f"{time.monotonic_ns()}"
+    best = best_name(checkpoint)
+    names = {checkpoint.name} | ({best} - pushed if best and (run / best).is_dir() else set())
     kept = frozenset(path.name for path in run.glob("checkpoint-*"))
-    taken = Checkpoint(checkpoint.name, place, kept)
+    taken = Checkpoint(checkpoint.name, place, frozenset(names), kept)
     try:
-        for path in _files(checkpoint):
-            if not any(fnmatch(path.name, pattern) for pattern in NEVER):
-                _link(path, place / checkpoint.name / path.relative_to(checkpoint))
-        _without_folders(place / checkpoint.name / STATE)
+        for name in names:
+            for path in _files(run / name):
+                if not any(fnmatch(path.name, pattern) for pattern in NEVER):
+                    _link(path, place / path.relative_to(run))
+            _without_folders(place / name / STATE)
         shutil.copyfile(run / record.NAME, place / record.NAME)
     except (OSError, ValueError):
         _drop(taken)
         raise
     return taken
+
+
+def best_name(checkpoint: Path) -> str | None:
+    """The name of the best checkpoint so far, if the run looks for one."""
+    best = json.loads((checkpoint / STATE).read_text()).get("best_model_checkpoint")
+    return best and Path(best).name
 
 
 def _link(path: Path, target: Path) -> None:

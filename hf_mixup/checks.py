@@ -16,6 +16,7 @@ REFUSED = {
     "label_smoothing_factor": "it cannot smooth soft labels. Use label_smoothing",
 }
 SECRET = re.compile(r"\bhf_[A-Za-z0-9]{20,}|://[^/\s]*:[^/\s]*@")  # of a user, and in an address
+TOKEN_LENGTH = 8  # no real one is shorter, and every value holds a single letter
 SECRETS = {"token", "hub_token", "use_auth_token", "api_key"}
 FLOORED = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")  # the schedules that end at min_lr
 
@@ -40,11 +41,11 @@ def check_together(config: TrainingArguments) -> None:
 
 def _check_secrets(values: dict) -> None:
     """Raise ConfigError, without showing it, for a value with a token in it: values are kept in run records."""
-    token = get_token()
+    token = get_token() or ""
     for name, value in values.items():
         if isinstance(value, dict):
             _check_secrets(value)
-        elif isinstance(value, str) and (SECRET.search(value) or (token and token in value)):
+        elif isinstance(value, str) and (SECRET.search(value) or (len(token) >= TOKEN_LENGTH and token in value)):
             raise ConfigError(
                 f"{name} is refused, because there is a token or a password in it: {REFUSED['hub_token']}."
             )

@@ -75,7 +75,7 @@ def checked(destination: Destination) -> Destination:
         raise
     except FAILURES as error:
         if may_pass(error):
-            logger.warning("Warning: %s. The run goes on, and pushing is tried again.", why(error, destination))
+            logger.warning("Warning: %s. The run begins, and pushing is tried again later.", why(error, destination))
             return destination
         raise PushRefused(f"Cannot push to {destination.repo!r}: {why(error, destination)}.") from None
 
@@ -165,5 +165,5 @@ def why(error: BaseException, destination: Destination) -> str:
         return f"others change it at the same time ({reason(error)}): try again when they are done"
     if may_pass(error):
         state = f"{hub} is failing or busy" if status else f"{hub} cannot be reached"
-        return f"{state} ({reason(error)}): try again later"
+        return f"{state} ({reason(error)})"
     return reason(error)

@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from . import record
-from .background import STATE
+from .background import STATE, best_name
 from .destination import CHECKPOINTS, FAILURES, Destination, PushError, PushRefused, checked, why
 from .publish import CHECKPOINT
 from .retry import may_pass, retried
@@ -66,7 +66,7 @@ def _fetch(repo: str, folder: Path, recipe_hash: str) -> str | None:
         return None
     newest = steps[max(steps)]
     snapshot_download(repo, revision=head.sha, local_dir=aside, allow_patterns=f"{newest}/*")
-    best = _best(aside / newest)
+    best = best_name(aside / newest)
     if best in steps.values() and best != newest:
         snapshot_download(repo, revision=head.sha, local_dir=aside, allow_patterns=f"{best}/*")
         _place(aside, folder, best)
@@ -74,10 +74,6 @@ def _fetch(repo: str, folder: Path, recipe_hash: str) -> str | None:
     _place(aside, folder, newest)
     os.replace(aside / record.NAME, folder / record.NAME)
     return newest
-
-
-def _best(checkpoint: Path) -> str | None:
-    return json.loads((checkpoint / STATE).read_text()).get("best_model_checkpoint")
 
 
 def _name_best(file: Path, folder: Path, best: str | None) -> None:

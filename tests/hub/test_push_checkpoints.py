@@ -120,9 +120,18 @@ def test_the_branch_keeps_those_that_the_folder_keeps(api, run, repo):
     assert folders_of(api, repo) == ["checkpoint-2", "checkpoint-3", "run.json"]
 
 
+def test_the_best_checkpoint_goes_along_where_it_is_not_there_yet(api, pusher, run, repo):
+    for step in (2, 4):
+        checkpoint(run, step)
+    pusher.offer(checkpoint(run, 6, best=2))
+    pusher.close(LONG)
+    assert folders_of(api, repo) == ["checkpoint-2", "checkpoint-6", "run.json"]
+    assert titles_of(api, repo)[:2] == ["checkpoint-6", "initial commit"]
+
+
 def test_an_earlier_runs_checkpoints_and_model_leave_the_branch(api, pusher, run, repo):
     api.create_repo(repo)
-    files = {"model.safetensors": b"old", "README.md": b"old", "notes.txt": b"mine"}
+    files = {"model.safetensors": b"old", "README.md": b"---\ntags:\n- old\n---\n", "notes.txt": b"mine"}
     api.create_commit(repo, [CommitOperationAdd(*file) for file in files.items()], commit_message="Before")
     api.create_branch(repo, branch=CHECKPOINTS)
     old = [
