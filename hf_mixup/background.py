@@ -13,6 +13,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 from transformers import TrainerCallback
+from transformers.trainer_utils import HubStrategy
 
 from . import record
 from .commits import commit, make_branch
@@ -24,6 +25,7 @@ ASIDE = ".pushing"
 STATE = "trainer_state.json"
 IMAGES = "method-rank*.safetensors"  # what a method keeps of training images is its process's own
 NEVER = ("training_args.bin", IMAGES, ".*")  # upstream's training arguments may hold a token
+AT_THE_END = 120.0  # seconds a finished run waits for its last checkpoint to be pushed
 AGAIN = 60.0  # seconds until a push that failed is tried once more, unless a newer checkpoint comes first
 
 logger = logging.getLogger(__name__)
@@ -53,8 +55,8 @@ class CheckpointPusher:
     next, after a minute, and when `close` is called.
     """
 
-    def __init__(self, destination: Destination, run: Path, opened: bool = False):
-        self.destination, self.run = destination, run
+    def __init__(self, destination: Destination, run: Path, opened: bool = False, token: str | None = None):
+        self.destination, self.run, self._token = destination, run, token
         self._opened, self._ready, self._told = opened, False, False
         self._pushed: set[str] = set()
         self._waiting: Checkpoint | None = None
@@ -72,10 +74,10 @@ class CheckpointPusher:
             return
         self._tell(checkpoint)
         with self._changed:
-            before, self._waiting, self._fresh = self._waiting, taken, True
+            before, self._waiting, self._fresh, self._closing = self._waiting, taken, True, False
             self._changed.notify_all()
         _drop(before)
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._work, name="CheckpointPusher", daemon=True)
             self._thread.start()
 
@@ -88,7 +90,7 @@ class CheckpointPusher:
             self._told = True
 
     def close(self, seconds: float) -> None:
-        """Wait so long at most until what was offered is pushed, or has failed once more, and take no more."""
+        """Wait so long at most until what was offered is pushed, or has failed once more."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -122,7 +124,7 @@ class CheckpointPusher:
             return taken
 
     def _push(self, checkpoint: Checkpoint) -> None:
-        api = HfApi()
+        api = HfApi(token=self._token)
         if not self._opened:
             self.destination = retried(lambda: opened(api, self.destination), "open the repository")
             self._opened = True
@@ -163,7 +165,8 @@ def _aside(checkpoint: Path, run: Path, pushed: set[str]) -> Checkpoint:
                 if not any(fnmatch(path.name, pattern) for pattern in NEVER):
                     _link(path, place / path.relative_to(run))
             _without_folders(place / name / STATE)
-        shutil.copyfile(run / record.NAME, place / record.NAME)
+        if (run / record.NAME).is_file():  # runs of other people's scripts have none
+            shutil.copyfile(run / record.NAME, place / record.NAME)
     except (OSError, ValueError):
         _drop(taken)
         raise
@@ -200,6 +203,29 @@ def _files(folder: Path) -> Iterator[Path]:
 def _drop(checkpoint: Checkpoint | None) -> None:
     if checkpoint is not None:
         shutil.rmtree(checkpoint.place, ignore_errors=True)
+
+
+def push_checkpoint(trainer, checkpoint: Path) -> None:
+    """Push a checkpoint of a trainer with `push_to_hub`, whose repository is there; its training waits at its end."""
+    args, callbacks = trainer.args, trainer.callback_handler.callbacks
+    if not trainer.is_world_process_zero() or args.hub_strategy == HubStrategy.END:
+        return
+    waiting = next((found for found in callbacks if isinstance(found, WaitCallback)), None)
+    if waiting is None:
+        destination = Destination(trainer.hub_model_id)
+        waiting = WaitCallback(CheckpointPusher(destination, Path(args.output_dir), opened=True, token=args.hub_token))
+        trainer.add_callback(waiting)
+    waiting.pusher.offer(checkpoint)
+
+
+class WaitCallback(TrainerCallback):
+    """Waits, at the end of a training, until its last checkpoint is pushed."""
+
+    def __init__(self, pusher: CheckpointPusher):
+        self.pusher = pusher
+
+    def on_train_end(self, args, state, control, **_):
+        self.pusher.close(AT_THE_END)
 
 
 class PushCallback(TrainerCallback):

@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 from huggingface_hub import HfApi
 from transformers.trainer_utils import HubStrategy
 
-from . import record
+from . import background, record
 from .background import CheckpointPusher, PushCallback
 from .destination import BEFORE, CHECKPOINTS, FAILURES, Destination, PushError, PushRefused, checked, opened, why
 from .fetch import fetch_checkpoint
@@ -21,7 +21,6 @@ from .retry import may_pass, retried
 from .saving import last_checkpoint
 
 Result = TypeVar("Result")
-AT_THE_END = 120.0  # seconds a finished run waits for its last checkpoint to be pushed
 WHEN_STOPPED = 10.0  # seconds of one that was interrupted or failed
 
 logger = logging.getLogger(__name__)
@@ -86,7 +85,7 @@ def checkpoints_pushed(config, trainer, start: str | None) -> Iterator[None]:
     except BaseException as error:
         pusher.close(0 if type(error) is KeyboardInterrupt else WHEN_STOPPED)  # a second Ctrl-C waits for nothing
         raise
-    pusher.close(AT_THE_END)
+    pusher.close(background.AT_THE_END)
 
 
 def _pushes_checkpoints(config) -> bool:

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, constants
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from hf_mixup import publish, pushing
+from hf_mixup import background, publish, pushing
 from hf_mixup.destination import CHECKPOINTS, Destination
 from hf_mixup.push import main as push_later
 
@@ -200,7 +200,7 @@ def unanswered(hub, path: str) -> bool:
 
 
 def test_training_does_not_wait_for_a_hub_that_is_slow(hub, api, words, whole, monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(pushing, "AT_THE_END", 0.1)
+    monkeypatch.setattr(background, "AT_THE_END", 0.1)
     hub.faults.add(path="/models/user/slow/commit/checkpoints", slow=30)
     assert start(*words, "user/slow") == 0
     assert unanswered(hub, "/models/user/slow/commit/checkpoints")

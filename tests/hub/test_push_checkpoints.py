@@ -10,6 +10,7 @@ import torch
 from cli import content
 from huggingface_hub import CommitOperationAdd
 from safetensors.torch import save_file
+from training import make
 
 from hf_mixup import background
 from hf_mixup.background import CheckpointPusher
@@ -241,3 +242,19 @@ class TestFetching:
         assert (tmp_path / "other" / "checkpoint-1" / "optimizer.pt").read_bytes() == (
             run / "checkpoint-1" / "optimizer.pt"
         ).read_bytes()
+
+
+def test_a_script_with_our_trainer_pushes_checkpoints_and_nothing_private(hub, api, repo, tmp_path, monkeypatch):
+    """What upstream's pushes hold beside the model, its arguments and our images, stays here."""
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)
+    fields = {"save_strategy": "steps", "save_steps": 1, "push_to_hub": True, "hub_model_id": repo}
+    trainer = make(tmp_path / "run", method="recursivemix", hub_strategy="all_checkpoints", **fields)
+    for steps in (2, 3):  # the second training pushes too
+        trainer.args.max_steps = steps
+        trainer.train()
+        assert f"checkpoint-{steps}" in folders_of(api, repo)
+    trainer.push_to_hub()
+    files = {*api.list_repo_files(repo), *api.list_repo_files(repo, revision=CHECKPOINTS)}
+    assert files >= {"model.safetensors", "method.safetensors", "checkpoint-3/optimizer.pt"}
+    assert not [name for name in files if "rank" in name or name.endswith(".bin")]
+    assert not (tmp_path / "run" / "training_args.bin").exists()
