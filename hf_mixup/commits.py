@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RevisionNotFoundError
 
-from .retry import retried
+from .retry import retried, without_secrets
 
 MOVED = (409, 412)  # the branch is no longer where it was: another's commit, or our own whose reply was lost
 TEXT = (".json", ".md", ".yaml")  # sent with the commit itself, not before
@@ -87,5 +87,5 @@ def make_branch(api: HfApi, repo: str, revision: str) -> None:
 
 def address(api: HfApi, repo: str, revision: str | None = None) -> str:
     """Where people look at the repository, or at a branch of it."""
-    place = f"{api.endpoint}/{repo}"
+    place = without_secrets(f"{api.endpoint}/{repo}")
     return place if revision in (None, "main") else f"{place}/tree/{revision}"

@@ -52,16 +52,14 @@ def fetch_checkpoint(destination: Destination, folder: Path, recipe_hash: str) -
 def _fetch(repo: str, folder: Path, recipe_hash: str) -> str | None:
     """The name of the checkpoint that was fetched."""
     head = HfApi().repo_info(repo, revision=CHECKPOINTS)
-    steps = {}
-    for entry in head.siblings or []:
-        top, _, rest = entry.rfilename.partition("/")
-        if rest == STATE and (found := CHECKPOINT.fullmatch(top)):
-            steps[int(found[1])] = top
+    names = [entry.rfilename for entry in head.siblings or []]
+    steps = _steps(names)
     if not steps:
         return None
     aside = folder / ASIDE
-    hf_hub_download(repo, record.NAME, revision=head.sha, local_dir=aside)
-    if record.read(aside)["recipe_hash"] != recipe_hash:
+    if record.NAME in names:
+        hf_hub_download(repo, record.NAME, revision=head.sha, local_dir=aside)
+    if (record.read(aside) or {}).get("recipe_hash") != recipe_hash:
         print(f"The checkpoints of {repo} on the Hub are of another recipe: beginning anew.")
         return None
     newest = steps[max(steps)]
@@ -74,6 +72,14 @@ def _fetch(repo: str, folder: Path, recipe_hash: str) -> str | None:
     _place(aside, folder, newest)
     os.replace(aside / record.NAME, folder / record.NAME)
     return newest
+
+
+def _steps(names: list[str]) -> dict[int, str]:
+    """The complete checkpoints among a repository's files, by their step."""
+    if unsafe := [name for name in names if ".." in name.split("/") or name.startswith("/")]:
+        raise PushRefused(f"The branch {CHECKPOINTS!r} holds a file that would not stay in the folder: {unsafe[0]!r}.")
+    tops = [name.partition("/")[0] for name in names if name.partition("/")[2] == STATE]
+    return {int(found[1]): top for top in tops if (found := CHECKPOINT.fullmatch(top))}
 
 
 def _name_best(file: Path, folder: Path, best: str | None) -> None:

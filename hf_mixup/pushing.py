@@ -13,6 +13,7 @@ from transformers.trainer_utils import HubStrategy
 
 from . import background, record
 from .background import CheckpointPusher, PushCallback
+from .commits import address
 from .destination import BEFORE, CHECKPOINTS, FAILURES, Destination, PushError, PushRefused, checked, opened, why
 from .fetch import fetch_checkpoint
 from .folder import told_when_full
@@ -80,6 +81,7 @@ def checkpoints_pushed(config, trainer, start: str | None) -> Iterator[None]:
     pusher = CheckpointPusher(there or destination, folder, opened=there is not None)
     if _pushes_checkpoints(config):
         trainer.add_callback(PushCallback(pusher, start))
+        print(f"Checkpoints go to {address(HfApi(), pusher.destination.repo, CHECKPOINTS)}")
     try:
         yield
     except BaseException as error:

@@ -158,26 +158,27 @@ def wait_for_request(hub, path: str, times: int, process) -> None:
         time.sleep(0.005)
 
 
-def test_killed_while_pushing_a_checkpoint_it_goes_on_here_and_on_another_machine(hub, api, words, whole, tmp_path):
+def test_killed_while_pushing_a_checkpoint_it_goes_on_here_and_on_another_machine(hub, api, words, tmp_path, capsys):
     """The branch stays at its last complete commit; both continuations end with the bits of the run never killed."""
     commits = "/models/user/killed/commit/checkpoints"
-    environment = hub_environment(hub, tmp_path / "home")
-    process = command(*words, "user/killed", environment=environment)
-    wait_for_request(hub, commits, 1, process)
+    steps = ("--max_steps", 60)
+    hub.faults.add(path=commits, slow=0.001)  # the first one passes
     hub.faults.add(path=commits, slow=30, times=None)
+    process = command(*words, "user/killed", *steps, environment=hub_environment(hub, tmp_path / "home"))
     wait_for_request(hub, commits, 2, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     hub.faults.clear()
-    folder, other = tmp_path / "run", tmp_path / "other"
-    assert record_of(folder)["status"] == "running"
-    [arrived] = {name.split("/")[0] for name in files_of(api, "user/killed", CHECKPOINTS)} - {"run.json"}
-    sent = {name.split("/")[1] for name in files_of(api, "user/killed", CHECKPOINTS) if name.startswith(arrived)}
-    assert sent == STATE
+    files = files_of(api, "user/killed", CHECKPOINTS)
+    [arrived] = {name.split("/")[0] for name in files} - {"run.json"}
+    assert {name.split("/")[1] for name in files if name.startswith(arrived)} == STATE
+    folder, other, whole = (tmp_path / name for name in ("run", "other", "whole"))
+    assert start(words[0], "--output_dir", whole, *steps) == 0
     for place in (other, folder):
-        assert start(words[0], "--output_dir", place, *words[3:], "user/killed", "--resume") == 0
+        assert start(words[0], "--output_dir", place, *words[3:], "user/killed", *steps, "--resume") == 0
         assert same_weights(place, whole)
-    assert files_of(api, "user/killed", CHECKPOINTS) >= {"checkpoint-10/optimizer.pt"}
+    assert f"Continuing from {arrived} of user/killed" in capsys.readouterr().out
+    assert files_of(api, "user/killed", CHECKPOINTS) >= {"checkpoint-60/optimizer.pt"}
     assert not (folder / ".pushing").exists()
 
 

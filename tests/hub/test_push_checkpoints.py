@@ -211,11 +211,13 @@ class TestFetching:
         assert json.loads((other / "run.json").read_text())["recipe_hash"] == HASH
         assert {path.name for path in other.iterdir()} == {"run.json", "checkpoint-2", "checkpoint-10"}
 
-    @pytest.mark.parametrize("what", ["no repository", "no branch", "another recipe"])
+    @pytest.mark.parametrize("what", ["no repository", "no branch", "another recipe", "no record"])
     def test_nothing_comes_where_there_is_nothing_of_this_run(self, what, api, pusher, run, repo, tmp_path):
         if what == "no branch":
             api.create_repo(repo)
-        if what == "another recipe":
+        if what in ("another recipe", "no record"):
+            if what == "no record":
+                (run / "run.json").unlink()
             pusher.offer(checkpoint(run, 1))
             pusher.close(LONG)
         fetch_checkpoint(Destination(repo), tmp_path / "other", "another")
