@@ -7,6 +7,8 @@ os.environ["HF_HUB_DISABLE_XET"] = "1"
 import pytest
 from huggingface_hub import HfApi, constants
 
+from hf_mixup import retry
+
 
 @pytest.fixture(autouse=True)
 def online(hub, monkeypatch, tmp_path):
@@ -23,3 +25,12 @@ def online(hub, monkeypatch, tmp_path):
 @pytest.fixture
 def api(hub):
     return HfApi(endpoint=hub.url, token=hub.token)
+
+
+def log_in(hub, monkeypatch, token: str | None = None) -> None:
+    """What the environment would say, and no waiting between tries of ours."""
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(retry, "WAIT", 0.01)
+    monkeypatch.setenv("HF_TOKEN", token or hub.token)

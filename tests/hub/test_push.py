@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 from cli import command, content, folder_of, hub_environment, picture, python, recipe_of, record_of, start
-from conftest import log_in
+from hub_fixtures import log_in
 from huggingface_hub import HfApi, constants
 from safetensors.torch import load_file
 from transformers import pipeline
