@@ -9,10 +9,11 @@ from transformers.utils import logging
 
 from .config import MixupConfig, parse
 from .data import Data, DataError, load_data
+from .destination import PushError
 from .folder import UsedFolder
-from .publish import PushError
+from .pushing import check_login, publish
 from .saving import SaveError
-from .train import dry_run, publish, run
+from .train import dry_run, run
 
 BAD_INPUT = 2
 FAILED = 1
@@ -26,6 +27,7 @@ def main(argv: list[str]) -> int:
     try:
         config = parse(argv)
         tell_processes()
+        check_login(config)
         data = load(config)
         if config.dry_run:
             show(dry_run(config, data))

@@ -1,5 +1,9 @@
 """What a configuration refuses, and which of its fields exclude each other."""
 
+import re
+from dataclasses import fields
+
+from huggingface_hub import get_token
 from transformers import TrainingArguments
 
 from hf_mixup.recipe import ARGUMENTS
@@ -11,6 +15,8 @@ REFUSED = {
     "dataloader_drop_last": "evaluation would lose its last rows too. Training drops its own incomplete batch",
     "label_smoothing_factor": "it cannot smooth soft labels. Use label_smoothing",
 }
+SECRET = re.compile(r"\bhf_[A-Za-z0-9]{20,}|://[^/\s]*:[^/\s]*@")  # of a user, and in an address
+TOKEN_LENGTH = 8  # no real one is shorter, and every value holds a single letter
 SECRETS = {"token", "hub_token", "use_auth_token", "api_key"}
 FLOORED = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")  # the schedules that end at min_lr
 
@@ -24,12 +30,25 @@ def check_together(config: TrainingArguments) -> None:
     for name in ARGUMENTS:
         if secret := SECRETS & getattr(config, name).keys():
             raise ConfigError(f"{name}.{secret.pop()} is refused: {REFUSED['hub_token']}.")
+    _check_secrets({item.name: getattr(config, item.name) for item in fields(config)})
     if config.eval_weights == "ema" and config.ema_decay is None:
         raise ConfigError(
             "eval_weights is 'ema' but no averaged weights are kept. Set ema_decay, for example to 0.9999."
         )
     _check_images(config)
     _check_schedule(config)
+
+
+def _check_secrets(values: dict) -> None:
+    """Raise ConfigError, without showing it, for a value with a token in it: values are kept in run records."""
+    token = get_token() or ""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            _check_secrets(value)
+        elif isinstance(value, str) and (SECRET.search(value) or (len(token) >= TOKEN_LENGTH and token in value)):
+            raise ConfigError(
+                f"{name} is refused, because there is a token or a password in it: {REFUSED['hub_token']}."
+            )
 
 
 def _check_images(config: TrainingArguments) -> None:

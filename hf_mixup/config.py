@@ -109,6 +109,7 @@ class MixupConfig(TrainingArguments):
         None, "Show training images in the card; left out, where everybody can see the data set"
     )
     dry_run: bool = about(False, "Check everything and stop before the first step")
+    hub_create_pr: bool = about(False, "Push the finished run as a pull request, and no checkpoints")
     recipe: str | None = about(None, "Name of the recipe file, filled in when it is read")
 
     # Other defaults than TrainingArguments has.

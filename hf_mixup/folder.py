@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate import PartialState
 from safetensors import SafetensorError
 
-from . import record
+from . import destination, record
 from .saving import SaveError, last_checkpoint
 
 
@@ -76,7 +76,7 @@ def nothing_left(folder: Path) -> Iterator[None]:
 
 
 def _clear(folder: Path, keep: bool) -> None:
-    own = (record.NAME, f".{record.NAME}")
+    own = (record.NAME, f".{record.NAME}", destination.NAME)
     if any(path.name not in own for path in folder.iterdir()):
         return
     for name in own:

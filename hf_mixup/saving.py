@@ -17,6 +17,7 @@ from .step import MixupStep
 
 ASIDE = ".saving"
 METHOD = "method.safetensors"
+FETCHED = ".from_hub"  # marks a checkpoint from the Hub, where training images are not kept
 
 
 class SaveError(OSError):
@@ -128,7 +129,7 @@ def load_method(folder: Path, method: nn.Module, rank: int | None = None) -> Non
     public, private = split_state(method)
     remade = {key: value for key, value in method.state_dict().items() if key not in public | private}
     state = _read(folder / METHOD) if public else {}
-    if private and rank is not None:
+    if private and rank is not None and not (folder / FETCHED).is_file():
         private = _read(folder / f"method-rank{rank}.safetensors")
     method.load_state_dict(remade | state | private)
 

@@ -18,7 +18,7 @@ from .folder import RunError, check_folder, check_world, nothing_left, told_when
 from .methods import Method, load
 from .metrics import compute_metrics
 from .models import build_model
-from .publish import push
+from .pushing import checkpoints_pushed, continue_from_hub
 from .saving import last_checkpoint
 from .trainer import MixupTrainer
 
@@ -30,6 +30,7 @@ class Stopped(KeyboardInterrupt):
 def run(config: MixupConfig, data: Data) -> dict:
     """Train as `config` says on `data`, leave everything in `config.output_dir`, and give the run's record."""
     folder = Path(config.output_dir)
+    continue_from_hub(config)
     before = check_folder(config, folder)
     if before is not None and before["status"] == "finished":
         return before
@@ -44,23 +45,29 @@ def _train(config: MixupConfig, data: Data, folder: Path, before: dict | None) -
     if trainer.is_world_process_zero():
         with told_when_full(folder):
             record.write(opening, folder)
+    start = last_checkpoint(folder) if config.resume else None
+    with checkpoints_pushed(config, trainer, start):
+        _fit(trainer, folder, start)
+        final = final_metrics(trainer)
+        skipped = {"train": trainer.train_dataset.skipped, "eval": trainer.eval_dataset.skipped}
+        finished = record.closing(opening, trainer, final, skipped)
+        if trainer.is_world_process_zero():
+            with told_when_full(folder):
+                export(folder, trainer, processor, config, finished)
+        trainer.accelerator.wait_for_everyone()
+    return finished
+
+
+def _fit(trainer: MixupTrainer, folder: Path, start: str | None) -> None:
+    """Train from the checkpoint `start` on; Stopped if somebody asked to stop."""
     stop = StopCallback(trainer.accelerator)
     trainer.add_callback(stop)
-    start = last_checkpoint(folder) if config.resume else None
     try:
         trainer.train(resume_from_checkpoint=start)
     finally:
         stop.restore()
     if stop.stopped:
         raise Stopped(f"Stopped after step {trainer.state.global_step}; {last_checkpoint(folder)} is complete.")
-    final = final_metrics(trainer)
-    skipped = {"train": trainer.train_dataset.skipped, "eval": trainer.eval_dataset.skipped}
-    finished = record.closing(opening, trainer, final, skipped)
-    if trainer.is_world_process_zero():
-        with told_when_full(folder):
-            export(folder, trainer, processor, config, finished)
-    trainer.accelerator.wait_for_everyone()
-    return finished
 
 
 def final_metrics(trainer: MixupTrainer) -> dict[str, float]:
@@ -69,12 +76,6 @@ def final_metrics(trainer: MixupTrainer) -> dict[str, float]:
     if made and made[-1]["step"] == trainer.state.global_step and not trainer.args.load_best_model_at_end:
         return made[-1]
     return trainer.evaluate()
-
-
-def publish(config: MixupConfig) -> str:
-    """Push the finished run's folder to `hub_model_id` (or the folder's name) and give the repository's address."""
-    folder = Path(config.output_dir)
-    return push(folder, config.hub_model_id or folder.name, config.hub_private_repo, config.hub_revision)
 
 
 def make_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]:
@@ -88,7 +89,7 @@ def make_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]
     model, processor = make_model(config, data)
     method = make_method(config)
     args = copy.copy(config)
-    args.push_to_hub = False  # we push once, at the end
+    args.push_to_hub = False  # upstream's pushes lose what fails; ours are in pushing.py
     try:
         trainer = MixupTrainer(
             model,

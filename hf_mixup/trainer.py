@@ -9,6 +9,7 @@ from accelerate.utils import DynamoBackend
 from torch import nn
 from transformers import TimmWrapperImageProcessor, Trainer, TrainingArguments
 
+from .background import push_checkpoint
 from .callbacks import MethodCallback
 from .data import BatchPlan, Images, Stream, StreamLoader, augment, eval_loader, normalise, train_loader
 from .methods import Method, load
@@ -100,6 +101,12 @@ class MixupTrainer(Trainer):
         if self._prepared is None:
             self._prepared = self.accelerator.prepare_model(step)
         return self._prepared
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        else:  # resumed at the last step, after which upstream would train one more
+            self.control.should_training_stop = True
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None and getattr(self.args, "optimizer", None):
@@ -205,7 +212,7 @@ class MixupTrainer(Trainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if getattr(self, "_saving_in", None) is None:
-            super()._push_from_checkpoint(checkpoint_folder)
+            push_checkpoint(self, Path(checkpoint_folder))  # upstream's would push training_args.bin, and images
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

@@ -7,6 +7,8 @@ os.environ["HF_HUB_DISABLE_XET"] = "1"
 import pytest
 from huggingface_hub import HfApi, constants
 
+from hf_mixup import retry
+
 
 @pytest.fixture(autouse=True)
 def online(hub, monkeypatch, tmp_path):
@@ -28,7 +30,14 @@ def api(hub):
 @pytest.fixture
 def here(hub, monkeypatch):
     """This process talks to the hub, as its first user."""
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setenv("HF_TOKEN", hub.token)
+    log_in(hub, monkeypatch)
     return hub
+
+
+def log_in(hub, monkeypatch, token: str | None = None) -> None:
+    """What the environment would say, and no waiting between tries of ours."""
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(retry, "WAIT", 0.01)
+    monkeypatch.setenv("HF_TOKEN", token or hub.token)

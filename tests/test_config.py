@@ -122,7 +122,14 @@ def test_the_recipe_dict_is_json_and_has_every_field_of_ours_that_makes_the_resu
     recipe = config.recipe_dict()
     assert json.loads(json.dumps(recipe, allow_nan=False)) == recipe
     own = {item.name for item in fields(MixupConfig)} - {item.name for item in fields(MixupConfig.__base__)}
-    assert own - set(recipe) == {"resume", "dry_run", "recipe", "hub_picture", "trust_remote_code"}
+    assert own - set(recipe) == {
+        "resume",
+        "dry_run",
+        "recipe",
+        "hub_picture",
+        "hub_create_pr",
+        "trust_remote_code",
+    }
     assert recipe["bf16"] is True and recipe["accelerator_config"]["split_batches"] is True
     assert recipe["lr_scheduler_type"] == "cosine_with_min_lr" and recipe["seed"] == 0
     assert not {name for name in recipe if "token" in name} - {"average_tokens_across_devices"}

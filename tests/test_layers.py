@@ -10,14 +10,14 @@ PACKAGE = Path(__file__).parents[1] / "hf_mixup"
 
 # from the ground up; a file may import from rows below its own, and from its own row
 LAYERS = [
-    ["mix", "retry", "fetch", "saved", "version"],
+    ["mix", "retry", "commits", "destination", "fetch", "saved", "version"],
     ["ops"],
     ["anatomy", "merging", "teachers", "net"],
     ["methods", "tasks", "data", "checks", "config", "recipe", "values", "metrics", "networks", "testing"],
     ["markdown", "seeds", "cards"],
     ["batch", "callbacks", "checkpoints", "models", "optimization", "record", "step", "table"],
     ["saving", "folder", "export", "picture", "pretrained", "publish"],
-    ["trainer"],
+    ["background", "fetch_checkpoint", "push", "pushing", "trainer"],
     ["train"],
     ["analysis", "benchmark"],
     ["__init__", "__main__"],

@@ -12,3 +12,9 @@ api, online, here = hub_fixtures.api, hub_fixtures.online, hub_fixtures.here
 def hub(tmp_path_factory):
     with LocalHub(tmp_path_factory.mktemp("hub"), {"user": ["org"], "bob": []}) as hub:
         yield hub
+
+
+@pytest.fixture
+def logged_in(hub, online, monkeypatch):
+    """This process as the hub's user."""
+    hub_fixtures.log_in(hub, monkeypatch)

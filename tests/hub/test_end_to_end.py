@@ -131,12 +131,10 @@ def test_a_killed_run_goes_on_from_its_checkpoint_to_its_last_step(resumed, root
     assert len(run["data"]["revision"]) == 40
 
 
-@pytest.mark.xfail(reason="checkpoints are not pushed during training yet", strict=True)
 def test_checkpoints_were_pushed_before_the_kill_to_a_branch_of_their_own(killed):
     assert killed and all({"model.safetensors", "trainer_state.json"} <= files for files in killed.values())
 
 
-@pytest.mark.xfail(reason="checkpoints are not pushed during training yet", strict=True)
 def test_the_resumed_run_pushes_its_later_checkpoints(resumed, killed, hub):
     steps = [max(int(name.split("-")[1]) for name in found) for found in (killed, on_hub(hub))]
     assert steps[0] < steps[1]
