@@ -22,7 +22,12 @@ class MethodCallback(TrainerCallback):
         self.started, self.evaluated = time.perf_counter(), 0.0
 
     def on_train_begin(self, args, state, control, **_):
-        self.sums, self.steps = {}, 0
+        kept = state.stateful_callbacks.get(type(self).__name__, {"sums": {}, "steps": 0})
+        self.sums, self.steps = dict(kept["sums"]), kept["steps"]
+        if kept["steps"]:
+            # the loss that is logged next is a mean from the last log on, before the checkpoint too
+            self.trainer._tr_loss += kept["loss"]
+            self.trainer._globalstep_last_logged = kept["logged"]
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **_):
         # here and not in the Trainer alone: after skipping batches it has a loader that does not know epochs
@@ -49,6 +54,16 @@ class MethodCallback(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **_):
         self.count_seconds(state)
+
+    def keep(self, state) -> None:
+        """Keep with the state what a resumed run is to know: seconds of training, and losses not yet logged."""
+        self.count_seconds(state)
+        trainer = self.trainer
+        logged = trainer._globalstep_last_logged
+        loss = float(trainer.accelerator.reduce(trainer._tr_loss.clone(), "mean"))
+        sums = {name: float(value) for name, value in self.sums.items()}
+        kept = {"sums": sums, "steps": state.global_step - logged, "loss": loss, "logged": logged}
+        state.stateful_callbacks[type(self).__name__] = kept
 
     def count_seconds(self, state) -> None:
         """Keep the seconds of training since the last call with the state, for a resumed run to know them."""

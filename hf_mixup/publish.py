@@ -7,7 +7,7 @@ from huggingface_hub.errors import HTTPError
 
 from .retry import retried
 
-LEFT_OUT = ["checkpoint-*", "checkpoint-*/**", ".saving/**", ".run.json", "runs/**"]
+LEFT_OUT = ["checkpoint-*", "checkpoint-*/**", ".saving/**", ".run.json", ".lock*", "runs/**"]
 
 
 class PushError(RuntimeError):

@@ -39,6 +39,7 @@ def opening(config, data, model, method, world_size: int) -> dict:
         "model": {"name": portable(config.model), "args": portable(config.model_args), "parameters": _count(model)},
         "seed": config.seed,
         "world_size": world_size,
+        "mixed_precision": config.mixed_precision,
         "versions": versions(),
         "commit": commit(),
     }

@@ -14,12 +14,12 @@ from .callbacks import BarCallback, ReportCallback, StopCallback
 from .config import MixupConfig
 from .data import Data, Images, Stream, Transform, crop_share, eval_transform, to_rgb, train_transform
 from .export import export
-from .folder import RunError, check_folder, check_world, nothing_left, told_when_full
+from .folder import RunError, check_folder, check_world, claimed, common_checkpoint, told_when_full
 from .methods import Method, load
 from .metrics import compute_metrics
 from .models import build_model
 from .publish import push
-from .saving import last_checkpoint
+from .saving import last_checkpoint, moved_at_end
 from .trainer import MixupTrainer
 
 
@@ -30,23 +30,24 @@ class Stopped(KeyboardInterrupt):
 def run(config: MixupConfig, data: Data) -> dict:
     """Train as `config` says on `data`, leave everything in `config.output_dir`, and give the run's record."""
     folder = Path(config.output_dir)
-    before = check_folder(config, folder)
-    if before is not None and before["status"] == "finished":
-        return before
-    with nothing_left(folder):
-        return _train(config, data, folder, before)
+    with claimed(folder) as apart:
+        before = check_folder(config, folder)
+        finished = before is not None and before["status"] == "finished"
+        return before if finished else _train(config, data, folder, before, apart)
 
 
-def _train(config: MixupConfig, data: Data, folder: Path, before: dict | None) -> dict:
+def _train(config: MixupConfig, data: Data, folder: Path, before: dict | None, apart: bool) -> dict:
+    """`apart`: each machine has a folder of its own, and keeps all of the run there."""
+    start = common_checkpoint(folder) if config.resume else None
     trainer, processor = make_trainer(config, data)
+    trainer.args.save_on_each_node = apart
     opening = record.opening(config, data, trainer.model, trainer.method, trainer.args.world_size)
     check_world(before, opening)
-    if trainer.is_world_process_zero():
+    if trainer.args.should_save:
         with told_when_full(folder):
             record.write(opening, folder)
     stop = StopCallback(trainer.accelerator)
     trainer.add_callback(stop)
-    start = last_checkpoint(folder) if config.resume else None
     try:
         trainer.train(resume_from_checkpoint=start)
     finally:
@@ -56,9 +57,9 @@ def _train(config: MixupConfig, data: Data, folder: Path, before: dict | None) -
     final = final_metrics(trainer)
     skipped = {"train": trainer.train_dataset.skipped, "eval": trainer.eval_dataset.skipped}
     finished = record.closing(opening, trainer, final, skipped)
-    if trainer.is_world_process_zero():
-        with told_when_full(folder):
-            export(folder, trainer, processor, config, finished)
+    if trainer.args.should_save:
+        with told_when_full(folder), moved_at_end(folder, last=record.NAME) as aside:
+            export(aside, trainer, processor, config, finished)
     trainer.accelerator.wait_for_everyone()
     return finished
 
