@@ -19,15 +19,25 @@ class MethodCallback(TrainerCallback):
         self.trainer = trainer
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
+        self.began = 0
         self.started, self.evaluated = time.perf_counter(), 0.0
 
     def on_train_begin(self, args, state, control, **_):
         kept = state.stateful_callbacks.get(type(self).__name__, {"sums": {}, "steps": 0})
-        self.sums, self.steps = dict(kept["sums"]), kept["steps"]
+        self.sums = {name: torch.tensor(value, device=args.device) for name, value in kept["sums"].items()}
+        self.steps = kept["steps"]
         if kept["steps"]:
             # the loss that is logged next is a mean from the last log on, before the checkpoint too
             self.trainer._tr_loss += kept["loss"]
             self.trainer._globalstep_last_logged = kept["logged"]
+        self.began = state.global_step
+
+    def on_train_end(self, args, state, control, **_):
+        trainer = self.trainer
+        steps = state.global_step - trainer._globalstep_last_logged
+        if steps and state.global_step == self.began:
+            # resumed after the last step, when only logging was left to do
+            trainer.log({"loss": float(trainer._tr_loss) / steps})
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **_):
         # here and not in the Trainer alone: after skipping batches it has a loader that does not know epochs

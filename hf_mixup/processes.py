@@ -1,16 +1,26 @@
 """What the processes of one run know of each other: errors, disks, and that one of them has ended."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
+from torch import nn
 from torch.distributed import DistError
 
 # what gloo and the store say when the other end of a connection is gone; NCCL has an error class of its own
-ENDED = ("closed by peer", "reset by peer", "pair closure", "Broken pipe", "Connection refused", "unhealthy", "recvBytes")
+ENDED = (
+    "closed by peer",
+    "reset by peer",
+    "pair closure",
+    "Broken pipe",
+    "Connection refused",
+    "unhealthy",
+    "recvBytes",
+)
 
 
 class OtherProcess(ValueError):
@@ -65,3 +75,11 @@ def disks_differ(folder: Path) -> bool:
     if state.is_main_process:
         mark.unlink()
     return not all(seen)
+
+
+def share_buffers(module: nn.Module, but: Collection[str] = ()) -> None:
+    """Give all processes the buffers of the first, such as BatchNorm's statistics, which each has from its own rows."""
+    if PartialState().num_processes > 1:
+        for name, buffer in module.named_buffers():
+            if name not in but:
+                torch.distributed.broadcast(buffer, 0)

@@ -41,7 +41,7 @@ def complete_checkpoints(folder: Path, rank: int, world: int) -> dict[int, Path]
 
 
 def _is_checkpoint(path: Path) -> bool:
-    return path.name.split("-")[1].isdecimal() and path.is_dir()
+    return path.name.split("-")[1].isdecimal() and any(path.glob("model*.safetensors"))
 
 
 def save_checkpoint_whole(trainer, save: Callable[[], None], trial=None) -> None:
@@ -152,9 +152,20 @@ def save_network(model: nn.Module, folder: Path, as_checkpoint: bool) -> None:
     """Write weights and configuration for `from_pretrained`; of a module that is not transformers', the weights."""
     if isinstance(model, PushToHubMixin):
         # else some native networks' weights get their old names, which the Trainer does not know when it loads them
-        model.save_pretrained(folder, save_original_format=not as_checkpoint)
+        with written_here(model):
+            model.save_pretrained(folder, save_original_format=not as_checkpoint)
     else:
         save_file(_copies(model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@contextmanager
+def written_here(model: nn.Module) -> Iterator[None]:
+    """Inside, `save_pretrained` writes on this process: transformers leaves all but the first of the run out."""
+    model.should_save_on_this_rank = lambda is_main_process: is_main_process
+    try:
+        yield
+    finally:
+        del model.should_save_on_this_rank
 
 
 def save_extra(folder: Path, step: MixupStep, averaged: Averaged | None) -> None:
@@ -199,7 +210,7 @@ def load_method(folder: Path, method: nn.Module, rank: int | None = None) -> Non
 
 def _copies(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Safetensors refuses tensors that share memory."""
-    return {key: value.detach().clone().contiguous() for key, value in state.items()}
+    return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
 
 
 def load_extra(folder: Path, step: MixupStep, averaged: Averaged | None, rank: int = 0) -> None:

@@ -32,6 +32,10 @@ class MixupStep(nn.Module):
         super().__init__()
         self.net, self.method, self.task = net, method, task
         self.augment, self.normalise, self.memory_format = augment, normalise, memory_format
+        parts = method.named_modules(prefix="method")
+        self.private = [f"{name}.{key}" for name, part in parts for key in getattr(part, "private", ())]
+        # else DDP gives every process the first one's; torch has no public name for it
+        self._ddp_params_and_buffers_to_ignore = self.private
         self.mixing = True
         self.normalises_batch = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
 

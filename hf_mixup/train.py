@@ -19,7 +19,7 @@ from .methods import Method, load
 from .metrics import compute_metrics
 from .models import build_model
 from .publish import push
-from .saving import last_checkpoint, moved_at_end
+from .saving import last_checkpoint, moved_at_end, written_here
 from .trainer import MixupTrainer
 
 
@@ -58,7 +58,7 @@ def _train(config: MixupConfig, data: Data, folder: Path, before: dict | None, a
     skipped = {"train": trainer.train_dataset.skipped, "eval": trainer.eval_dataset.skipped}
     finished = record.closing(opening, trainer, final, skipped)
     if trainer.args.should_save:
-        with told_when_full(folder), moved_at_end(folder, last=record.NAME) as aside:
+        with told_when_full(folder), written_here(trainer.model), moved_at_end(folder, record.NAME) as aside:
             export(aside, trainer, processor, config, finished)
     trainer.accelerator.wait_for_everyone()
     return finished

@@ -10,17 +10,17 @@ from torch import nn
 from transformers import TimmWrapperImageProcessor, Trainer, TrainingArguments
 
 from .callbacks import MethodCallback
-from .data import BatchPlan, Images, Stream, StreamLoader, augment, eval_loader, normalise, train_loader
+from .data import BatchPlan, Images, Stream, StreamLoader, eval_loader, train_loader
 from .methods import Method, load
 from .models import synchronise
 from .net import Net
 from .ops.losses import binary_cross_entropy, soft_cross_entropy
 from .optimization import Averaged, add_groups, finish_schedule, make_optimizer, steps_in_epoch
+from .preparation import preparation, tell_pixels
+from .processes import share_buffers
 from .saving import load_extra, save_checkpoint_whole, save_extra, save_network
 from .step import MixupStep
 from .tasks import load_task
-
-AUGMENTATIONS = ("crop_padding", "crop_mode", "flip", "erasing")  # fields of MixupConfig
 
 
 class MixupTrainer(Trainer):
@@ -48,6 +48,11 @@ class MixupTrainer(Trainer):
         self.add_callback(MethodCallback(self))
 
     def _check_compatible(self) -> None:
+        if self.accelerator.mixed_precision == "fp16" and self.accelerator.scaler is None:
+            raise ValueError(
+                f"Mixed precision fp16 needs a GPU, and on {self.args.device.type} training would be in float32: use bf16, "
+                "or none."
+            )
         if self.args.torch_compile:
             if self.method.needs_net:
                 raise ValueError(
@@ -85,12 +90,12 @@ class MixupTrainer(Trainer):
             net.compile_model(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         memory_format = torch.channels_last if getattr(args, "channels_last", False) else torch.contiguous_format
         self.model.to(memory_format=memory_format)
-        _tell_pixels(self.method, self.processing_class)
+        tell_pixels(self.method, self.processing_class)
         self.method.build(net)
         self.method.to(args.device)
         if getattr(args, "ema_decay", None):
             self.averaged = Averaged(self.model, args.ema_decay, evaluated=args.eval_weights == "ema")
-        return MixupStep(net, self.method, self.task, *_preparation(args, self.processing_class), memory_format)
+        return MixupStep(net, self.method, self.task, *preparation(args, self.processing_class), memory_format)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader=None) -> nn.Module:
         # the Trainer itself prepares a model only if it gets back `self.model`: we train the step, evaluate the model
@@ -171,6 +176,7 @@ class MixupTrainer(Trainer):
     # Evaluating and saving
 
     def evaluation_loop(self, *args, **kwargs):
+        self._share_buffers()
         if self.averaged is None:
             return super().evaluation_loop(*args, **kwargs)
         with self.averaged.swapped():
@@ -198,7 +204,14 @@ class MixupTrainer(Trainer):
         if self.averaged is not None:
             self.averaged.take(self.model)
 
+    def _share_buffers(self) -> None:
+        """What is evaluated in parts is what the first process saves."""
+        share_buffers(self.step, but=self.step.private)
+        if self.averaged is not None:
+            share_buffers(self.averaged.ema)
+
     def _save_checkpoint(self, model, trial) -> None:
+        self._share_buffers()
         save_checkpoint_whole(self, lambda: super(MixupTrainer, self)._save_checkpoint(model, trial), trial)
 
     def _get_output_dir(self, trial) -> str:
@@ -217,26 +230,3 @@ class MixupTrainer(Trainer):
 def _arguments(args, kind: str, given) -> dict:
     """The recipe's arguments of its method or task; none where another one was given in code."""
     return {} if given is not None else dict(getattr(args, f"{kind}_args", {}))
-
-
-def _preparation(args, processor) -> tuple:
-    """`augment` and `normalise` for uint8 batches; None without a preprocessor to say mean and deviation."""
-    mean, std = _statistics(processor)
-    if mean is None or std is None:
-        return None, None
-    chosen = {name: getattr(args, name) for name in AUGMENTATIONS if hasattr(args, name)}
-    return partial(augment, mean=mean, std=std, **chosen), partial(normalise, mean=mean, std=std)
-
-
-def _statistics(processor) -> tuple:
-    """Mean and deviation of each channel that a preprocessor normalises with; None where it does not say."""
-    config = getattr(processor, "data_config", None) or vars(processor or object)
-    return tuple(config.get(name, config.get(f"image_{name}")) for name in ("mean", "std"))
-
-
-def _tell_pixels(method: Method, processor) -> None:
-    """Methods that need real pixels, and were not told how they are normalised, take the preprocessor's word."""
-    for part in method.modules():
-        for name, values in zip(("mean", "std"), _statistics(processor)):
-            if getattr(part, name, values) is None:
-                setattr(part, name, values)

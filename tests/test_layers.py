@@ -10,11 +10,11 @@ PACKAGE = Path(__file__).parents[1] / "hf_mixup"
 
 # from the ground up; a file may import from rows below its own, and from its own row
 LAYERS = [
-    ["mix", "retry", "version"],
+    ["mix", "processes", "retry", "version"],
     ["ops"],
     ["anatomy", "merging", "teachers", "net"],
     ["methods", "tasks", "data", "checks", "config", "recipe", "values", "cards", "metrics", "networks", "testing"],
-    ["batch", "callbacks", "checkpoints", "models", "optimization", "processes", "record", "step", "table"],
+    ["batch", "callbacks", "checkpoints", "models", "optimization", "preparation", "record", "step", "table"],
     ["saving", "folder", "export", "pretrained", "publish"],
     ["trainer", "benchmark"],
     ["analysis", "train"],
