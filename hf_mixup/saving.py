@@ -148,14 +148,17 @@ def moved_at_end(folder: Path, last: str) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def save_network(model: nn.Module, folder: Path, as_checkpoint: bool) -> None:
-    """Write weights and configuration for `from_pretrained`; of a module that is not transformers', the weights."""
+def save_network(model: nn.Module, folder: Path, as_checkpoint: bool, weights: dict | None = None) -> None:
+    """Write weights and configuration for `from_pretrained`; of a module that is not transformers', the weights.
+
+    `weights`: the whole ones of a network that is in parts.
+    """
     if isinstance(model, PushToHubMixin):
         # else some native networks' weights get their old names, which the Trainer does not know when it loads them
         with written_here(model):
-            model.save_pretrained(folder, save_original_format=not as_checkpoint)
+            model.save_pretrained(folder, save_original_format=not as_checkpoint, state_dict=weights)
     else:
-        save_file(_copies(model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(_copies(weights or model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
 
 
 @contextmanager

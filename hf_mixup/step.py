@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from .methods import Method
 from .net import Net
@@ -90,7 +91,8 @@ class MixupStep(nn.Module):
         """`losses` with every trained parameter in the graph, so that a branch skipped on a rank does not stop DDP."""
         parameters = list(self.method.parameters())
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            parameters = list(self.parameters())
+            # not those of a network in parts, whose gradients need no such help and whose sums are other processes' too
+            parameters = [p for p in self.parameters() if not isinstance(p, DTensor)]
         used = [p.sum() for p in parameters if p.requires_grad]
         if used:
             name = next(iter(losses))

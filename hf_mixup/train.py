@@ -37,10 +37,9 @@ def run(config: MixupConfig, data: Data) -> dict:
 
 
 def _train(config: MixupConfig, data: Data, folder: Path, before: dict | None, apart: bool) -> dict:
-    """`apart`: each machine has a folder of its own, and keeps all of the run there."""
     start = common_checkpoint(folder) if config.resume else None
     trainer, processor = make_trainer(config, data)
-    trainer.args.save_on_each_node = apart
+    trainer.args.save_on_each_node = apart  # each machine keeps all of the run
     opening = record.opening(config, data, trainer.model, trainer.method, trainer.args.world_size)
     check_world(before, opening)
     if trainer.args.should_save:
@@ -57,6 +56,7 @@ def _train(config: MixupConfig, data: Data, folder: Path, before: dict | None, a
     final = final_metrics(trainer)
     skipped = {"train": trainer.train_dataset.skipped, "eval": trainer.eval_dataset.skipped}
     finished = record.closing(opening, trainer, final, skipped)
+    trainer.gather()
     if trainer.args.should_save:
         with told_when_full(folder), written_here(trainer.model), moved_at_end(folder, record.NAME) as aside:
             export(aside, trainer, processor, config, finished)

@@ -5,11 +5,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate.utils import DynamoBackend
 from torch import nn
 from transformers import TimmWrapperImageProcessor, Trainer, TrainingArguments
 
+from . import sharding
 from .callbacks import MethodCallback
+from .compatible import check_compatible
 from .data import BatchPlan, Images, Stream, StreamLoader, eval_loader, train_loader
 from .methods import Method, load
 from .models import synchronise
@@ -39,37 +40,15 @@ class MixupTrainer(Trainer):
         args._n_gpu = min(args.n_gpu, 1)  # one device a process: no nn.DataParallel
         self.method = load(method or getattr(args, "method", "mixup"), **_arguments(args, "method", method))
         self.task = load_task(task or getattr(args, "task", "classification"), **_arguments(args, "task", task))
-        self._step = self._prepared = self.averaged = None
+        self._step = self._prepared = self.averaged = self._whole = None
         self._micro = 0
-        super().__init__(model, args, *rest, **kwargs)
+        self.sharded = sharding.wanted()
+        with sharding.untold():
+            super().__init__(model, args, *rest, **kwargs)
         if self.args.label_smoothing_factor:
             raise ValueError("label_smoothing_factor works on class numbers only: set MixupConfig.label_smoothing.")
-        self._check_compatible()
+        check_compatible(self)
         self.add_callback(MethodCallback(self))
-
-    def _check_compatible(self) -> None:
-        if self.accelerator.mixed_precision == "fp16" and self.accelerator.scaler is None:
-            raise ValueError(
-                f"Mixed precision fp16 needs a GPU, and on {self.args.device.type} training would be in float32: use bf16, "
-                "or none."
-            )
-        if self.args.torch_compile:
-            if self.method.needs_net:
-                raise ValueError(
-                    f"torch_compile cannot be used with method {self.method.name!r}, which looks inside the network."
-                )
-            # the network is compiled, by Net, and not the whole step
-            self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
-        if self.compute_loss_func is not None:
-            raise ValueError(
-                "compute_loss_func would not be used: the loss is the method's. Choose a task or MixupConfig.loss."
-            )
-        hidden = [m for m in self.method.modules() if isinstance(m, Method) and m.group == "hidden"]
-        if self.args.gradient_checkpointing and hidden:
-            raise ValueError(
-                f"gradient_checkpointing runs layers again without what {hidden[0].name!r} changed in them, and "
-                "gradients would be wrong: switch it off, or choose another method."
-            )
 
     @property
     def step(self) -> MixupStep:
@@ -95,6 +74,9 @@ class MixupTrainer(Trainer):
         self.method.to(args.device)
         if getattr(args, "ema_decay", None):
             self.averaged = Averaged(self.model, args.ema_decay, evaluated=args.eval_weights == "ema")
+        if self.sharded and self._whole is None:
+            sharding.check_shardable(self.method, self.task, args)
+            self._whole = sharding.shard(net, args.device)
         return MixupStep(net, self.method, self.task, *preparation(args, self.processing_class), memory_format)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader=None) -> nn.Module:
@@ -103,7 +85,8 @@ class MixupTrainer(Trainer):
             return super()._wrap_model(model, training, dataloader)
         step = self.step
         if self._prepared is None:
-            self._prepared = self.accelerator.prepare_model(step)
+            # a network in parts sums its gradients itself; then only autocast is left to prepare
+            self._prepared = self.accelerator.prepare_model(step, evaluation_mode=self.sharded)
         return self._prepared
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
@@ -185,18 +168,41 @@ class MixupTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Weights, configuration, preprocessor, and what method, task and averaging keep; never training_args.bin."""
         folder = Path(output_dir or self.args.output_dir)
+        weights = sharding.whole_state(self.model) if self.sharded else None
         if not self.args.should_save:
             return
         folder.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         with nullcontext() if self.averaged is None else self.averaged.swapped():
-            save_network(model, folder, as_checkpoint=getattr(self, "_saving_in", None) is not None)
+            save_network(model, folder, getattr(self, "_saving_in", None) is not None, weights)
         if not isinstance(self.processing_class, (TimmWrapperImageProcessor, type(None))):  # timm's is in config.json
             self.processing_class.save_pretrained(folder)
         save_extra(folder, self.step, self.averaged)
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.sharded:
+            file = Path(output_dir) / "optimizer.pt"
+            sharding.save_optimizer(self.model, self.optimizer.optimizer, file, self.args.should_save)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self.sharded:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        sharding.load_optimizer(self.model, self.optimizer.optimizer, Path(checkpoint) / "optimizer.pt")
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
+
+    def gather(self) -> None:
+        """Have all of a network that was in parts on each process, after training; `model` is another object then."""
+        if self.sharded:
+            self._whole.load_state_dict(sharding.whole_state(self.model))
+            self.step.net.model = self.model = self._whole.to(self.args.device)
+            self.sharded = False
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.sharded and self.step:  # which splits the network
+            sharding.load_whole(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_extra(Path(resume_from_checkpoint), self.step, self.averaged, self.args.process_index)
 
     def _load_best_model(self) -> None:

@@ -6,6 +6,7 @@ Each case is a function of this file; what it returns is written to RESULTS/<cas
 import io
 import json
 import os
+import shutil
 import sys
 import tempfile
 from contextlib import redirect_stderr
@@ -239,6 +240,29 @@ def resumed() -> dict:
     exits = [main([recipe, "--output_dir", str(root / "whole")])]
     exits += [main([recipe, "--output_dir", str(root / "killed"), "--resume"])]
     return {"exits": exits}
+
+
+def sharded() -> dict:
+    """A run whose network is split over the processes, whole and resumed; the same without; what is refused."""
+    root, state = Path(os.environ["RUNS"]), PartialState()
+    recipe, folders = str(root / "vit.yaml"), [str(root / name) for name in ("unsplit", "split", "split-cut")]
+    exits = [main([recipe, "--output_dir", folders[0]])]
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    exits += [main([recipe, "--output_dir", folders[1]])]
+    if state.is_main_process:
+        begun = (Path(folders[1]) / "run.json").read_text().replace('"finished"', '"running"')
+        shutil.copytree(Path(folders[1]) / "checkpoint-3", Path(folders[2]) / "checkpoint-3")
+        (Path(folders[2]) / "run.json").write_text(begun)
+    state.wait_for_everyone()
+    exits += [main([recipe, "--output_dir", folders[2], "--resume"])]
+    held = [p.to_local().numel() / p.numel() for p in trainer_of("cutmix", network=VIT).step.net.model.parameters()]
+    refused = {}
+    for words in ("--method automix", "--method puzzlemix", "--method manifoldmix", "--ema_decay 0.9"):
+        with redirect_stderr(io.StringIO()) as told:
+            exits += [main([recipe, "--output_dir", str(root / "refused"), *words.split()])]
+        refused[words] = told.getvalue()
+    os.environ["ACCELERATE_USE_FSDP"] = "false"
+    return {"exits": exits, "held": held, "refused": refused}
 
 
 def own_folder(name: str) -> list[str]:

@@ -22,7 +22,7 @@ def launched(name: str, *words) -> dict[str, str]:
     return prepare_simple_launcher_cmd_env(options)[1]
 
 
-PRECISIONS = {"one_process": "no", "bf16": "bf16", "fp16": "fp16", "ddp": "no", "ddp_machines": "no"}
+PRECISIONS = {"one_process": "no", "bf16": "bf16", "fp16": "fp16", "ddp": "no", "ddp_machines": "no", "fsdp": "bf16"}
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
@@ -37,6 +37,10 @@ def test_every_file_is_tested():
 @pytest.mark.parametrize("name", ["ddp", "ddp_machines"])
 def test_any_file_takes_another_precision_on_the_command_line(name):
     assert launched(name, "--mixed_precision", "bf16")["ACCELERATE_MIXED_PRECISION"] == "bf16"
+
+
+def test_the_network_is_split_by_fsdp_alone():
+    assert [name for name in PRECISIONS if launched(name).get("ACCELERATE_USE_FSDP") == "true"] == ["fsdp"]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 import torch
 from cli import ROOT, folder_of, python, recipe_of, record_of
 from safetensors.torch import load_file
+from transformers import AutoModelForImageClassification
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 METHODS = ("static", "saliency", "learned", "hidden", "choice")
@@ -32,7 +33,10 @@ def recipe(tmp_path_factory):
     """A recipe that saves at each step, in a folder of its own."""
     root = tmp_path_factory.mktemp("runs")
     fields = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 20, "method": "automix"}
-    return recipe_of(root / "recipe.yaml", folder_of(root / "data", rows=8), **fields)
+    data = folder_of(root / "data", rows=8)
+    vit = {"image_size": 28, "optimizer": "adamw", "learning_rate": 1e-3, "max_grad_norm": 1, "method": "cutmix"}
+    recipe_of(root / "vit.yaml", data, **fields | distributed_worker.VIT | vit | {"num_train_epochs": 2})
+    return recipe_of(root / "recipe.yaml", data, **fields)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +70,7 @@ def runs(recipe, killed):
 @pytest.fixture(scope="module")
 def results(runs):
     """`results("static")`: what a case returned, a dict for each process."""
-    cases = (*METHODS, "recursive", "gradients", "evaluation", "repeated", "best", "resumed")
+    cases = (*METHODS, "recursive", "gradients", "evaluation", "repeated", "best", "resumed", "sharded")
     two = python(*LAUNCH, WORKER, runs, *cases, environment={"RUNS": str(runs)})
     said = two.communicate()[1]
     assert two.returncode == 0, said
@@ -141,6 +145,26 @@ def test_repeated_augmentation_gives_each_process_a_copy_of_the_same_rows(result
 def test_processes_know_the_same_best_checkpoint(results):
     for found in results("best"):
         assert found == {"best": "checkpoint-2", "equal": True, "files": ["checkpoint-2"]}
+
+
+def test_a_network_in_parts_trains_as_a_whole_one_and_resumes_to_the_same_bits(results, runs):
+    for found in results("sharded"):
+        assert found["exits"][:3] == [0, 0, 0]
+        assert 0.3 < sum(found["held"]) / len(found["held"]) < 0.7
+    split, cut, unsplit = (load_file(runs / name / "model.safetensors") for name in ("split", "split-cut", "unsplit"))
+    assert all(torch.equal(split[name], cut[name]) for name in split)
+    assert record_of(runs / "split-cut")["epochs"] == record_of(runs / "split")["epochs"]
+    assert split.keys() == unsplit.keys() and far(split, unsplit) < 1e-5
+    for name in ("split", "split/checkpoint-4"):
+        loaded = AutoModelForImageClassification.from_pretrained(runs / name).state_dict()
+        assert all(torch.equal(loaded[f"timm_model.{name}"], value) for name, value in split.items())
+
+
+def test_what_cannot_train_with_a_network_in_parts_is_refused_by_name(results):
+    for found in results("sharded"):
+        assert set(found["exits"][3:]) == {2}
+    for words, said in results("sharded")[0]["refused"].items():
+        assert "FSDP" in said and words.split()[0 if "ema" in words else 1].removeprefix("--") in said
 
 
 def test_a_process_that_is_killed_ends_the_run_with_the_way_out(killed, recipe):

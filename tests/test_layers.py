@@ -15,7 +15,7 @@ LAYERS = [
     ["anatomy", "merging", "teachers", "net"],
     ["methods", "tasks", "data", "checks", "config", "recipe", "values", "cards", "metrics", "networks", "testing"],
     ["batch", "callbacks", "checkpoints", "models", "optimization", "preparation", "record", "step", "table"],
-    ["saving", "folder", "export", "pretrained", "publish"],
+    ["saving", "sharding", "compatible", "folder", "export", "pretrained", "publish"],
     ["trainer", "benchmark"],
     ["analysis", "train"],
     ["__init__", "__main__"],

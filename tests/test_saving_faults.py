@@ -83,12 +83,10 @@ def in_file(name):
 
 POINTS = {
     "in the weights": (2, in_file("model.safetensors")),
-    "in the average": (2, in_file("ema.safetensors")),
     "in the method": (2, in_file("method.safetensors")),
     "in the optimizer": (2, in_file("optimizer.pt")),
     "before the move": (2, lambda _: call(saving, "_move", AT, die)),
     "after the move": (3, lambda _: call(saving, "rotate_checkpoints", AT, die)),
-    "at the export": (STEPS, lambda _: call(train, "export", 1, die)),
     "in the exported weights": (STEPS, lambda _: call(train, "export", 1, lambda: die_in_a_file_of(50_000))),
     "in the final record": (STEPS, lambda _: call(export, "write_card", 1, lambda: die_in_a_file_of(100))),
     "between exported files": (STEPS, lambda _: call(train, "export", 1, lambda: call(saving.os, "replace", 3, die))),
