@@ -51,6 +51,8 @@ def untold() -> Iterator[None]:
 
 def check_shardable(method: Method, task, args) -> None:
     """Raise ValueError for what cannot run with a network that is in parts."""
+    if args.world_size == 1:
+        raise ValueError("FSDP splits the network over processes, and there is one: start more, or leave it out.")
     parts = [part for part in method.modules() if isinstance(part, Method)]
     looks = [part.name for part in parts if part.needs_net or part.group in ("hidden", "attention", "learned")]
     if not looks and any(True for _ in method.parameters()):
@@ -79,9 +81,16 @@ def shard(net: Net, device: torch.device) -> nn.Module:
     return whole
 
 
-def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """All weights and buffers of a network that is in parts; every process asks and gets them."""
-    return get_model_state_dict(model, options=WHOLE)
+def whole_state(model: nn.Module, everywhere: bool) -> dict[str, Tensor]:
+    """All weights and buffers of a network that is in parts, on the CPU of the first process; {} on the others.
+
+    Every process asks. `everywhere`: all of them get it, where each machine saves for itself.
+    """
+    return get_model_state_dict(model, options=_options(everywhere))
+
+
+def _options(everywhere: bool) -> StateDictOptions:
+    return StateDictOptions(full_state_dict=True, cpu_offload=not everywhere)
 
 
 def load_whole(model: nn.Module, folder: Path) -> None:
@@ -89,10 +98,10 @@ def load_whole(model: nn.Module, folder: Path) -> None:
     set_model_state_dict(model, load_file(folder / "model.safetensors"), options=WHOLE)
 
 
-def save_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Path, writes: bool) -> None:
+def save_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Path, args) -> None:
     """Write the whole state of the optimizer, which each process has a part of."""
-    state = get_optimizer_state_dict(model, optimizer, options=WHOLE)
-    if writes:
+    state = get_optimizer_state_dict(model, optimizer, options=_options(args.save_on_each_node))
+    if args.should_save:
         torch.save(state, file)
 
 

@@ -168,7 +168,7 @@ class MixupTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Weights, configuration, preprocessor, and what method, task and averaging keep; never training_args.bin."""
         folder = Path(output_dir or self.args.output_dir)
-        weights = sharding.whole_state(self.model) if self.sharded else None
+        weights = sharding.whole_state(self.model, self.args.save_on_each_node) if self.sharded else None
         if not self.args.should_save:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ class MixupTrainer(Trainer):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.sharded:
             file = Path(output_dir) / "optimizer.pt"
-            sharding.save_optimizer(self.model, self.optimizer.optimizer, file, self.args.should_save)
+            sharding.save_optimizer(self.model, self.optimizer.optimizer, file, self.args)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not self.sharded:
@@ -192,10 +192,11 @@ class MixupTrainer(Trainer):
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
 
     def gather(self) -> None:
-        """Have all of a network that was in parts on each process, after training; `model` is another object then."""
+        """After training: on each process that saves, `model` becomes the whole of a network that was in parts."""
         if self.sharded:
-            self._whole.load_state_dict(sharding.whole_state(self.model))
-            self.step.net.model = self.model = self._whole.to(self.args.device)
+            weights = sharding.whole_state(self.model, self.args.save_on_each_node)
+            self._whole.load_state_dict(weights or self._whole.state_dict())
+            self.step.net.model = self.model = self._whole
             self.sharded = False
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
