@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import sys
 
 from accelerate import PartialState
@@ -36,9 +37,7 @@ def main(argv: list[str]) -> int:
             print(f"Pushed to {publish(config)}")
         return 0
     except (KeyboardInterrupt, LeftAlone) as stopped:
-        alone = isinstance(stopped, LeftAlone)
-        say(f"{str(stopped) or 'Interrupted.'} Continue with: {resuming(argv)}", everywhere=alone)
-        return FAILED if alone else INTERRUPTED
+        return cut_off(stopped, argv)
     except (SaveError, PushError) as error:
         say(str(error), everywhere=isinstance(error, SaveError))
         return FAILED
@@ -51,6 +50,15 @@ def main(argv: list[str]) -> int:
         # what one process met while training, the others may not know
         say(str(error), everywhere=data is not None and isinstance(error, DataError))
         return BAD_INPUT
+
+
+def cut_off(stopped: KeyboardInterrupt | LeftAlone, argv: list[str]) -> int:
+    """Say how to continue a run that was interrupted or lost a process, and give the exit status."""
+    alone = isinstance(stopped, LeftAlone)
+    if alone:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, before this is said
+    say(f"{str(stopped) or 'Interrupted.'} Continue with: {resuming(argv)}", everywhere=alone)
+    return FAILED if alone else INTERRUPTED
 
 
 def is_ours(error: ValueError) -> bool:

@@ -79,7 +79,8 @@ def disks_differ(folder: Path) -> bool:
 
 def share_buffers(module: nn.Module, but: Collection[str] = ()) -> None:
     """Give all processes the buffers of the first, such as BatchNorm's statistics, which each has from its own rows."""
-    if PartialState().num_processes > 1:
+    state = PartialState()
+    if state.num_processes > 1:
         for name, buffer in module.named_buffers():
-            if name not in but:
+            if name not in but and buffer.device.type == state.device.type:
                 torch.distributed.broadcast(buffer, 0)
