@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import sys
 
 from accelerate import PartialState
@@ -11,9 +12,11 @@ from .config import MixupConfig, parse
 from .data import Data, DataError, load_data
 from .destination import PushError
 from .folder import UsedFolder
+from .planning import dry_run
+from .processes import LeftAlone
 from .pushing import check_login, publish
 from .saving import SaveError
-from .train import dry_run, run
+from .train import run
 
 BAD_INPUT = 2
 FAILED = 1
@@ -36,11 +39,10 @@ def main(argv: list[str]) -> int:
         if config.push_to_hub and PartialState().is_main_process:
             print(f"Pushed to {publish(config)}")
         return 0
-    except KeyboardInterrupt as stopped:
-        say(f"{stopped or 'Interrupted.'} Continue with: {resuming(argv)}")
-        return INTERRUPTED
+    except (KeyboardInterrupt, LeftAlone) as stopped:
+        return cut_off(stopped, argv)
     except (SaveError, PushError) as error:
-        say(str(error))
+        say(str(error), everywhere=isinstance(error, SaveError))
         return FAILED
     except UsedFolder as error:
         say(f"{error} The command: {resuming(argv)}")
@@ -53,6 +55,15 @@ def main(argv: list[str]) -> int:
         return BAD_INPUT
 
 
+def cut_off(stopped: KeyboardInterrupt | LeftAlone, argv: list[str]) -> int:
+    """Say how to continue a run that was interrupted or lost a process, and give the exit status."""
+    alone = isinstance(stopped, LeftAlone)
+    if alone:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, before this is said
+    say(f"{str(stopped) or 'Interrupted.'} Continue with: {resuming(argv)}", everywhere=alone)
+    return FAILED if alone else INTERRUPTED
+
+
 def is_ours(error: ValueError) -> bool:
     """Whether an error was raised on purpose, about something that the user can put right."""
     return type(error).__module__.startswith("hf_mixup")
@@ -60,8 +71,14 @@ def is_ours(error: ValueError) -> bool:
 
 def resuming(argv: list[str]) -> str:
     """The command that continues this run with as many processes."""
-    count = PartialState().num_processes
-    start = f"accelerate launch --multi_gpu --num_processes {count}" if count > 1 else "python"
+    count, start = PartialState().num_processes, "python"
+    if count > 1:
+        start = f"accelerate launch --multi_gpu --num_processes {count}"
+        launcher = os.environ  # torch's says which of how many machines this is
+        if int(launcher.get("GROUP_WORLD_SIZE", 1)) > 1:
+            place = {"num_machines": "GROUP_WORLD_SIZE", "machine_rank": "GROUP_RANK"}
+            place |= {"main_process_ip": "MASTER_ADDR", "main_process_port": "MASTER_PORT"}
+            start += "".join(f" --{option} {launcher.get(name)}" for option, name in place.items())
     return f"{start} -m hf_mixup {shlex.join(argv if argv[-1] == '--resume' else [*argv, '--resume'])}"
 
 
@@ -112,8 +129,8 @@ def report(config: MixupConfig, record: dict) -> None:
 
 
 def say(text: str, everywhere: bool = False) -> None:
-    """Print a message for people on the error stream: once, or on each process that has it."""
-    if everywhere or PartialState().is_main_process:
+    """Print a message for people on the error stream: once on each machine, or on each process that has it."""
+    if everywhere or PartialState().is_local_main_process:
         print(text, file=sys.stderr)
 
 

@@ -19,10 +19,25 @@ class MethodCallback(TrainerCallback):
         self.trainer = trainer
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
+        self.began = 0
         self.started, self.evaluated = time.perf_counter(), 0.0
 
     def on_train_begin(self, args, state, control, **_):
-        self.sums, self.steps = {}, 0
+        kept = state.stateful_callbacks.get(type(self).__name__, {"sums": {}, "steps": 0})
+        self.sums = {name: torch.tensor(value, device=args.device) for name, value in kept["sums"].items()}
+        self.steps = kept["steps"]
+        if kept["steps"]:
+            # the loss that is logged next is a mean from the last log on, before the checkpoint too
+            self.trainer._tr_loss += kept["loss"]
+            self.trainer._globalstep_last_logged = kept["logged"]
+        self.began = state.global_step
+
+    def on_train_end(self, args, state, control, **_):
+        trainer = self.trainer
+        steps = state.global_step - trainer._globalstep_last_logged
+        if steps and state.global_step == self.began:
+            # resumed after the last step, when only logging was left to do
+            trainer.log({"loss": float(trainer._tr_loss) / steps})
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **_):
         # here and not in the Trainer alone: after skipping batches it has a loader that does not know epochs
@@ -49,6 +64,16 @@ class MethodCallback(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **_):
         self.count_seconds(state)
+
+    def keep(self, state) -> None:
+        """Keep with the state what a resumed run is to know: seconds of training, and losses not yet logged."""
+        self.count_seconds(state)
+        trainer = self.trainer
+        logged = trainer._globalstep_last_logged
+        loss = float(trainer.accelerator.reduce(trainer._tr_loss.clone(), "mean"))
+        sums = {name: float(value) for name, value in self.sums.items()}
+        kept = {"sums": sums, "steps": state.global_step - logged, "loss": loss, "logged": logged}
+        state.stateful_callbacks[type(self).__name__] = kept
 
     def count_seconds(self, state) -> None:
         """Keep the seconds of training since the last call with the state, for a resumed run to know them."""

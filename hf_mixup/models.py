@@ -104,13 +104,6 @@ def synchronise(model: torch.nn.Module, world: int) -> None:
     convert_sync_batchnorm(model)
 
 
-def share_buffers(model: torch.nn.Module) -> None:
-    """Give all processes the first one's buffers, which are saved: each counts BatchNorm's statistics for itself."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, 0)
-
-
 def _timm_config(model: TimmWrapperForImageClassification, processor: TimmWrapperImageProcessor) -> dict:
     """The config.json that both libraries read: no num_classes in model_args for transformers, no null for timm."""
     config, network = model.config, model.timm_model

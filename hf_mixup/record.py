@@ -46,6 +46,7 @@ def opening(config, data, model, method, world_size: int) -> dict:
         },
         "seed": config.seed,
         "world_size": world_size,
+        "mixed_precision": config.mixed_precision,
         "versions": versions(),
         "commit": commit(),
     }

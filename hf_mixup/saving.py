@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,9 +14,10 @@ from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from transformers.utils import PushToHubMixin
 
 from .optimization import Averaged
+from .processes import ended
 from .step import MixupStep
 
-ASIDE = ".saving"
+ASIDE, REPLACED = ".saving", "replaced"
 METHOD = "method.safetensors"
 FETCHED = ".from_hub"  # marks a checkpoint from the Hub, where training images are not kept
 
@@ -29,13 +31,31 @@ def last_checkpoint(folder: str | Path) -> str | None:
     return get_last_checkpoint(str(folder)) if Path(folder).is_dir() else None
 
 
+def complete_checkpoints(folder: Path, rank: int, world: int) -> dict[int, Path]:
+    """The checkpoints in an output folder by their step: those that hold what process `rank` of `world` wrote."""
+    found = {int(path.name.split("-")[1]): path for path in folder.glob("checkpoint-*") if _is_checkpoint(path)}
+    if world == 1:
+        return found
+    # without a schedule there are only weights, which are everyone's
+    own = f"rng_state_{rank}.pth"
+    return {n: path for n, path in found.items() if (path / own).is_file() or not (path / "scheduler.pt").is_file()}
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.name.split("-")[1].isdecimal() and any(path.glob("model*.safetensors"))
+
+
 def save_checkpoint_whole(trainer, save: Callable[[], None], trial=None) -> None:
-    """Run `save` in a folder aside, and move the checkpoint to its place when every process has written its part."""
+    """Run `save` in a folder aside, and move the checkpoint to its place when every process has written its part.
+
+    `args.should_save` holds on one process of each folder: the first of the run, or of each machine.
+    """
     run, args, state = Path(trainer._get_output_dir(trial)), trainer.args, trainer.state
     aside, name = run / ASIDE, f"checkpoint-{state.global_step}"
-    trainer.method_callback.count_seconds(state)
+    trainer.method_callback.keep(state)
     limit, args.save_total_limit = args.save_total_limit, None
     if args.should_save:
+        finish_move(run)
         shutil.rmtree(aside, ignore_errors=True)  # what a killed run left
     trainer.accelerator.wait_for_everyone()
     trainer._saving_in = str(aside)
@@ -46,17 +66,15 @@ def save_checkpoint_whole(trainer, save: Callable[[], None], trial=None) -> None
         trainer.accelerator.wait_for_everyone()
         if args.should_save:
             state.save_to_json(str(aside / name / "trainer_state.json"))  # once more, with the best one's final name
+            _settle(aside / name)
     except (OSError, RuntimeError, SafetensorError) as error:
+        if ended(error):
+            raise
         shutil.rmtree(aside, ignore_errors=True)
         raise SaveError(_failed(name, run, error)) from error
     finally:
         trainer._saving_in, args.save_total_limit = None, limit
-    if args.should_save:
-        _move(aside, run, name)
-        rotate_checkpoints(
-            output_dir=str(run), save_total_limit=limit, best_model_checkpoint=state.best_model_checkpoint
-        )
-    trainer.accelerator.wait_for_everyone()
+    _take(trainer, aside, run, name)
     if args.push_to_hub:
         trainer._push_from_checkpoint(str(run / name))
 
@@ -68,11 +86,42 @@ def _name_best(state, run: Path, name: str) -> None:
         state.best_model_checkpoint = str(run / best)
 
 
+def _settle(folder: Path) -> None:
+    """Have all that is in `folder` on the disk itself, so that a machine that fails cannot keep its name alone."""
+    for path in (*folder.rglob("*"), folder):
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _take(trainer, aside: Path, run: Path, name: str) -> None:
+    """Move the checkpoint to its place, and delete old ones when it is in place on every machine."""
+    wait, args = trainer.accelerator.wait_for_everyone, trainer.args
+    wait()  # until it is on every machine's disk
+    if args.should_save:
+        _move(aside, run, name)
+    wait()
+    if args.should_save:
+        best = trainer.state.best_model_checkpoint
+        rotate_checkpoints(output_dir=str(run), save_total_limit=args.save_total_limit, best_model_checkpoint=best)
+    wait()
+
+
 def _move(aside: Path, run: Path, name: str) -> None:
     if (run / name).exists():
-        os.replace(run / name, aside / "replaced")
+        os.replace(run / name, aside / REPLACED)
     os.replace(aside / name, run / name)
     shutil.rmtree(aside)
+
+
+def finish_move(run: Path) -> None:
+    """Put a checkpoint in its place that was whole, and whose process ended between two steps of moving it there."""
+    if (run / ASIDE / REPLACED).is_dir():
+        for path in (run / ASIDE).glob("checkpoint-*"):
+            if not (run / path.name).exists():
+                os.replace(path, run / path.name)
 
 
 def _failed(name: str, run: Path, error: Exception) -> str:
@@ -85,13 +134,44 @@ def _failed(name: str, run: Path, error: Exception) -> str:
     )
 
 
-def save_network(model: nn.Module, folder: Path, as_checkpoint: bool) -> None:
-    """Write weights and configuration for `from_pretrained`; of a module that is not transformers', the weights."""
+@contextmanager
+def moved_at_end(folder: Path, last: str) -> Iterator[Path]:
+    """A folder aside, whose files go to `folder` one by one when all are written; the file `last` goes last."""
+    aside = folder / ASIDE
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+        yield aside
+        _settle(aside)
+        for path in sorted(filter(Path.is_file, aside.rglob("*")), key=lambda path: path.name == last):
+            target = folder / path.relative_to(aside)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(path, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def save_network(model: nn.Module, folder: Path, as_checkpoint: bool, weights: dict | None = None) -> None:
+    """Write weights and configuration for `from_pretrained`; of a module that is not transformers', the weights.
+
+    `weights`: the whole ones of a network that is in parts.
+    """
     if isinstance(model, PushToHubMixin):
         # else some native networks' weights get their old names, which the Trainer does not know when it loads them
-        model.save_pretrained(folder, save_original_format=not as_checkpoint)
+        with written_here(model):
+            model.save_pretrained(folder, save_original_format=not as_checkpoint, state_dict=weights)
     else:
-        save_file(_copies(model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(_copies(weights or model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@contextmanager
+def written_here(model: nn.Module) -> Iterator[None]:
+    """Inside, `save_pretrained` writes on this process: transformers leaves all but the first of the run out."""
+    model.should_save_on_this_rank = lambda is_main_process: is_main_process
+    try:
+        yield
+    finally:
+        del model.should_save_on_this_rank
 
 
 def save_extra(folder: Path, step: MixupStep, averaged: Averaged | None) -> None:
@@ -136,7 +216,7 @@ def load_method(folder: Path, method: nn.Module, rank: int | None = None) -> Non
 
 def _copies(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Safetensors refuses tensors that share memory."""
-    return {key: value.detach().clone().contiguous() for key, value in state.items()}
+    return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
 
 
 def load_extra(folder: Path, step: MixupStep, averaged: Averaged | None, rank: int = 0) -> None:

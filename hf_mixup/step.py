@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from .methods import Method
 from .net import Net
@@ -32,6 +33,10 @@ class MixupStep(nn.Module):
         super().__init__()
         self.net, self.method, self.task = net, method, task
         self.augment, self.normalise, self.memory_format = augment, normalise, memory_format
+        parts = method.named_modules(prefix="method")
+        self.private = [f"{name}.{key}" for name, part in parts for key in getattr(part, "private", ())]
+        # else DDP gives every process the first one's; torch has no public name for it
+        self._ddp_params_and_buffers_to_ignore = self.private
         self.mixing = True
         self.normalises_batch = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
 
@@ -86,7 +91,8 @@ class MixupStep(nn.Module):
         """`losses` with every trained parameter in the graph, so that a branch skipped on a rank does not stop DDP."""
         parameters = list(self.method.parameters())
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            parameters = list(self.parameters())
+            # not those of a network in parts, whose gradients need no such help and whose sums are other processes' too
+            parameters = [p for p in self.parameters() if not isinstance(p, DTensor)]
         used = [p.sum() for p in parameters if p.requires_grad]
         if used:
             name = next(iter(losses))

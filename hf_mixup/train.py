@@ -1,11 +1,8 @@
 """A run from its configuration to its folder: train, evaluate, save, document."""
 
 import copy
-import shutil
-import tempfile
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
@@ -14,12 +11,12 @@ from .callbacks import BarCallback, ReportCallback, StopCallback
 from .config import MixupConfig
 from .data import Data, Images, Stream, Transform, crop_share, eval_transform, to_rgb, train_transform
 from .export import export
-from .folder import RunError, check_folder, check_world, nothing_left, told_when_full
+from .folder import RunError, check_folder, check_world, claimed, common_checkpoint, told_when_full
 from .methods import Method, load
 from .metrics import compute_metrics
 from .models import build_model
 from .pushing import checkpoints_pushed, continue_from_hub
-from .saving import last_checkpoint
+from .saving import last_checkpoint, moved_at_end, written_here
 from .trainer import MixupTrainer
 
 
@@ -30,30 +27,31 @@ class Stopped(KeyboardInterrupt):
 def run(config: MixupConfig, data: Data) -> dict:
     """Train as `config` says on `data`, leave everything in `config.output_dir`, and give the run's record."""
     folder = Path(config.output_dir)
-    continue_from_hub(config)
-    before = check_folder(config, folder)
-    if before is not None and before["status"] == "finished":
-        return before
-    with nothing_left(folder):
-        return _train(config, data, folder, before)
+    with claimed(folder) as apart:
+        continue_from_hub(config)
+        before = check_folder(config, folder)
+        finished = before is not None and before["status"] == "finished"
+        return before if finished else _train(config, data, folder, before, apart)
 
 
-def _train(config: MixupConfig, data: Data, folder: Path, before: dict | None) -> dict:
+def _train(config: MixupConfig, data: Data, folder: Path, before: dict | None, apart: bool) -> dict:
+    start = common_checkpoint(folder) if config.resume else None
     trainer, processor = make_trainer(config, data)
+    trainer.args.save_on_each_node = apart  # each machine keeps all of the run
     opening = record.opening(config, data, trainer.model, trainer.method, trainer.args.world_size)
     check_world(before, opening)
-    if trainer.is_world_process_zero():
+    if trainer.args.should_save:
         with told_when_full(folder):
             record.write(opening, folder)
-    start = last_checkpoint(folder) if config.resume else None
     with checkpoints_pushed(config, trainer, start):
         _fit(trainer, folder, start)
         final = final_metrics(trainer)
         skipped = {"train": trainer.train_dataset.skipped, "eval": trainer.eval_dataset.skipped}
         finished = record.closing(opening, trainer, final, skipped)
-        if trainer.is_world_process_zero():
-            with told_when_full(folder):
-                export(folder, trainer, processor, config, finished)
+        trainer.gather()
+        if trainer.args.should_save:
+            with told_when_full(folder), written_here(trainer.model), moved_at_end(folder, record.NAME) as aside:
+                export(aside, trainer, processor, config, finished)
         trainer.accelerator.wait_for_everyone()
     return finished
 
@@ -210,42 +208,3 @@ def train_images(config: MixupConfig, data: Data, processor) -> Images | Stream:
         num_examples=data.train_rows,
         **shared,
     )
-
-
-def dry_run(config: MixupConfig, data: Data) -> dict:
-    """The plan of a run, after one training step on one batch; the output folder is not touched."""
-    planned, config.output_dir = config.output_dir, tempfile.mkdtemp()
-    try:
-        trainer, _ = make_trainer(config, data)
-        loader = trainer.get_train_dataloader()
-        batch = trainer._prepare_inputs(next(iter(loader)))
-        optimizer = trainer.create_optimizer()
-        trainer.step.train()
-        losses = trainer.step(seed=trainer.next_seed(), **batch)
-        sum(losses.values()).backward()
-        optimizer.step()
-    finally:
-        shutil.rmtree(config.output_dir)
-        config.output_dir = planned
-    return plan(config, data, trainer, loader, {name: loss.item() for name, loss in losses.items()})
-
-
-def plan(config: MixupConfig, data: Data, trainer: MixupTrainer, loader, losses: dict[str, float]) -> dict[str, str]:
-    """What a run is going to do, a line each."""
-    steps = trainer.set_initial_training_values(trainer.args, loader)[-1]
-    arguments = ", ".join(f"{key}={value}" for key, value in trainer.method.hyperparameters().items())
-    parameters = sum(p.numel() for p in trainer.model.parameters())
-    seen = f" (evaluated at {config.eval_image_size})" if config.eval_image_size else ""
-    return {
-        "model": f"{config.model}, {parameters:,} parameters, {data.num_classes} classes",
-        "method": f"{trainer.method.name} ({arguments})",
-        "data": f"{data.path}, revision {data.revision}, "
-        + ", ".join(f"{split} {rows}" for split, rows in data.splits.items()),
-        "images": f"{config.image_size} x {config.image_size}{seen}, "
-        f"batches of {config.per_device_train_batch_size} on {trainer.args.world_size} process(es), "
-        f"{config.gradient_accumulation_steps} a step",
-        "steps": f"{steps} over {config.num_train_epochs:g} epochs",
-        "first step": ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()),
-        "device": record.device_name(torch.device(trainer.args.device)),
-        "results": str(config.output_dir),
-    }

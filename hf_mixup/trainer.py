@@ -5,23 +5,24 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate.utils import DynamoBackend
 from torch import nn
 from transformers import TimmWrapperImageProcessor, Trainer, TrainingArguments
 
+from . import sharding
 from .background import push_checkpoint
 from .callbacks import MethodCallback
-from .data import BatchPlan, Images, Stream, StreamLoader, augment, eval_loader, normalise, train_loader
+from .compatible import check_compatible
+from .data import BatchPlan, Images, Stream, StreamLoader, eval_loader, train_loader
 from .methods import Method, load
-from .models import share_buffers, synchronise
+from .models import synchronise
 from .net import Net
 from .ops.losses import binary_cross_entropy, soft_cross_entropy
 from .optimization import Averaged, add_groups, finish_schedule, make_optimizer, steps_in_epoch
+from .preparation import preparation, tell_pixels
+from .processes import share_buffers
 from .saving import load_extra, save_checkpoint_whole, save_extra, save_network
 from .step import MixupStep
 from .tasks import load_task
-
-AUGMENTATIONS = ("crop_padding", "crop_mode", "flip", "erasing")  # fields of MixupConfig
 
 
 class MixupTrainer(Trainer):
@@ -40,32 +41,15 @@ class MixupTrainer(Trainer):
         args._n_gpu = min(args.n_gpu, 1)  # one device a process: no nn.DataParallel
         self.method = load(method or getattr(args, "method", "mixup"), **_arguments(args, "method", method))
         self.task = load_task(task or getattr(args, "task", "classification"), **_arguments(args, "task", task))
-        self._step = self._prepared = self.averaged = None
+        self._step = self._prepared = self.averaged = self._whole = None
         self._micro = 0
-        super().__init__(model, args, *rest, **kwargs)
+        self.sharded = sharding.wanted()
+        with sharding.untold():
+            super().__init__(model, args, *rest, **kwargs)
         if self.args.label_smoothing_factor:
             raise ValueError("label_smoothing_factor works on class numbers only: set MixupConfig.label_smoothing.")
-        self._check_compatible()
+        check_compatible(self)
         self.add_callback(MethodCallback(self))
-
-    def _check_compatible(self) -> None:
-        if self.args.torch_compile:
-            if self.method.needs_net:
-                raise ValueError(
-                    f"torch_compile cannot be used with method {self.method.name!r}, which looks inside the network."
-                )
-            # the network is compiled, by Net, and not the whole step
-            self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
-        if self.compute_loss_func is not None:
-            raise ValueError(
-                "compute_loss_func would not be used: the loss is the method's. Choose a task or MixupConfig.loss."
-            )
-        hidden = [m for m in self.method.modules() if isinstance(m, Method) and m.group == "hidden"]
-        if self.args.gradient_checkpointing and hidden:
-            raise ValueError(
-                f"gradient_checkpointing runs layers again without what {hidden[0].name!r} changed in them, and "
-                "gradients would be wrong: switch it off, or choose another method."
-            )
 
     @property
     def step(self) -> MixupStep:
@@ -86,12 +70,15 @@ class MixupTrainer(Trainer):
             net.compile_model(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         memory_format = torch.channels_last if getattr(args, "channels_last", False) else torch.contiguous_format
         self.model.to(memory_format=memory_format)
-        _tell_pixels(self.method, self.processing_class)
+        tell_pixels(self.method, self.processing_class)
         self.method.build_once(net)
         self.method.to(args.device)
         if getattr(args, "ema_decay", None):
             self.averaged = Averaged(self.model, args.ema_decay, evaluated=args.eval_weights == "ema")
-        return MixupStep(net, self.method, self.task, *_preparation(args, self.processing_class), memory_format)
+        if self.sharded and self._whole is None:
+            sharding.check_shardable(self.method, self.task, args)
+            self._whole = sharding.shard(net, args.device)
+        return MixupStep(net, self.method, self.task, *preparation(args, self.processing_class), memory_format)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader=None) -> nn.Module:
         # the Trainer itself prepares a model only if it gets back `self.model`: we train the step, evaluate the model
@@ -99,7 +86,8 @@ class MixupTrainer(Trainer):
             return super()._wrap_model(model, training, dataloader)
         step = self.step
         if self._prepared is None:
-            self._prepared = self.accelerator.prepare_model(step)
+            # a network in parts sums its gradients itself; then only autocast is left to prepare
+            self._prepared = self.accelerator.prepare_model(step, evaluation_mode=self.sharded)
         return self._prepared
 
     def _run_epoch(self, *args, **kwargs) -> None:
@@ -178,25 +166,49 @@ class MixupTrainer(Trainer):
     # Evaluating and saving
 
     def evaluation_loop(self, *args, **kwargs):
+        self._share_buffers()
         with nullcontext() if self.averaged is None else self.averaged.swapped():
-            share_buffers(self.model)
             return super().evaluation_loop(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Weights, configuration, preprocessor, and what method, task and averaging keep; never training_args.bin."""
         folder = Path(output_dir or self.args.output_dir)
+        weights = sharding.whole_state(self.model, self.args.save_on_each_node) if self.sharded else None
         if not self.args.should_save:
             return
         folder.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         with nullcontext() if self.averaged is None else self.averaged.swapped():
-            save_network(model, folder, as_checkpoint=getattr(self, "_saving_in", None) is not None)
+            save_network(model, folder, getattr(self, "_saving_in", None) is not None, weights)
         if not isinstance(self.processing_class, (TimmWrapperImageProcessor, type(None))):  # timm's is in config.json
             self.processing_class.save_pretrained(folder)
         save_extra(folder, self.step, self.averaged)
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.sharded:
+            file = Path(output_dir) / "optimizer.pt"
+            sharding.save_optimizer(self.model, self.optimizer.optimizer, file, self.args)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self.sharded:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        sharding.load_optimizer(self.model, self.optimizer.optimizer, Path(checkpoint) / "optimizer.pt")
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
+
+    def gather(self) -> None:
+        """After training: on each process that saves, `model` becomes the whole of a network that was in parts."""
+        if self.sharded:
+            weights = sharding.whole_state(self.model, self.args.save_on_each_node)
+            self._whole.load_state_dict(weights or self._whole.state_dict())
+            self.step.net.model = self.model = self._whole
+            self.sharded = False
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.sharded and self.step:  # which splits the network
+            sharding.load_whole(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_extra(Path(resume_from_checkpoint), self.step, self.averaged, self.args.process_index)
 
     def _load_best_model(self) -> None:
@@ -204,7 +216,14 @@ class MixupTrainer(Trainer):
         if self.averaged is not None:
             self.averaged.take(self.model)
 
+    def _share_buffers(self) -> None:
+        """What is evaluated in parts is what the first process saves."""
+        share_buffers(self.step, but=self.step.private)
+        if self.averaged is not None:
+            share_buffers(self.averaged.ema)
+
     def _save_checkpoint(self, model, trial) -> None:
+        self._share_buffers()
         save_checkpoint_whole(self, lambda: super(MixupTrainer, self)._save_checkpoint(model, trial), trial)
 
     def _get_output_dir(self, trial) -> str:
@@ -223,26 +242,3 @@ class MixupTrainer(Trainer):
 def _arguments(args, kind: str, given) -> dict:
     """The recipe's arguments of its method or task; none where another one was given in code."""
     return {} if given is not None else dict(getattr(args, f"{kind}_args", {}))
-
-
-def _preparation(args, processor) -> tuple:
-    """`augment` and `normalise` for uint8 batches; None without a preprocessor to say mean and deviation."""
-    mean, std = _statistics(processor)
-    if mean is None or std is None:
-        return None, None
-    chosen = {name: getattr(args, name) for name in AUGMENTATIONS if hasattr(args, name)}
-    return partial(augment, mean=mean, std=std, **chosen), partial(normalise, mean=mean, std=std)
-
-
-def _statistics(processor) -> tuple:
-    """Mean and deviation of each channel that a preprocessor normalises with; None where it does not say."""
-    config = getattr(processor, "data_config", None) or vars(processor or object)
-    return tuple(config.get(name, config.get(f"image_{name}")) for name in ("mean", "std"))
-
-
-def _tell_pixels(method: Method, processor) -> None:
-    """Methods that need real pixels, and were not told how they are normalised, take the preprocessor's word."""
-    for part in method.modules():
-        for name, values in zip(("mean", "std"), _statistics(processor)):
-            if getattr(part, name, values) is None:
-                setattr(part, name, values)

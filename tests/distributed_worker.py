@@ -3,10 +3,13 @@
 Each case is a function of this file; what it returns is written to RESULTS/<case>-<world>-<rank>.json.
 """
 
+import io
 import json
 import os
+import shutil
 import sys
 import tempfile
+from contextlib import redirect_stderr
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,11 +17,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from safetensors.torch import save_file
 from transformers import ResNetConfig, ResNetForImageClassification, TrainerCallback, set_seed
 
 from hf_mixup.__main__ import main
 from hf_mixup.config import MixupConfig
-from hf_mixup.data import Images, eval_transform, load_data
+from hf_mixup.data import DataError, Images, eval_transform, load_data
+from hf_mixup.methods.cutmix import cutmix
+from hf_mixup.methods.mixup import mixup
 from hf_mixup.metrics import compute_metrics
 from hf_mixup.models import build_model
 from hf_mixup.trainer import MixupTrainer
@@ -33,15 +39,12 @@ NATIVE_CONFIG = ResNetConfig(
 )
 
 
-class Norms(TrainerCallback):
-    """The norm of the network's gradient at each optimizer step."""
+class Gradients(TrainerCallback):
+    """The network's and the method's gradients at the last optimizer step, by name."""
 
-    def __init__(self):
-        self.norms = []
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **_):
-        squares = [p.grad.double().square().sum() for p in model.parameters() if p.grad is not None]
-        self.norms.append(torch.stack(squares).sum().sqrt().item())
+    def on_pre_optimizer_step(self, args, state, control, **_):
+        named = self.trainer.step.named_parameters()
+        self.found = {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
 def noting(draw, drawn: list):
@@ -124,32 +127,68 @@ def hidden():
     return trained("manifoldmix", network=VIT)
 
 
+def recursive() -> dict:
+    """What RecursiveMix holds before and after each step, of the batch before."""
+    trainer, before, after = trainer_of("recursivemix"), [], []
+    trainer.method.register_forward_pre_hook(lambda method, _: before.append(float(method.images.sum())))
+    trainer.method.register_forward_hook(lambda method, *_: after.append(float(method.images.sum())))
+    trainer.train()
+    return {"before": before[1:], "after": after[:-1]}
+
+
 def choice():
     """Which method runs decides which networks do: ten steps would hang if the processes disagreed."""
     inner = {"methods": [{"name": "automix"}, {"name": "erm"}]}
     return trained("choice", inner, max_steps=10)
 
 
-def norms() -> dict:
-    """Gradient norms of one step on the same 64 rows, however they are split."""
-    world, found = PartialState().num_processes, {}
-    for name, network in (("cnn", CNN), ("native", NATIVE), ("vit", VIT)):
-        for accumulation in (1, 4):
-            trainer = trainer_of(
-                "erm",
-                network=network,
-                rows=64,
-                frozen=True,
-                flip=0,
-                max_steps=1,
-                gradient_accumulation_steps=accumulation,
-                per_device_train_batch_size=64 // world // accumulation,
-            )
-            seen = Norms()
-            trainer.add_callback(seen)
-            trainer.train()
-            [found[f"{name} {accumulation}"]] = seen.norms
-    return found
+def gradients_of(method: str, accumulation: int, **fields) -> dict[str, torch.Tensor]:
+    """The gradients of one step on the same 64 rows and the same mixing, however rows are split.
+
+    Rows have partners among the 8 they are with in every split, and a share and a box of their own.
+    """
+    world, rows = PartialState().num_processes, 64
+    size = rows // world // accumulation
+    shape = {"rows": rows, "frozen": True, "flip": 0, "max_steps": 1, "per_device_train_batch_size": size}
+    trainer = trainer_of(method, **shape, gradient_accumulation_steps=accumulation, **fields)
+    rng = torch.Generator().manual_seed(0)
+    shares, centres = torch.rand(rows, generator=rng), torch.randint(SIZE, (rows, 2), generator=rng)
+    partners = torch.arange(size).view(-1, 8).flip(1).flatten()
+
+    def forced(net, x, y, rng):
+        first = ((trainer._micro - 1) * world + trainer.args.process_index) * size
+        draws = shares[first : first + size], partners
+        return mixup(x, *draws) if method == "mixup" else cutmix(x, *draws, centres[first : first + size])
+
+    if method != "erm":
+        trainer.method.mix = forced
+    seen = Gradients()
+    seen.trainer = trainer
+    trainer.add_callback(seen)
+    trainer.train()
+    assert trainer.accelerator.mixed_precision == ("bf16" if fields.get("bf16") else "no")
+    return seen.found
+
+
+SPLITS = {
+    f"{name} {method} {accumulation}{' bf16' * bf16}": (method, accumulation, {"network": network, "bf16": bf16})
+    for name, network, methods in (("cnn", CNN, ("erm", "cutmix")), ("native", NATIVE, ("erm", "mixup")))
+    + (("vit", VIT, ("erm", "mixup", "cutmix")),)
+    for method in methods
+    for accumulation in (1, 4)
+    for bf16 in (False, True)
+    if not bf16 or (name, method) == ("vit", "cutmix")
+}
+
+
+def gradients() -> dict:
+    """Writes the gradients of each of SPLITS to gradients-<split>-<world>-<rank>.safetensors."""
+    state = PartialState()
+    for name, (method, accumulation, fields) in SPLITS.items():
+        found = gradients_of(method, accumulation, **fields)
+        file = f"gradients-{name}-{state.num_processes}-{state.process_index}.safetensors"
+        save_file(found, Path(os.environ["RUNS"]) / file)
+    return {}
 
 
 def evaluation() -> dict:
@@ -201,6 +240,59 @@ def resumed() -> dict:
     exits = [main([recipe, "--output_dir", str(root / "whole")])]
     exits += [main([recipe, "--output_dir", str(root / "killed"), "--resume"])]
     return {"exits": exits}
+
+
+def sharded() -> dict:
+    """A run whose network is split over the processes, whole and resumed; the same without; what is refused."""
+    root, state = Path(os.environ["RUNS"]), PartialState()
+    recipe, folders = str(root / "vit.yaml"), [str(root / name) for name in ("unsplit", "split", "split-cut")]
+    exits = [main([recipe, "--output_dir", folders[0]])]
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    exits += [main([recipe, "--output_dir", folders[1]])]
+    if state.is_main_process:
+        begun = (Path(folders[1]) / "run.json").read_text().replace('"finished"', '"running"')
+        shutil.copytree(Path(folders[1]) / "checkpoint-3", Path(folders[2]) / "checkpoint-3")
+        (Path(folders[2]) / "run.json").write_text(begun)
+    state.wait_for_everyone()
+    exits += [main([recipe, "--output_dir", folders[2], "--resume"])]
+    held = [p.to_local().numel() / p.numel() for p in trainer_of("cutmix", network=VIT).step.net.model.parameters()]
+    refused = {}
+    for words in ("--method automix", "--method puzzlemix", "--method manifoldmix", "--ema_decay 0.9"):
+        with redirect_stderr(io.StringIO()) as told:
+            exits += [main([recipe, "--output_dir", str(root / "refused"), *words.split()])]
+        refused[words] = told.getvalue()
+    os.environ["ACCELERATE_USE_FSDP"] = "false"
+    return {"exits": exits, "held": held, "refused": refused}
+
+
+def own_folder(name: str) -> list[str]:
+    """The command line of the run with a folder on this machine's own disk."""
+    root = Path(os.environ["RUNS"])
+    return [str(root / "recipe.yaml"), "--output_dir", str(root / f"machine-{os.environ['GROUP_RANK']}" / name)]
+
+
+def broken() -> None:
+    """A run of two machines, where the data cannot be read any more on the second."""
+    step = MixupTrainer.training_step
+
+    def fails_on_the_second(trainer, *args, **kwargs):
+        if trainer.state.global_step == 5 and trainer.args.process_index == 1:
+            raise DataError("Row 3 cannot be read: the disk is gone.")
+        return step(trainer, *args, **kwargs)
+
+    MixupTrainer.training_step = fails_on_the_second
+    sys.exit(main(own_folder("run")))
+
+
+def machines() -> dict:
+    """What two machines say to a folder that one of them lacks, the broken run resumed, and a run with one folder."""
+    root, [recipe, *words] = Path(os.environ["RUNS"]), own_folder("run")
+    told = io.StringIO()
+    with redirect_stderr(told):
+        exits = [main([*own_folder("half"), "--resume"])]
+    exits += [main([recipe, *words, "--resume"])]
+    exits += [main([recipe, "--output_dir", str(root / "shared"), "--num_train_epochs", "1"])]
+    return {"exits": exits, "told": told.getvalue()}
 
 
 if __name__ == "__main__":

@@ -10,15 +10,15 @@ PACKAGE = Path(__file__).parents[1] / "hf_mixup"
 
 # from the ground up; a file may import from rows below its own, and from its own row
 LAYERS = [
-    ["mix", "retry", "commits", "destination", "fetch", "saved", "version"],
+    ["mix", "processes", "retry", "commits", "destination", "fetch", "saved", "version"],
     ["ops"],
     ["anatomy", "merging", "teachers", "net"],
     ["methods", "tasks", "data", "checks", "config", "recipe", "values", "metrics", "networks", "testing"],
     ["markdown", "seeds", "cards"],
-    ["batch", "callbacks", "checkpoints", "models", "optimization", "record", "step", "table"],
-    ["saving", "folder", "export", "picture", "pretrained", "publish"],
+    ["batch", "callbacks", "checkpoints", "models", "optimization", "preparation", "record", "step", "table"],
+    ["saving", "sharding", "compatible", "folder", "export", "picture", "pretrained", "publish"],
     ["background", "fetch_checkpoint", "push", "pushing", "trainer"],
-    ["train"],
+    ["train", "planning"],
     ["analysis", "benchmark"],
     ["__init__", "__main__"],
 ]

@@ -1,7 +1,9 @@
 """Numbers that recipes and README claim are those of the run records."""
 
 import json
+import math
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from hf_mixup.benchmark import speed
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "hub_cards" / "records"
+T_OF_FOUR = 2.776  # the two-sided 5 % point of Student's t with 4 degrees of freedom
 
 
 def records(name: str) -> list[dict]:
@@ -33,6 +36,22 @@ def test_the_quick_start_claims_what_its_records_say():
     low, mean, high = (f"{value:.3f}".removeprefix("0") for value in (top1[0], sum(top1) / len(top1), top1[-1]))
     assert f"{mean} top-1 ({low} to {high}" in said and f"{low} to {high} top-1" in said
     assert said.count(f"{seconds[0]:.0f} to {seconds[-1]:.0f} s of training") == 2
+
+
+@pytest.mark.parametrize("metric", ["top1", "nll"])
+def test_two_processes_train_as_well_as_one(metric):
+    """The means of three seeds differ by no more than chance does: Student's t at 5 %, with both spreads pooled."""
+    one, two = records("quickstart"), records("two_processes")
+    assert {run["world_size"] for run in one} == {1} and {run["world_size"] for run in two} == {2}
+    for run in two:  # the same run but for how a batch is split
+        [alone] = [other["recipe"] for other in one if other["seed"] == run["seed"]]
+        changed = {key for key in run["recipe"] if key in alone and run["recipe"][key] != alone[key]}
+        assert changed == {"per_device_train_batch_size"}
+        assert 2 * run["recipe"]["per_device_train_batch_size"] == alone["per_device_train_batch_size"]
+    values = [[run["final"][metric] for run in runs] for runs in (one, two)]
+    error = math.sqrt(sum(statistics.variance(found) for found in values) / 2 * (1 / 3 + 1 / 3))
+    assert [len(found) for found in values] == [3, 3]
+    assert abs(statistics.mean(values[0]) - statistics.mean(values[1])) <= T_OF_FOUR * error
 
 
 def test_what_the_readme_says_of_steps_is_what_was_measured():
