@@ -88,7 +88,7 @@ POINTS = {
     "before the move": (2, lambda _: call(saving, "_move", AT, die)),
     "after the move": (3, lambda _: call(saving, "rotate_checkpoints", AT, die)),
     "in the exported weights": (STEPS, lambda _: call(train, "export", 1, lambda: die_in_a_file_of(50_000))),
-    "in the final record": (STEPS, lambda _: call(export, "write_card", 1, lambda: die_in_a_file_of(100))),
+    "in the final record": (STEPS, lambda _: call(export, "_write_card", 1, lambda: die_in_a_file_of(100))),
     "between exported files": (STEPS, lambda _: call(train, "export", 1, lambda: call(saving.os, "replace", 3, die))),
 }
 
@@ -136,7 +136,7 @@ def test_sigterm_while_saving_ends_after_the_save(words, whole, tmp_path):
 FULL = {
     "first record": (lambda: limit(1000), "There is no checkpoint"),
     "exported weights": (lambda: call(train, "export", 1, lambda: limit(50_000)), f"checkpoint-{STEPS}"),
-    "final record": (lambda: call(export, "write_card", 1, lambda: limit(2000)), f"checkpoint-{STEPS}"),
+    "final record": (lambda: call(export, "_write_card", 1, lambda: limit(2000)), f"checkpoint-{STEPS}"),
 }
 
 
