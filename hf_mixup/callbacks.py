@@ -1,5 +1,6 @@
 """What happens between steps: the method's clock, averaged weights, named losses, and stopping in good order."""
 
+import logging
 import signal
 import time
 
@@ -8,8 +9,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import has_length
 
+from .data import Stream, StreamLoader
 from .methods import Method
+from .optimization import steps_in_epoch
+
+logger = logging.getLogger(__name__)
 
 
 class MethodCallback(TrainerCallback):
@@ -23,11 +29,22 @@ class MethodCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **_):
         self.sums, self.steps = {}, 0
+        data = self.trainer.train_dataset
+        if isinstance(data, Stream) and not data.resumable and state.is_world_process_zero:
+            logger.warning(
+                "The rows of each file of this stream are not known: the run cannot be resumed. Give rows_per_shard "
+                "(WebDataset), or choose a copy in parquet, if it should be."
+            )
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **_):
         # here and not in the Trainer alone: after skipping batches it has a loader that does not know epochs
-        if hasattr(train_dataloader, "set_epoch"):
-            train_dataloader.set_epoch(int(state.epoch or 0))
+        epoch = int(state.epoch or 0)
+        if isinstance(train_dataloader, StreamLoader) and has_length(train_dataloader) and not args.ignore_data_skip:
+            accumulated = args.gradient_accumulation_steps
+            done = state.global_step % steps_in_epoch(train_dataloader, accumulated)
+            train_dataloader.start(epoch, skipped=done * accumulated)
+        elif hasattr(train_dataloader, "set_epoch"):
+            train_dataloader.set_epoch(epoch)
         self.started, self.evaluated = time.perf_counter(), 0.0
 
     def on_step_begin(self, args, state, control, **_):

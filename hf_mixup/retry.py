@@ -8,7 +8,6 @@ from typing import TypeVar
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HTTPError,
-    LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
 )
@@ -22,36 +21,45 @@ LONGEST = 30.0  # seconds of one wait, also where the server asks for more
 PATIENCE = 90.0  # seconds after which nothing is tried again: huggingface_hub's own tries count
 
 
-def retried(call: Callable[[], Result], what: str) -> Result:
+def retried(
+    call: Callable[[], Result],
+    what: str,
+    *,
+    tries: int | None = None,
+    patience: float | None = None,
+    pause: Callable[[float], object] | None = None,
+) -> Result:
     """The result of `call`, tried again after failures that may pass; the last error where it never succeeds.
 
-    `what` names the request in the log, as "create the repository". `call` must be safe to repeat.
+    `what` names the request in the log, as "create the repository". `call` must be safe to repeat. `tries` and
+    `patience` replace TRIES and PATIENCE, and `pause` time.sleep.
     """
-    began = time.monotonic()
-    for attempt in range(TRIES):
+    began, tries, patience = time.monotonic(), tries or TRIES, patience or PATIENCE
+    for attempt in range(tries):
         try:
             return call()
         except Exception as error:
             wait = _wait(error, attempt)
-            late = time.monotonic() - began + wait > PATIENCE
-            if not may_pass(error) or attempt == TRIES - 1 or late:
+            late = time.monotonic() - began + wait > patience
+            if not may_pass(error) or attempt == tries - 1 or late:
                 raise
             logger.warning("Could not %s (%s): trying again in %.0f s.", what, reason(error), wait)
-            time.sleep(wait)
+            (pause or time.sleep)(wait)
 
 
 def may_pass(error: BaseException) -> bool:
     """Whether the same request may succeed in a moment: a busy or failing server, a connection that broke."""
     if isinstance(error, (OfflineModeIsEnabled, LocalTokenNotFoundError)):
         return False
+    if isinstance(error.__cause__, OfflineModeIsEnabled):
+        return False
     status = status_of(error)
     if status is not None:
         return status in (408, 429) or status >= 500
     if isinstance(error, (HTTPError, ConnectionError, TimeoutError)):
         return True
-    # what huggingface_hub gives up on is wrapped: a file's upload, a download, a file that is not in the cache either
-    wrapped = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__
-    return bool(wrapped) and may_pass(error.__cause__)
+    # what huggingface_hub and datasets give up on is wrapped: an upload, a file that is not in the cache either
+    return error.__cause__ is not None and may_pass(error.__cause__)
 
 
 def status_of(error: BaseException) -> int | None:

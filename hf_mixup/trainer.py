@@ -10,7 +10,19 @@ from torch import nn
 from transformers import TimmWrapperImageProcessor, Trainer, TrainingArguments
 
 from .callbacks import MethodCallback
-from .data import BatchPlan, Images, Stream, StreamLoader, augment, eval_loader, normalise, train_loader
+from .data import (
+    BatchPlan,
+    Images,
+    Stream,
+    StreamLoader,
+    augment,
+    check_order,
+    eval_loader,
+    normalise,
+    order_of,
+    train_loader,
+    write_order,
+)
 from .methods import Method, load
 from .models import synchronise
 from .net import Net
@@ -151,15 +163,24 @@ class MixupTrainer(Trainer):
 
     def get_train_dataloader(self):
         data, args = self.train_dataset, self.args
+        place, repeats = {"rank": args.process_index, "world": args.world_size}, getattr(args, "aug_repeats", 1)
         if isinstance(data, Images):
-            place = {"rank": args.process_index, "world": args.world_size, "repeats": getattr(args, "aug_repeats", 1)}
-            plan = BatchPlan(len(data), self._train_batch_size, seed=args.seed, **place)
+            plan = BatchPlan(len(data), self._train_batch_size, seed=args.seed, repeats=repeats, **place)
             return train_loader(data, plan, args.dataloader_num_workers, self._pin)
-        if isinstance(data, Stream):
-            return StreamLoader(data, args.dataloader_num_workers, self._pin)
-        if getattr(args, "aug_repeats", 1) > 1:
-            raise ValueError(f"aug_repeats={args.aug_repeats} is for hf_mixup.data.Images: leave it out.")
-        return super().get_train_dataloader()
+        if repeats > 1:
+            raise ValueError(f"aug_repeats={repeats} is for hf_mixup.data.Images: leave it out.")
+        if not isinstance(data, Stream):
+            return super().get_train_dataloader()
+        if data.rows is None and getattr(args, "mixup_off_epoch", 0):
+            raise ValueError("mixup_off_epoch needs to know how long an epoch is: give num_examples.")
+        place |= {"num_workers": args.dataloader_num_workers, "pin_memory": self._pin}
+        return StreamLoader(data, self._train_batch_size, seed=args.seed, **place)
+
+    def _order(self) -> dict:
+        """What a checkpoint of a streamed run must agree in with a run that goes on from it."""
+        args = self.args
+        settings = {"processes": args.world_size, "batch size": self._train_batch_size, "seed": args.seed}
+        return order_of(self.train_dataset, **settings, gradient_accumulation_steps=args.gradient_accumulation_steps)
 
     def get_eval_dataloader(self, eval_dataset=None):
         data = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -188,8 +209,12 @@ class MixupTrainer(Trainer):
         if not isinstance(self.processing_class, (TimmWrapperImageProcessor, type(None))):  # timm's is in config.json
             self.processing_class.save_pretrained(folder)
         save_extra(folder, self.step, self.averaged)
+        if isinstance(self.train_dataset, Stream) and getattr(self, "_saving_in", None):
+            write_order(folder, self._order())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        if isinstance(self.train_dataset, Stream):
+            check_order(Path(resume_from_checkpoint), self._order())
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_extra(Path(resume_from_checkpoint), self.step, self.averaged, self.args.process_index)
 

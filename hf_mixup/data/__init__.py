@@ -11,8 +11,10 @@ from .augment import augment, normalise
 from .errors import DataError
 from .images import Images, collate
 from .plan import BatchPlan, ImageLoader, TrainLoader, eval_loader, train_loader
+from .shards import Shards
 from .source import Data, load_data
-from .stream import Stream, StreamLoader
+from .stream import Stream, StreamLoader, check_order, order_of, write_order
+from .stream_plan import StreamPlan
 from .transforms import Transform, borrowed_generators, crop_share, eval_transform, to_rgb, train_transform
 
 __all__ = [
@@ -21,19 +23,24 @@ __all__ = [
     "DataError",
     "ImageLoader",
     "Images",
+    "Shards",
     "Stream",
     "StreamLoader",
+    "StreamPlan",
     "TrainLoader",
     "Transform",
     "augment",
     "borrowed_generators",
+    "check_order",
     "collate",
     "crop_share",
     "eval_loader",
     "eval_transform",
     "load_data",
     "normalise",
+    "order_of",
     "to_rgb",
     "train_loader",
     "train_transform",
+    "write_order",
 ]
