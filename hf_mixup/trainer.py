@@ -10,19 +10,8 @@ from torch import nn
 from transformers import TimmWrapperImageProcessor, Trainer, TrainingArguments
 
 from .callbacks import MethodCallback
-from .data import (
-    BatchPlan,
-    Images,
-    Stream,
-    StreamLoader,
-    augment,
-    check_order,
-    eval_loader,
-    normalise,
-    order_of,
-    train_loader,
-    write_order,
-)
+from .data import Images, augment, eval_loader, normalise
+from .loading import check_resumable, keep_order, make_train_loader, pins
 from .methods import Method, load
 from .models import synchronise
 from .net import Net
@@ -157,35 +146,14 @@ class MixupTrainer(Trainer):
 
     # Data
 
-    @property
-    def _pin(self) -> bool:
-        return self.args.dataloader_pin_memory and self.args.device.type == "cuda"
-
     def get_train_dataloader(self):
-        data, args = self.train_dataset, self.args
-        place, repeats = {"rank": args.process_index, "world": args.world_size}, getattr(args, "aug_repeats", 1)
-        if isinstance(data, Images):
-            plan = BatchPlan(len(data), self._train_batch_size, seed=args.seed, repeats=repeats, **place)
-            return train_loader(data, plan, args.dataloader_num_workers, self._pin)
-        if repeats > 1:
-            raise ValueError(f"aug_repeats={repeats} is for hf_mixup.data.Images: leave it out.")
-        if not isinstance(data, Stream):
-            return super().get_train_dataloader()
-        if data.rows is None and getattr(args, "mixup_off_epoch", 0):
-            raise ValueError("mixup_off_epoch needs to know how long an epoch is: give num_examples.")
-        place |= {"num_workers": args.dataloader_num_workers, "pin_memory": self._pin}
-        return StreamLoader(data, self._train_batch_size, seed=args.seed, **place)
-
-    def _order(self) -> dict:
-        """What a checkpoint of a streamed run must agree in with a run that goes on from it."""
-        args = self.args
-        settings = {"processes": args.world_size, "batch size": self._train_batch_size, "seed": args.seed}
-        return order_of(self.train_dataset, **settings, gradient_accumulation_steps=args.gradient_accumulation_steps)
+        loader = make_train_loader(self.train_dataset, self.args, self._train_batch_size)
+        return super().get_train_dataloader() if loader is None else loader
 
     def get_eval_dataloader(self, eval_dataset=None):
         data = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(data, Images):
-            loader = eval_loader(data, self.args.eval_batch_size, self.args.dataloader_num_workers, self._pin)
+            loader = eval_loader(data, self.args.eval_batch_size, self.args.dataloader_num_workers, pins(self.args))
             return self.accelerator.prepare(loader) if self.args.world_size > 1 else loader
         return super().get_eval_dataloader(eval_dataset)
 
@@ -209,12 +177,11 @@ class MixupTrainer(Trainer):
         if not isinstance(self.processing_class, (TimmWrapperImageProcessor, type(None))):  # timm's is in config.json
             self.processing_class.save_pretrained(folder)
         save_extra(folder, self.step, self.averaged)
-        if isinstance(self.train_dataset, Stream) and getattr(self, "_saving_in", None):
-            write_order(folder, self._order())
+        if getattr(self, "_saving_in", None):
+            keep_order(folder, self)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        if isinstance(self.train_dataset, Stream):
-            check_order(Path(resume_from_checkpoint), self._order())
+        check_resumable(Path(resume_from_checkpoint), self)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_extra(Path(resume_from_checkpoint), self.step, self.averaged, self.args.process_index)
 

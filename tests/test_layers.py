@@ -14,7 +14,7 @@ LAYERS = [
     ["ops"],
     ["anatomy", "merging", "teachers", "net"],
     ["methods", "tasks", "data", "checks", "config", "recipe", "values", "cards", "metrics", "networks", "testing"],
-    ["batch", "callbacks", "checkpoints", "models", "optimization", "record", "step", "table"],
+    ["batch", "callbacks", "checkpoints", "loading", "models", "optimization", "record", "step", "table"],
     ["saving", "folder", "export", "pretrained", "publish"],
     ["trainer", "benchmark"],
     ["analysis", "train"],

@@ -68,7 +68,7 @@ def fetch(path: str, start: int, stop: int, token: str | None = None, pause: Pau
             parts.append(retried(part, f"read {path}", tries=TRIES, patience=PATIENCE, pause=pause))
         except (HTTPError, OSError) as error:
             raise DataError(unreadable(path, error)) from error
-    return b"".join(parts) if len(parts) > 1 else parts[0]
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _ask(url: str, start: int, stop: int, token: str | None) -> bytes:
