@@ -9,7 +9,8 @@ class DataError(ValueError):
 
     def __init__(self, message: str):
         # torch raises what a worker process met once more, with the whole traceback for a message
-        super().__init__(message.rpartition(f"{__name__}.DataError: ")[2].strip())
+        own = message.rpartition(f"{__name__}.DataError: ")[2]
+        super().__init__(" ".join(line.strip() for line in own.splitlines() if line.strip()))
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

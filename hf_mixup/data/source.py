@@ -149,11 +149,30 @@ def _columns(split: Split, image: str, label: str, where: str) -> Split:
     if split.features is None:
         # A stream may not know its columns before its first rows are read; datasets looks at a few of them.
         split = split._resolve_features()
+    split = _lifted(_lifted(split, image), label)
     check_columns(split.features, list(split.features or {}), image, label, f"The {where}")
     split = split.select_columns([image, label])
     if not isinstance(split.features[image], datasets.Image):
         split = split.cast_column(image, datasets.Image())
     return split
+
+
+def _lifted(split: Split, column: str) -> Split:
+    """The split with a column "json.label" for that key of the json, if that is what `column` names."""
+    name, *keys = column.split(".")
+    kind = (split.features or {}).get(name)
+    for key in keys:
+        kind = kind.get(key) if isinstance(kind, dict) else None
+    if column in split.features or kind is None:
+        return split
+    return split.map(_lift, fn_kwargs={"column": column}, features=datasets.Features({**split.features, column: kind}))
+
+
+def _lift(row: dict, column: str) -> dict:
+    value = row
+    for key in column.split("."):
+        value = value[key]
+    return {column: value}
 
 
 def _rows(split: Split | Shards) -> int | None:

@@ -63,7 +63,8 @@ def stored(split: Shards | Split, features: datasets.Features, name: str, key: s
     """The split as a Dataset in the cache, where it is written by one process, once for each `key`."""
     if isinstance(split, datasets.Dataset):
         return split
-    made = {"source": split if isinstance(split, Shards) else split.decode(False), "columns": list(features)}
+    # a tuple, because the generator would be given the items of a list one by one
+    made = {"source": split if isinstance(split, Shards) else split.decode(False), "columns": tuple(features)}
 
     def make() -> datasets.Dataset:
         return datasets.Dataset.from_generator(
@@ -92,6 +93,6 @@ def _told(error: BaseException, where: str) -> DataError:
     return DataError(f"The {where} cannot be read ({reason(error)}). {advice}")
 
 
-def _rows(source: Shards | datasets.IterableDataset, columns: list[str]) -> Iterator[dict]:
+def _rows(source: Shards | datasets.IterableDataset, columns: tuple[str, ...]) -> Iterator[dict]:
     for row in source:
         yield row if isinstance(row, dict) else dict(zip(columns, row, strict=True))
