@@ -3,12 +3,15 @@
 import io
 import os
 import tarfile
+import time
 from pathlib import Path
 
 import datasets
 import numpy as np
+from huggingface_hub import constants
 from PIL import Image
 
+from hf_mixup import retry
 from hf_mixup.data import Stream, StreamLoader, load_data
 
 SIDE = 4
@@ -81,3 +84,22 @@ def loader_of(data, rank=0, world=1, workers=0, size=4, seed=0, **options) -> St
 
 def labels(batches) -> list[int]:
     return [row for batch in batches for row in batch["labels"].tolist()]
+
+
+def point_to(hub, monkeypatch, home: Path, token: str | None = None) -> None:
+    """Let every client in this process ask this hub, with caches in `home`, and not wait long between two tries."""
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HOME", str(home))
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    for name in ("HF_DATASETS_CACHE", "HF_MODULES_CACHE"):
+        monkeypatch.setattr(datasets.config, name, home / name)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr(retry, "LONGEST", 0.01)
+    monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.01)))

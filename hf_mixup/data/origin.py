@@ -91,24 +91,32 @@ def _sample() -> Splits:
 
 def _load(path: str, config: str | None, commit: str | None, streaming: bool, token: str | None) -> tuple:
     """The splits, and of streamed ones the kind of their files and the files, where rows can be counted."""
-    if not streaming:
-        return dict(datasets.load_dataset(path, config, revision=commit, token=token)), "", {}
-    builder = datasets.load_dataset_builder(path, config, revision=commit, token=token)
-    splits = dict(builder.as_streaming_dataset())
+    options = {"name": config, "revision": commit, "token": token}
+    try:
+        if not streaming:
+            return dict(datasets.load_dataset(path, **options)), "", {}
+        builder = datasets.load_dataset_builder(path, **options)
+        return dict(builder.as_streaming_dataset()), *_countable(builder)
+    except FAILURES as error:
+        raise network_error(error) or error from None  # what lies behind it says whether to try again
+
+
+def _countable(builder: datasets.DatasetBuilder) -> tuple[str, dict[str, list[str]]]:
+    """The kind of files of a data set and the files of each split; nothing where their rows cannot be counted."""
     files = {str(split): [str(file) for file in files] for split, files in (builder.config.data_files or {}).items()}
     kind = next((name for name, (made_by, _) in KINDS.items() if isinstance(builder, made_by)), "")
     if not kind or getattr(builder.config, "filters", None) is not None:
-        return splits, "", {}
-    ours = (file for files in files.values() for file in files)
+        return "", {}
+    ours = [file for files in files.values() for file in files]
     known = all(file.endswith(KINDS[kind][1]) and (HUB.fullmatch(file) or "://" not in file) for file in ours)
-    return splits, *((kind, files) if known else ("", {}))
+    return (kind, files) if known else ("", {})
 
 
 def _load_message(data: str, config: str | None, error: Exception) -> str:
     """One paragraph for each way in which a data set does not open."""
     said, what = " ".join(str(error).split()), f"Data set {data!r}"
-    if network := network_error(error):
-        return f"{what} cannot be read now ({reason(network)}). Try again later; data='sample' needs no network."
+    if network_error(error):
+        return f"{what} cannot be read now ({reason(error)}). Try again later; data='sample' needs no network."
     if isinstance(error, datasets.exceptions.DatasetNotFoundError):
         return f"{what} cannot be read: {said} {LOGIN}"
     advice = "Expected: train/<class>/<image> folders, or parquet files named after their splits."
@@ -123,12 +131,12 @@ def _load_message(data: str, config: str | None, error: Exception) -> str:
 
 
 def network_error(error: BaseException | None) -> BaseException | None:
-    """The failing request behind an error, if it is one that may succeed later."""
+    """The failing request at the root of an error, if it is one that may succeed later."""
+    found = None
     while error is not None:
-        if may_pass(error) and not may_pass(error.__cause__ or Exception()):
-            return error
-        error = error.__cause__
-    return None
+        found = error if may_pass(error) else found
+        error = error.__cause__ or error.__context__
+    return found
 
 
 def resolve(data: str, revision: str | None, token: str | None) -> str:
