@@ -98,7 +98,8 @@ def _load(path: str, config: str | None, commit: str | None, streaming: bool, to
         builder = datasets.load_dataset_builder(path, **options)
         return dict(builder.as_streaming_dataset()), *_countable(builder)
     except FAILURES as error:
-        raise network_error(error) or error from None  # what lies behind it says whether to try again
+        failed = network_error(error) or error  # what lies behind it says whether to try again
+    raise failed
 
 
 def _countable(builder: datasets.DatasetBuilder) -> tuple[str, dict[str, list[str]]]:
@@ -132,11 +133,11 @@ def _load_message(data: str, config: str | None, error: Exception) -> str:
 
 def network_error(error: BaseException | None) -> BaseException | None:
     """The failing request at the root of an error, if it is one that may succeed later."""
-    found = None
-    while error is not None:
-        found = error if may_pass(error) else found
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
         error = error.__cause__ or error.__context__
-    return found
+    return next((error for error in reversed(chain) if may_pass(error)), None)
 
 
 def resolve(data: str, revision: str | None, token: str | None) -> str:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 
 import numpy as np
 from huggingface_hub.errors import HTTPError
@@ -33,7 +33,22 @@ class Encoded:
     row: int  # counted over the split, or over the pass
 
 
-class PlannedSampler(Sampler):
+class ReadingSampler(Sampler):
+    """A batch sampler whose `batches` are read, which may fail."""
+
+    def batches(self) -> Iterator[list[Encoded]]:
+        """The batches of an iteration; DataError where they cannot be read."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[list[Encoded] | DataError]:
+        try:
+            yield from self.batches()
+        except DataError as error:
+            # in the place of a batch, for the decoder to raise: raised here, it would overtake the batches before it
+            yield from repeat(error)
+
+
+class PlannedSampler(ReadingSampler):
     """One list of `Encoded` a batch, of this rank's batches of the epoch last set, in the order of a StreamPlan."""
 
     def __init__(self, shards: Shards, plan: StreamPlan):
@@ -53,7 +68,7 @@ class PlannedSampler(Sampler):
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __iter__(self) -> Iterator[list[Encoded]]:
+    def batches(self) -> Iterator[list[Encoded]]:
         skipped, self.skipped = min(self.skipped, len(self)), 0
         size, epoch = self.plan.batch_size, self.epoch
         yield from ([] for _ in range(skipped))

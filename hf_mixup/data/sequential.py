@@ -6,17 +6,16 @@ from itertools import count, islice
 
 import datasets
 import numpy as np
-from torch.utils.data import Sampler
 
 from .background import ahead
 from .errors import DataError
-from .reading import Encoded, filled
+from .reading import Encoded, ReadingSampler, filled
 from .stream_plan import StreamPlan, row_seeds
 
 READ = 64  # rows asked of the stream at once
 
 
-class EndlessSampler(Sampler):
+class EndlessSampler(ReadingSampler):
     """The same of a stream whose files do not tell their rows: it is read from its start, pass after pass.
 
     In each pass the shards are in another order, alike on all ranks. Of each `world * batch_size` rows that come, each
@@ -33,9 +32,9 @@ class EndlessSampler(Sampler):
         """As `set_epoch`: what is skipped has to be read."""
         self.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[list[Encoded]]:
+    def batches(self) -> Iterator[list[Encoded]]:
         for epoch in count(self.epoch):
-            with closing(self._batches(epoch)) as batches:
+            with closing(self._pass(epoch)) as batches:
                 empty = True
                 for batch in batches:
                     empty = False
@@ -46,7 +45,7 @@ class EndlessSampler(Sampler):
                     "process(es): choose a smaller batch size, or a larger split."
                 )
 
-    def _batches(self, epoch: int) -> Iterator[list[Encoded]]:
+    def _pass(self, epoch: int) -> Iterator[list[Encoded]]:
         with closing(ahead(lambda pause: self._blocks(epoch))) as blocks:
             rows = (row for block in blocks for row in block)
             while len(batch := list(islice(rows, self.plan.batch_size))) == self.plan.batch_size:
@@ -89,8 +88,8 @@ class PassSampler(EndlessSampler):
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __iter__(self) -> Iterator[list[Encoded]]:
-        with closing(self._batches(self.epoch)) as batches:
+    def batches(self) -> Iterator[list[Encoded]]:
+        with closing(self._pass(self.epoch)) as batches:
             given = 0
             for batch in islice(batches, len(self)):
                 yield batch

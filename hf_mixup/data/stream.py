@@ -81,8 +81,10 @@ class Stream(Dataset):
         rows, kind = (None, EndlessSampler) if self.rows is None else ((self.rows,), PassSampler)
         return kind(self.source, self.columns, StreamPlan(rows, batch_size, seed, rank, world, self.block))
 
-    def __getitems__(self, rows: Sequence[Encoded]) -> list[dict]:
-        """`{"pixel_values": uint8 (3, size, size), "labels": int}` of each row of a batch."""
+    def __getitems__(self, rows: Sequence[Encoded] | DataError) -> list[dict]:
+        """`{"pixel_values": uint8 (3, size, size), "labels": int}` of each row of a batch; raises a failure to read."""
+        if isinstance(rows, DataError):
+            raise rows
         if self.random or get_worker_info() is not None:
             images = [self._image(row) for row in rows]
         else:

@@ -49,6 +49,14 @@ def refused(act, *args, **options) -> str:
     return said
 
 
+def all_end() -> bool:
+    """Whether our threads end, once what they asked for has come."""
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith("hf_mixup")]
+    for thread in ours:
+        thread.join(5)
+    return not any(thread.is_alive() for thread in ours)
+
+
 def read(name: str, **options) -> list[int]:
     return labels(loader_of(opened(name, **options)))
 
@@ -117,7 +125,7 @@ def test_a_shard_that_vanishes_or_never_comes_is_named(hub, pushed, monkeypatch)
             assert f"{data.path}@{data.revision}/train-00001-of-00002.parquet cannot be read" in told and said in told
         assert fault.hits >= 6 if status == 500 else fault.hits <= 6  # of three pieces in each pass
         hub.faults.clear()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("hf_mixup")]
+    assert all_end()
 
 
 def test_ctrl_c_works_while_the_hub_is_waited_for(hub, pushed, monkeypatch):
@@ -134,7 +142,7 @@ def test_ctrl_c_works_while_the_hub_is_waited_for(hub, pushed, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         list(loader_of(data))
     signal.signal(signal.SIGALRM, before)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("hf_mixup")]
+    assert all_end()
 
 
 def test_a_truncated_parquet_file_is_named(hub, pushed, folders):
