@@ -5,6 +5,10 @@ images = Images(data.train, data.image_column, data.label_column, size=28)
 loader = train_loader(images, BatchPlan(len(images), 128, seed=0))
 for batch in loader:
     x = augment(batch["pixel_values"], rng, crop_padding=2, mean=(0.286,) * 3, std=(0.353,) * 3)
+
+data = load_data(data="user/name", streaming=True)
+stream = Stream(data.train, data.image_column, data.label_column, size=28, classes=data.classes)
+loader = StreamLoader(stream, 128, seed=0, rank=0, world=1, num_workers=2)
 """
 
 from .augment import augment, normalise

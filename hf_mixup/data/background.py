@@ -37,8 +37,8 @@ def ahead(make: Callable[[Callable[[float], None]], Iterator[Item]]) -> Iterator
 
     # a daemon: a request that hangs must not keep the process from ending
     thread = Thread(target=run, name="hf_mixup.ahead", daemon=True)
-    thread.start()
     try:
+        thread.start()
         while (found := items.get())[0] is not END:
             allowed.release()
             yield found[0]

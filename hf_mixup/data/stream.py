@@ -60,7 +60,9 @@ class Stream(Dataset):
         self.transform = transform or prepare or centre(size, size)
         self.numbers = {name: number for number, name in enumerate(classes)}
         # Shared, so that what worker processes find is counted here; by row, where rows have a number that stays.
-        self.bad = torch.zeros(self.rows if self.resumable else 1, dtype=torch.int32).share_memory_()
+        flags, counter = (self.rows, torch.bool), (1, torch.int64)
+        size, kind = flags if self.resumable else counter
+        self.bad = torch.zeros(size, dtype=kind).share_memory_()
 
     def __len__(self) -> int:
         """Rows of the split; TypeError where they are not known."""
@@ -109,7 +111,7 @@ class Stream(Dataset):
             if not self.skipped:
                 logger.warning("%s cannot be read and is skipped, as further ones will be.", _place(row))
             if self.resumable:
-                self.bad[row.row] = 1
+                self.bad[row.row] = True
             else:
                 self.bad += 1
             return None

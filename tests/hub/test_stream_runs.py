@@ -85,6 +85,7 @@ def test_a_trainer_refuses_a_checkpoint_of_another_order(root, tmp_path):
     options |= {"output_dir": str(tmp_path), "use_cpu": True, "disable_tqdm": True, "seed": 1}
     config = MixupConfig(**options)
     trainer, _ = make_trainer(config, load_data(data="user/sample", streaming=True))
+    assert trainer.train_dataset.block == 16
     with pytest.raises(DataError, match="The run began with seed 0 and cannot go on exactly with 1: use 0 again."):
         trainer.train(resume_from_checkpoint=str(root / "whole" / "checkpoint-5"))
     order = json.loads((root / "whole" / "checkpoint-5" / "stream.json").read_text())
