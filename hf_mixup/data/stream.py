@@ -161,6 +161,17 @@ class StreamLoader(DataLoader):
             generator=torch.Generator(),  # else one draws from the global one each epoch
         )
 
+    def __iter__(self):
+        batches = super().__iter__()
+        try:
+            yield from batches
+            return
+        except DataError as error:
+            failed, error.__traceback__ = DataError(str(error)), None
+        # torch's iterator, if it hangs on the traceback of what it raised, waits for each of its workers when it goes
+        del batches
+        raise failed
+
     def set_epoch(self, epoch: int) -> None:
         """The next iteration gives the order of this epoch."""
         self.batch_sampler.set_epoch(epoch)
