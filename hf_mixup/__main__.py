@@ -85,7 +85,7 @@ def resuming(argv: list[str]) -> str:
 def load(config: MixupConfig) -> Data:
     """The data of a recipe."""
     names = ("data", "data_config", "revision", "streaming", "image_column", "label_column")
-    names += ("train_split", "eval_split", "num_examples", "skip_corrupt")
+    names += ("train_split", "eval_split", "num_examples", "rows_per_shard", "skip_corrupt")
     return load_data(**{name: getattr(config, name) for name in names})
 
 

@@ -8,8 +8,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import has_length
 
+from .data import StreamLoader
+from .loading import warn_of_stream
 from .methods import Method
+from .optimization import steps_in_epoch
 
 
 class MethodCallback(TrainerCallback):
@@ -31,6 +35,7 @@ class MethodCallback(TrainerCallback):
             self.trainer._tr_loss += kept["loss"]
             self.trainer._globalstep_last_logged = kept["logged"]
         self.began = state.global_step
+        warn_of_stream(self.trainer)
 
     def on_train_end(self, args, state, control, **_):
         trainer = self.trainer
@@ -41,8 +46,13 @@ class MethodCallback(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **_):
         # here and not in the Trainer alone: after skipping batches it has a loader that does not know epochs
-        if hasattr(train_dataloader, "set_epoch"):
-            train_dataloader.set_epoch(int(state.epoch or 0))
+        epoch = int(state.epoch or 0)
+        if isinstance(train_dataloader, StreamLoader) and has_length(train_dataloader) and not args.ignore_data_skip:
+            accumulated = args.gradient_accumulation_steps
+            done = state.global_step % steps_in_epoch(train_dataloader, accumulated)
+            train_dataloader.start(epoch, skipped=done * accumulated)
+        elif hasattr(train_dataloader, "set_epoch"):
+            train_dataloader.set_epoch(epoch)
         self.started, self.evaluated = time.perf_counter(), 0.0
 
     def on_step_begin(self, args, state, control, **_):

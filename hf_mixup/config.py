@@ -54,7 +54,11 @@ class MixupConfig(TrainingArguments):
     label_column: str = about("label", "Column of the labels")
     train_split: str = about("train", "Split to train on")
     eval_split: str | None = about(None, "Split to evaluate on; left out, the data set's validation or test split")
-    num_examples: int | None = about(None, "Train on the first so many images only", "[1, inf)")
+    num_examples: int | None = about(None, "Rows of the training split, where streamed data does not say", "[1, inf)")
+    rows_per_shard: str | int | list[int] | None = about(
+        None, "Rows of each tar file of streamed WebDataset data: one number, a list, or `count` to read them once"
+    )
+    shuffle_block: int = about(2048, "Rows of streamed data that are shuffled together", "[1, inf)")
     skip_corrupt: bool = about(False, "Leave out images that cannot be decoded, and count them, instead of stopping")
 
     image_size: int = about(32, "Height and width of a training image, pixels", "[1, inf)")

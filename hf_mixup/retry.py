@@ -32,24 +32,33 @@ CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 _thread = threading.local()
 
 
-def retried(call: Callable[[], Result], what: str, also: tuple[int, ...] = (), patience: float = PATIENCE) -> Result:
+def retried(
+    call: Callable[[], Result],
+    what: str,
+    *,
+    also: tuple[int, ...] = (),
+    tries: int | None = None,
+    patience: float | None = None,
+    pause: Callable[[float], object] | None = None,
+) -> Result:
     """The result of `call`, tried again after failures that may pass; the last error where it never succeeds.
 
     `what` names the request in the log, as "create the repository". `call` must be safe to repeat. `also` are statuses
-    that `may_pass` takes for final and that are not so here; after `patience` seconds no try begins.
+    that `may_pass` takes for final and that are not so here. `tries` and `patience` (seconds after which no try begins)
+    replace TRIES and PATIENCE, and `pause` time.sleep.
     """
-    began = time.monotonic()
-    for attempt in range(TRIES):
+    began, tries, patience = time.monotonic(), tries or TRIES, patience or PATIENCE
+    for attempt in range(tries):
         try:
             with impatient():
                 return call()
         except Exception as error:
             wait = _wait(error, attempt)
             late = time.monotonic() - began + wait > patience
-            if not (may_pass(error) or status_of(error) in also) or attempt == TRIES - 1 or late:
+            if not (may_pass(error) or status_of(error) in also) or attempt == tries - 1 or late:
                 raise
             logger.warning("Could not %s (%s): trying again in %.0f s.", what, reason(error), wait)
-            time.sleep(wait)
+            (pause or time.sleep)(wait)
 
 
 def may_pass(error: BaseException) -> bool:
@@ -57,10 +66,15 @@ def may_pass(error: BaseException) -> bool:
     error = _cause(error)
     if isinstance(error, (OfflineModeIsEnabled, LocalTokenNotFoundError)):
         return False
+    if isinstance(error.__cause__, OfflineModeIsEnabled):
+        return False
     status = status_of(error)
     if status is not None:
         return status in (408, 429) or status >= 500
-    return isinstance(error, (HTTPError, ConnectionError, TimeoutError))
+    if isinstance(error, (HTTPError, ConnectionError, TimeoutError)):
+        return True
+    # what datasets gives up on is wrapped, in errors of many kinds
+    return error.__cause__ is not None and may_pass(error.__cause__)
 
 
 def status_of(error: BaseException) -> int | None:

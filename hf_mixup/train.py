@@ -3,7 +3,6 @@
 import copy
 from pathlib import Path
 
-from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from . import record
@@ -196,15 +195,6 @@ def train_images(config: MixupConfig, data: Data, processor) -> Images | Stream:
     columns = (data.image_column, data.label_column, config.image_size)
     if not config.streaming:
         return Images(data.train, *columns, **shared)
-    state = PartialState()
     return Stream(
-        data.train,
-        *columns,
-        config.per_device_train_batch_size,
-        classes=data.classes,
-        seed=config.seed,
-        rank=state.process_index,
-        world=state.num_processes,
-        num_examples=data.train_rows,
-        **shared,
+        data.train, *columns, classes=data.classes, rows=data.train_rows, block=config.shuffle_block, **shared
     )

@@ -12,7 +12,8 @@ from . import sharding
 from .background import push_checkpoint
 from .callbacks import MethodCallback
 from .compatible import check_compatible
-from .data import BatchPlan, Images, Stream, StreamLoader, eval_loader, train_loader
+from .data import Images, eval_loader
+from .loading import check_resumable, keep_order, make_train_loader, pins
 from .methods import Method, load
 from .models import synchronise
 from .net import Net
@@ -140,26 +141,14 @@ class MixupTrainer(Trainer):
 
     # Data
 
-    @property
-    def _pin(self) -> bool:
-        return self.args.dataloader_pin_memory and self.args.device.type == "cuda"
-
     def get_train_dataloader(self):
-        data, args = self.train_dataset, self.args
-        if isinstance(data, Images):
-            place = {"rank": args.process_index, "world": args.world_size, "repeats": getattr(args, "aug_repeats", 1)}
-            plan = BatchPlan(len(data), self._train_batch_size, seed=args.seed, **place)
-            return train_loader(data, plan, args.dataloader_num_workers, self._pin)
-        if isinstance(data, Stream):
-            return StreamLoader(data, args.dataloader_num_workers, self._pin)
-        if getattr(args, "aug_repeats", 1) > 1:
-            raise ValueError(f"aug_repeats={args.aug_repeats} is for hf_mixup.data.Images: leave it out.")
-        return super().get_train_dataloader()
+        loader = make_train_loader(self.train_dataset, self.args, self._train_batch_size)
+        return super().get_train_dataloader() if loader is None else loader
 
     def get_eval_dataloader(self, eval_dataset=None):
         data = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(data, Images):
-            loader = eval_loader(data, self.args.eval_batch_size, self.args.dataloader_num_workers, self._pin)
+            loader = eval_loader(data, self.args.eval_batch_size, self.args.dataloader_num_workers, pins(self.args))
             return self.accelerator.prepare(loader) if self.args.world_size > 1 else loader
         return super().get_eval_dataloader(eval_dataset)
 
@@ -183,6 +172,8 @@ class MixupTrainer(Trainer):
         if not isinstance(self.processing_class, (TimmWrapperImageProcessor, type(None))):  # timm's is in config.json
             self.processing_class.save_pretrained(folder)
         save_extra(folder, self.step, self.averaged)
+        if getattr(self, "_saving_in", None):
+            keep_order(folder, self)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
@@ -205,6 +196,7 @@ class MixupTrainer(Trainer):
             self.sharded = False
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        check_resumable(Path(resume_from_checkpoint), self)
         if self.sharded and self.step:  # which splits the network
             sharding.load_whole(self.model, Path(resume_from_checkpoint))
         else:

@@ -23,7 +23,7 @@ from hf_mixup.data import (
     BatchPlan,
     DataError,
     Images,
-    Stream,
+    Shards,
     augment,
     borrowed_generators,
     collate,
@@ -162,7 +162,7 @@ def test_the_fingerprint_pins_local_files(tmp_path):
 def test_a_streamed_folder_has_a_stored_evaluation_split(tmp_path):
     folder = parquet_folder(tmp_path / "p", train=numbered(6), test=numbered(6))
     data = load_data(data=str(folder), streaming=True, num_examples=6)
-    assert isinstance(data.train, datasets.IterableDataset) and isinstance(data.eval, datasets.Dataset)
+    assert isinstance(data.train, Shards) and isinstance(data.eval, datasets.Dataset)
     assert data.splits == {"train": 6, "test": 6} and data.num_classes == 6
     assert Images(data.eval, "image", "label", 4)[5]["pixel_values"].unique().tolist() == [5]
 
@@ -630,78 +630,3 @@ def test_evaluation_sees_every_row_once_in_order():
     images = Images(numbered(11), "image", "label", 4)
     for workers in (0, 2):
         assert rows_of(eval_loader(images, 4, num_workers=workers)) == list(range(11))
-
-
-# ------------------------------------------------------------------------------------------------------------- streams
-
-
-def stream(rows, shards, rank=0, world=1, batch_size=8, corrupt=(), **options):
-    dataset = numbered(rows, corrupt).to_iterable_dataset(shards)
-    options = {"classes": [str(row) for row in range(rows)], "seed": 0, "buffer_size": 20} | options
-    return Stream(dataset, "image", "label", 4, batch_size, rank=rank, world=world, **options)
-
-
-@pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("shards", [1, 2, 3])
-def test_streams_of_two_ranks_are_disjoint_and_equally_long(shards, known):
-    rows = 100
-    options = {"num_examples": rows} if known else {}
-    orders = []
-    for epoch in (0, 1):
-        parts = []
-        for rank in range(2):
-            part = stream(rows, shards, rank, 2, **options)
-            part.set_epoch(epoch)
-            parts.append(rows_of(part))
-            assert not known or len(part) == 6
-        # 100 = 6 * 16 + 4.
-        assert [len(part) for part in parts] == [48, 48] and len(set(parts[0] + parts[1])) == 96
-        orders.append(parts)
-    assert orders[0] != orders[1]
-
-
-def test_a_stream_carries_pixels_and_labels_together():
-    for batch in stream(64, 2, num_examples=64):
-        assert torch.equal(batch["pixel_values"][:, 0, 0, 0].long(), batch["labels"])
-        assert batch["pixel_values"].dtype == torch.uint8 and batch["pixel_values"].shape == (8, 3, 4, 4)
-
-
-def test_a_stream_gives_the_same_batches_with_any_number_of_workers():
-    transform = train_transform(4, scale=(0.3, 1.0))
-    batches = [
-        list(DataLoader(stream(96, 3, transform=transform), batch_size=None, num_workers=workers)) for workers in (0, 2)
-    ]
-    assert same(*batches) and len(batches[0]) == 12
-
-
-def test_a_rank_whose_shards_are_short_begins_them_again(caplog):
-    dataset = datasets.concatenate_datasets(
-        [numbered(40).select(range(first, last)).to_iterable_dataset(1) for first, last in ((0, 30), (30, 40))]
-    )
-    classes = [str(row) for row in range(40)]
-    parts = [
-        Stream(dataset, "image", "label", 4, 5, classes=classes, seed=0, rank=rank, world=2, num_examples=40)
-        for rank in range(2)
-    ]
-    rows = [rows_of(part) for part in parts]
-    assert [len(part) for part in rows] == [20, 20] and not set(rows[0]) & set(rows[1])
-    assert sorted(len(set(part)) for part in rows) == [10, 20] and "again" in caplog.text
-
-
-def test_a_stream_names_a_bad_label_and_a_wrong_length():
-    with pytest.raises(DataError, match="Row 5 of this pass .* label 5, which is not in 0..4"):
-        rows_of(stream(6, 1, classes=list("abcde"), batch_size=6))
-    with pytest.raises(DataError, match="num_examples=32, but the stream ended after 1 of 2"):
-        rows_of(stream(20, 1, rank=0, world=2, num_examples=32))
-    with pytest.raises(DataError, match="num_examples=15 .* at most 7"):
-        stream(16, 1, world=2, num_examples=15)
-    with pytest.raises(TypeError, match="max_steps"):
-        len(stream(16, 1))
-
-
-def test_a_corrupt_image_of_a_stream_is_named_or_replaced():
-    with pytest.raises(DataError, match="Row 3 of this pass .epoch 0, rank 0.*skip_corrupt=True"):
-        rows_of(stream(16, 1, corrupt=[3], batch_size=16))
-    skipping = stream(16, 1, corrupt=[3], batch_size=16, skip_corrupt=True)
-    rows = rows_of(skipping)
-    assert skipping.skipped == 1 and len(rows) == 16 and set(rows) == set(range(16)) - {3}

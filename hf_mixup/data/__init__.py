@@ -5,14 +5,20 @@ images = Images(data.train, data.image_column, data.label_column, size=28)
 loader = train_loader(images, BatchPlan(len(images), 128, seed=0))
 for batch in loader:
     x = augment(batch["pixel_values"], rng, crop_padding=2, mean=(0.286,) * 3, std=(0.353,) * 3)
+
+data = load_data(data="user/name", streaming=True)
+stream = Stream(data.train, data.image_column, data.label_column, size=28, classes=data.classes)
+loader = StreamLoader(stream, 128, seed=0, rank=0, world=1, num_workers=2)
 """
 
 from .augment import augment, normalise
 from .errors import DataError
 from .images import Images, collate
 from .plan import BatchPlan, ImageLoader, TrainLoader, eval_loader, train_loader
+from .shards import Shards
 from .source import Data, load_data
-from .stream import Stream, StreamLoader
+from .stream import Stream, StreamLoader, check_order, order_of, write_order
+from .stream_plan import StreamPlan
 from .transforms import Transform, borrowed_generators, crop_share, eval_transform, to_rgb, train_transform
 
 __all__ = [
@@ -21,19 +27,24 @@ __all__ = [
     "DataError",
     "ImageLoader",
     "Images",
+    "Shards",
     "Stream",
     "StreamLoader",
+    "StreamPlan",
     "TrainLoader",
     "Transform",
     "augment",
     "borrowed_generators",
+    "check_order",
     "collate",
     "crop_share",
     "eval_loader",
     "eval_transform",
     "load_data",
     "normalise",
+    "order_of",
     "to_rgb",
     "train_loader",
     "train_transform",
+    "write_order",
 ]

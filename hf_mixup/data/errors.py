@@ -7,6 +7,11 @@ from difflib import get_close_matches
 class DataError(ValueError):
     """Something about the data that the user can put right; the message holds the value and the way out."""
 
+    def __init__(self, message: str):
+        # torch raises what a worker process met once more, with the whole traceback for a message
+        own = message.rpartition(f"{__name__}.DataError: ")[2]
+        super().__init__(" ".join(line.strip() for line in own.splitlines() if line.strip()))
+
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A sentence " Did you mean 'x'?", or nothing if no choice is close; compares without regard to case."""

@@ -1,217 +1,215 @@
-"""A streamed split as a torch IterableDataset of ready batches, shuffled and split over ranks."""
+"""A streamed split as a Dataset that decodes what it is handed, and its loader, which reads it once for all workers."""
 
+import json
 import logging
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import datasets
-import numpy as np
 import torch
-from datasets.distributed import split_dataset_by_node
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from .columns import bad_label
 from .errors import DataError
-from .images import centre
+from .images import THREADS, centre, collate
+from .reading import Encoded, PlannedSampler
+from .sequential import EndlessSampler, PassSampler
+from .shards import Shards
+from .stream_plan import StreamPlan
 from .transforms import Transform, Undecodable, borrowed_generators, decode
 
 logger = logging.getLogger(__name__)
 
-# Rows taken from the stream at once.
-READ = 64
-Row = tuple[int, dict | None, object]
+ORDER = "stream.json"  # in a checkpoint: what the order of a stream depends on
+BLOCK = 2048
 
 
-class Stream(IterableDataset):
-    """Batches `{"pixel_values": uint8 (B, 3, size, size), "labels": int64 (B,)}`: give DataLoader `batch_size=None`.
+class Stream(Dataset):
+    """What a `StreamLoader` needs to know of a streamed split, and how its images are decoded.
 
-    The order is a function of (seed, epoch): shards are permuted, and a buffer of `buffer_size` encoded images shuffles
-    their rows. Ranks are disjoint. With `num_examples` every rank gives `len(stream)` = num_examples // (world *
-    batch_size) batches, and reads its own shards where their number divides by `world` (if those hold too few rows, it
-    begins them again). Otherwise each rank reads all and takes every world-th row, and a last batch that is incomplete
-    on any rank is dropped. Any number of workers gives the same batches: worker w of W decodes batches w, w + W, ...
+    `source` is `load_data(streaming=True).train`: `Shards`, whose order is a plan that any step can be resumed from,
+    or, where files do not tell their rows, a datasets.IterableDataset, of `rows` rows if they are known. `block` rows
+    are shuffled together: two blocks of encoded images are in memory. Images are prepared as by `Images`.
+
+    An image that cannot be read is a DataError that names file and row. With `skip_corrupt` the next good row of its
+    batch stands in its place, and `skipped` counts such rows, across worker processes.
     """
 
     def __init__(
         self,
-        dataset: datasets.IterableDataset,
+        source: Shards | datasets.IterableDataset,
         image_column: str,
         label_column: str,
         size: int,
-        batch_size: int,
         *,
         classes: list[str],
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-        num_examples: int | None = None,
-        buffer_size: int = 1000,
+        rows: int | None = None,
+        block: int = BLOCK,
         prepare: Transform | None = None,
         transform: Transform | None = None,
         skip_corrupt: bool = False,
     ):
-        self.dataset = dataset.decode(False)
-        self.image_column, self.label_column, self.classes = image_column, label_column, classes
-        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
-        self.buffer_size, self.skip_corrupt, self.num_examples = buffer_size, skip_corrupt, num_examples
-        self.batches = _batches(num_examples, batch_size, world)
-        self.by_shard = self.batches is not None and dataset.num_shards % world == 0
-        self.random = transform is not None
+        if prepare and transform:
+            raise DataError("prepare and transform each decide the pixels: give one of them.")
+        self.source, self.columns, self.classes = source, (image_column, label_column), classes
+        self.resumable = isinstance(source, Shards)
+        self.rows = len(source) if self.resumable else rows
+        self.block, self.skip_corrupt, self.random = block, skip_corrupt, transform is not None
         self.transform = transform or prepare or centre(size, size)
         self.numbers = {name: number for number, name in enumerate(classes)}
-        self.bad = torch.zeros((), dtype=torch.int64).share_memory_()
-        self.epoch = 0
+        # Shared, so that what worker processes find is counted here; by row, where rows have a number that stays.
+        flags, counter = (self.rows, torch.bool), (1, torch.int64)
+        size, kind = flags if self.resumable else counter
+        self.bad = torch.zeros(size, dtype=kind).share_memory_()
 
-    def set_epoch(self, epoch: int) -> None:
-        """The next iteration gives the order of this epoch."""
-        self.epoch = int(epoch)
+    def __len__(self) -> int:
+        """Rows of the split; TypeError where they are not known."""
+        if self.rows is None:
+            raise TypeError("The rows of this stream are not known: give num_examples, or train with max_steps.")
+        return self.rows
 
     @property
     def skipped(self) -> int:
-        """The number of images left out so far because they do not decode."""
-        return int(self.bad)
+        """The number of rows found so far that do not decode; of a stream without a plan again in each pass."""
+        return int(self.bad.sum())
 
-    def __len__(self) -> int:
-        if self.batches is None:
-            raise TypeError("The length of this stream is not known: pass num_examples=..., or train with max_steps.")
-        return self.batches
+    def sampler(self, batch_size: int, *, seed: int, rank: int = 0, world: int = 1):
+        """The batch sampler that reads this rank's rows."""
+        if self.resumable:
+            rows = tuple(unit.rows for unit in self.source.units)
+            return PlannedSampler(self.source, StreamPlan(rows, batch_size, seed, rank, world, self.block))
+        rows, kind = (None, EndlessSampler) if self.rows is None else ((self.rows,), PassSampler)
+        return kind(self.source, self.columns, StreamPlan(rows, batch_size, seed, rank, world, self.block))
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        worker = get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        rows = self._passes()
-        number = 0
-        while self.batches is None or number < self.batches:
-            batch = list(islice(rows, self.batch_size))
-            if len(batch) < self.batch_size:
-                self._check_end(number)
-                return
-            if number % step == first:
-                yield self._decode(batch, number)
-            number += 1
-
-    def _check_end(self, number: int) -> None:
-        if self.batches is not None:
-            raise DataError(
-                f"num_examples={self.num_examples}, but the stream ended after {number} of {self.batches} batches of "
-                f"{self.batch_size} on each of {self.world} process(es): give the number of rows there are."
-            )
-
-    def _passes(self) -> Iterator[Row]:
-        """This rank's rows in shuffled order: one pass, and further ones where its own shards hold too few rows."""
-        yield from self._shuffled(self._pass(), 0)
-        again = 0
-        while self.by_shard:
-            again += 1
-            logger.warning("Rank %d begins its shards again: they hold fewer rows than its share.", self.rank)
-            rows = list(islice(self._shuffled(self._pass(), again), self.batches * self.batch_size))
-            if not rows:
-                return
-            yield from rows
-
-    def _pass(self) -> Iterator[Row]:
-        """This rank's rows `(number, cell, label)` in the order of the permuted shards."""
-        # The key permutes the shards, alike on all ranks; datasets' own shuffle would add a slow buffer of its own.
-        self.dataset.set_epoch(self._key())
-        dataset = self.dataset
-        if self.by_shard and self.world > 1:
-            dataset = split_dataset_by_node(dataset, self.rank, self.world, strategy="shards")
-        number, mine = 0, []
-        # By `iter` because plain iteration would give each worker process other shards.
-        for batch in dataset.iter(READ):
-            for cell, label in zip(batch[self.image_column], batch[self.label_column], strict=True):
-                if self.by_shard:
-                    yield number, cell, label
-                elif number % self.world == self.rank:
-                    mine.append((number, cell, label))
-                number += 1
-                if not self.by_shard and number % (self.world * self.batch_size) == 0:
-                    # Only once the batch is complete on every rank.
-                    yield from mine
-                    mine = []
-
-    def _shuffled(self, rows: Iterator[Row], again: int) -> Iterator[Row]:
-        """The rows through a buffer: a random one leaves for each that comes."""
-        rng = np.random.default_rng(np.random.SeedSequence((self.seed, self.epoch, self.rank, again)))
-        buffer = list(islice(rows, self.buffer_size))
-        for row in rows:
-            place = int(rng.integers(len(buffer)))
-            leaving, buffer[place] = buffer[place], row
-            yield leaving
-        for place in rng.permutation(len(buffer)):
-            yield buffer[place]
-
-    def _key(self) -> int:
-        return 1 + int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0])
-
-    def _decode(self, batch: list[Row], number: int) -> dict[str, Tensor]:
-        """The batch as tensors; in the place of a bad image that is skipped stands the next good one of the batch."""
-        seeds = np.random.default_rng(np.random.SeedSequence((self.seed, self.epoch, self.rank, 1, number)))
-        seeds = seeds.integers(2**62, size=len(batch)).tolist()
-        images = [self._image(row, seed) for row, seed in zip(batch, seeds, strict=True)]
-        labels = [self._label(row) for row in batch]
+    def __getitems__(self, rows: Sequence[Encoded] | DataError) -> list[dict]:
+        """`{"pixel_values": uint8 (3, size, size), "labels": int}` of each row of a batch; raises a failure to read."""
+        if isinstance(rows, DataError):
+            raise rows
+        if self.random or get_worker_info() is not None:
+            images = [self._image(row) for row in rows]
+        else:
+            with ThreadPoolExecutor(THREADS) as pool:
+                images = list(pool.map(self._image, rows))
+        labels = [self._label(row) for row in rows]
         good = [place for place, image in enumerate(images) if image is not None]
         if not good:
-            raise DataError(
-                f"None of the {len(batch)} images of a batch can be read: check column {self.image_column!r}."
-            )
-        places = [next((other for other in good if other >= place), good[0]) for place in range(len(batch))]
-        return {
-            "pixel_values": torch.stack([images[place] for place in places]),
-            "labels": torch.tensor([labels[place] for place in places]),
-        }
+            raise DataError(f"None of the {len(rows)} images of a batch can be read: check column {self.columns[0]!r}.")
+        places = [next((other for other in good if other >= place), good[0]) for place in range(len(rows))]
+        return [{"pixel_values": images[place], "labels": labels[place]} for place in places]
 
-    def _image(self, row: Row, seed: int) -> Tensor | None:
-        number, cell, _ = row
+    def _image(self, row: Encoded) -> Tensor | None:
         try:
-            image = decode(cell)
+            image = decode(row.cell)
         except Undecodable as error:
-            place = (
-                f"Row {number} of this pass (epoch {self.epoch}, rank {self.rank}, path {(cell or {}).get('path')!r})"
-            )
             if not self.skip_corrupt:
                 raise DataError(
-                    f"{place} is no image that can be read ({error}). Replace it, or pass skip_corrupt=True to leave "
-                    "such rows out."
+                    f"{_place(row)} is no image that can be read ({error}). Replace it, or pass skip_corrupt=True to "
+                    "leave such rows out."
                 ) from error
             if not self.skipped:
-                logger.warning("%s cannot be read and is skipped, as further ones will be: see `skipped`.", place)
-            self.bad += 1
+                logger.warning("%s cannot be read and is skipped, as further ones will be.", _place(row))
+            if self.resumable:
+                self.bad[row.row] = True
+            else:
+                self.bad += 1
             return None
         if not self.random:
             return self.transform(image)
-        with borrowed_generators(seed):
+        with borrowed_generators(row.seed):
             return self.transform(image)
 
-    def _label(self, row: Row) -> int:
-        number, _, label = row
-        known = self.numbers.get(label) if isinstance(label, str) else label
-        if known is None or not 0 <= known < len(self.classes):
-            raise DataError(bad_label(label, f"Row {number} of this pass (epoch {self.epoch})", self.classes))
+    def _label(self, row: Encoded) -> int:
+        known = self.numbers.get(row.label) if isinstance(row.label, str) else row.label
+        if not isinstance(known, int) or not 0 <= known < len(self.classes):
+            raise DataError(bad_label(row.label, _place(row), self.classes))
         return int(known)
 
 
-def _batches(num_examples: int | None, batch_size: int, world: int) -> int | None:
-    """The batches of each rank, None if the number of rows is not known."""
-    if num_examples is None:
-        return None
-    if num_examples < world * batch_size:
-        raise DataError(
-            f"num_examples={num_examples} do not fill one batch of {batch_size} on each of {world} process(es): choose "
-            f"a batch size of at most {num_examples // world}."
-        )
-    return num_examples // (world * batch_size)
+def _place(row: Encoded) -> str:
+    if row.file is not None:
+        return f"Row {row.number} of {row.file}"
+    path = (row.cell or {}).get("path")
+    return f"Row {row.number} of this pass" + (f" ({path})" if path else "")
 
 
 class StreamLoader(DataLoader):
-    """The ready batches of a `Stream`, with `set_epoch`."""
+    """Batches `{"pixel_values": uint8 (B, 3, H, W), "labels": int64 (B,)}` of this rank, the same for any workers.
 
-    def __init__(self, stream: Stream, num_workers: int = 0, pin_memory: bool = False):
-        # its own generator: a DataLoader without one draws from the global one each epoch
-        rng = torch.Generator()
-        super().__init__(stream, batch_size=None, num_workers=num_workers, pin_memory=pin_memory, generator=rng)
+    This process reads, in a thread; worker processes only decode. `start(epoch, skipped)` says that the first so many
+    batches of the next iteration will be thrown away, as accelerate's `skip_first_batches` does: they are not read.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ):
+        super().__init__(
+            stream,
+            batch_sampler=stream.sampler(batch_size, seed=seed, rank=rank, world=world),
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            collate_fn=collate,
+            generator=torch.Generator(),  # else one draws from the global one each epoch
+        )
+
+    def __iter__(self):
+        batches = super().__iter__()
+        try:
+            yield from batches
+            return
+        except DataError as error:
+            failed, error.__traceback__ = DataError(str(error)), None
+        # torch's iterator, if it hangs on the traceback of what it raised, waits for each of its workers when it goes
+        del batches
+        raise failed
 
     def set_epoch(self, epoch: int) -> None:
-        """Forwards the epoch to the stream."""
-        self.dataset.set_epoch(epoch)
+        """The next iteration gives the order of this epoch."""
+        self.batch_sampler.set_epoch(epoch)
+
+    def start(self, epoch: int, skipped: int = 0) -> None:
+        """The next iteration is of this epoch, and its first `skipped` batches come empty."""
+        self.batch_sampler.start(epoch, skipped)
+
+
+def order_of(stream: Stream, **settings: int) -> dict:
+    """What the order of a stream depends on: the data, and settings such as seed and number of processes."""
+    if not stream.resumable:
+        return {}
+    source = stream.source
+    return {**settings, "shuffle_block": stream.block, "data revision": source.revision, "rows": source.digest()}
+
+
+def write_order(folder: Path, order: dict) -> None:
+    """Keep in a checkpoint what the order depends on."""
+    (folder / ORDER).write_text(json.dumps(order, indent=2) + "\n")
+
+
+def check_order(folder: Path, order: dict) -> None:
+    """DataError if a run cannot go on from the checkpoint with the same samples in the same order."""
+    if not order:
+        raise DataError(
+            "A streamed run can go on from a checkpoint where the rows of each file are known, and here they are not: "
+            "give rows_per_shard (WebDataset), choose a copy in parquet, or train without streaming."
+        )
+    file = folder / ORDER
+    if not file.is_file():
+        raise DataError(
+            f"{folder} is no checkpoint of a streamed run: resume without streaming, or choose another output_dir."
+        )
+    before = json.loads(file.read_text())
+    for name, new in order.items():
+        if before.get(name) != new:
+            raise DataError(
+                f"The run began with {name} {before.get(name)} and cannot go on exactly with {new}: use "
+                f"{before.get(name)} again."
+            )

@@ -1,0 +1,197 @@
+"""Kill a streamed run at random moments, resume it, and compare the weights it ends with, bit for bit.
+
+python scripts/kill_and_resume.py --rounds 10 --processes 2
+
+A Hub on this machine holds a data set of several shards made from the embedded sample (or --data names another one, on
+the Hub or here). Each round leaves one line in hub_cards/records/kill_and_resume/; rounds that are there already are
+not run again. Exit status 1 if any round ended with other weights.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+
+import torch
+from datasets import Dataset
+from huggingface_hub import HfApi
+from safetensors.torch import load_file
+
+from hf_mixup.record import commit, device_name, versions
+from hf_mixup.testing import LocalHub
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "hub_cards" / "records" / "kill_and_resume"
+SAMPLE = ROOT / "hf_mixup" / "data" / "sample"
+RECIPE = {
+    "image_size": 28,
+    "model": "resnet18",
+    "model_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "drop_rate": 0.1},
+    "method": "cutmix",
+    "random_resized_crop": [0.5, 1.0],
+    "streaming": True,
+    "shuffle_block": 64,
+    "num_train_epochs": 3,
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 2,
+    "dataloader_num_workers": 1,
+    "ema_decay": 0.9,
+    "eval_strategy": "no",
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=10, help="how often to kill")
+    parser.add_argument("--processes", type=int, default=1, help="processes of a run (gloo)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--data", help="data set, on the Hub or a folder (default: the sample, in shards)")
+    parser.add_argument("--rows", type=int, default=400, help="rows of the sample in use")
+    parser.add_argument("--shards", type=int, default=3, help="shards that they are in")
+    parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the records")
+    return parser.parse_args(arguments)
+
+
+def push_sample(hub: LocalHub, folder: Path, rows: int, shards: int) -> str:
+    """The name of a data set on the hub: the sample's first rows in shards of unequal size, and 100 to evaluate on."""
+    folder.mkdir()
+    train = Dataset.from_parquet(str(SAMPLE / "train.parquet"), cache_dir=str(folder / "cache")).select(range(rows))
+    ends = [rows * (part * part + part) // (shards * shards + shards) for part in range(shards + 1)]
+    for part, (first, last) in enumerate(zip(ends, ends[1:])):
+        name = f"train-{part:05}-of-{shards:05}.parquet"
+        train.select(range(first, last)).to_parquet(folder / name, batch_size=32)
+    test = Dataset.from_parquet(str(SAMPLE / "test.parquet"), cache_dir=str(folder / "cache")).select(range(100))
+    test.to_parquet(folder / "test-00000-of-00001.parquet")
+    api = HfApi(endpoint=hub.url, token=hub.token)
+    api.create_repo("user/sample", repo_type="dataset", exist_ok=True)
+    api.upload_folder(repo_id="user/sample", folder_path=folder, repo_type="dataset", allow_patterns="*.parquet")
+    return "user/sample"
+
+
+def start(recipe: Path, folder: Path, processes: int, environment: dict, *words: str) -> subprocess.Popen:
+    """A training in processes of its own."""
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        f"--num_processes={processes}",
+        "--main_process_port=0",
+    ]
+    module = [*(launch if processes > 1 else []), "-m", "hf_mixup", recipe, "--output_dir", folder, *words]
+    return subprocess.Popen(
+        [sys.executable, *map(str, module)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> None:
+    """Wait for a training that has to end well."""
+    said = process.communicate()[1]
+    if process.returncode:
+        raise SystemExit(f"A training failed:\n{said}")
+
+
+def kill(process: subprocess.Popen) -> None:
+    """SIGKILL for the training and all that it started, the youngest first."""
+    for number in [*reversed(descendants(process.pid)), process.pid]:
+        try:
+            os.kill(number, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    process.communicate()
+
+
+def descendants(parent: int) -> list[int]:
+    """The processes that a process started, and those that they started."""
+    try:
+        found = [int(number) for number in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+    return [number for child in found for number in (child, *descendants(child))]
+
+
+def steps_of(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, in order."""
+    names = (path.name.partition("-")[2] for path in folder.glob("checkpoint-*"))
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def killed(process: subprocess.Popen, folder: Path, step: int, wait: float) -> dict:
+    """What the training, killed so many seconds after it saved `step`, has left."""
+    while process.poll() is None and not any(found >= step for found in steps_of(folder)):
+        time.sleep(0.002)
+    time.sleep(wait)
+    ended = process.poll() is not None
+    kill(process)
+    return {"after_step": step, "seconds_later": round(wait, 4), "ended_before": ended, "checkpoints": steps_of(folder)}
+
+
+def equal(one: Path, other: Path) -> bool:
+    """Whether two finished runs have the same weights, bit for bit."""
+    weights = [load_file(folder / "model.safetensors") for folder in (one, other)]
+    keys = weights[0].keys()
+    return keys == weights[1].keys() and all(torch.equal(weights[0][key], weights[1][key]) for key in keys)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 if every round, of now and of before, ended with the weights of the run that nobody killed."""
+    options = parse(arguments)
+    file = options.records / f"processes-{options.processes}-seed-{options.seed}.jsonl"
+    done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    if len(done) < options.rounds:
+        with tempfile.TemporaryDirectory() as root, LocalHub(Path(root) / "hub") as hub:
+            for record in rounds(options, Path(root), hub, range(len(done), options.rounds)):
+                done.append(record)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with file.open("a") as lines:
+                    lines.write(json.dumps(record) + "\n")
+                print(f"round {record['round']}: killed after step {record['after_step']}, equal: {record['equal']}")
+    good = sum(record["equal"] for record in done)
+    print(f"{good} of {len(done)} rounds ended with the same bits: {file}")
+    return int(good < len(done))
+
+
+def rounds(options: argparse.Namespace, root: Path, hub: LocalHub, numbers: range):
+    """The record of each round, as soon as it is over."""
+    environment = hub.env | {"HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "0"}
+    data = options.data
+    if data is None:
+        data = push_sample(hub, root / "data", options.rows, options.shards)
+    elif not Path(data).is_dir():
+        environment = {}  # the real Hub, or the one of the environment
+    recipe = root / "recipe.yaml"
+    fields = RECIPE | {"data": data, "save_total_limit": None}
+    recipe.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in fields.items()))
+    finish(start(recipe, root / "whole", options.processes, environment))
+    whole = json.loads((root / "whole" / "run.json").read_text())
+    about = {"data": whole["data"], "recipe_hash": whole["recipe_hash"], "steps": whole["steps"]}
+    about |= {"device": device_name(torch.device("cpu")), "commit": commit(), "versions": versions()}
+    for number in numbers:
+        draw, folder = random.Random(f"{options.seed} {number}"), root / f"round-{number}"
+        step = draw.randrange(RECIPE["save_steps"], whole["steps"], RECIPE["save_steps"])
+        process = start(recipe, folder, options.processes, environment)
+        found = killed(process, folder, step, wait=draw.uniform(0, 0.1))
+        finish(start(recipe, folder, options.processes, environment, "--resume"))
+        found |= {"equal": equal(root / "whole", folder)}
+        yield {"round": number, "seed": options.seed, "processes": options.processes, **found, **about}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
