@@ -1,6 +1,7 @@
 """Requests that may succeed the second time: which those are, how long to wait, and what to say of the others."""
 
 import logging
+import os
 import re
 import threading
 import time
@@ -104,7 +105,9 @@ def impatient() -> Iterator[None]:
 
     huggingface_hub's client alone waits for ever for a server that is silent, and as long as one that is busy says.
     """
-    hooks = get_session().event_hooks
+    session = get_session()
+    _leave_to_owner(session)
+    hooks = session.event_hooks
     for kind, hook in (("request", _limit), ("response", _refuse_long_waits)):
         if hook not in hooks[kind]:
             hooks[kind].append(hook)
@@ -113,6 +116,16 @@ def impatient() -> Iterator[None]:
         yield
     finally:
         _thread.impatient = before
+
+
+def _leave_to_owner(session) -> None:
+    """Let only this process close the session: one that is forked from it would wait for a thread that it has not.
+
+    huggingface_hub closes the session it inherits, under a lock, which a thread of the parent may have held then.
+    """
+    if "close" not in vars(session):
+        close, owner = session.close, os.getpid()
+        session.close = lambda: close() if os.getpid() == owner else None
 
 
 def _limit(request) -> None:

@@ -119,3 +119,13 @@ def test_the_reason_is_one_line_with_the_servers_words_and_no_secret(hub, api, m
     with pytest.raises(HfHubHTTPError) as error:
         api.whoami()
     assert retry.reason(error.value) == "HfHubHTTPError 403: No, *** at https://place/x"
+
+
+def test_a_forked_process_leaves_the_connections_it_inherits_alone(monkeypatch):
+    with retry.impatient():  # as any request that is retried
+        session = get_session()
+    monkeypatch.setattr(session._transport, "close", lambda: os._exit(7))  # where it would wait for a lost thread
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
