@@ -10,11 +10,11 @@ from transformers.utils import logging
 
 from .config import MixupConfig, parse
 from .data import Data, DataError, load_data
-from .destination import PushError
 from .folder import UsedFolder
+from .hub.destination import PushError
 from .planning import dry_run
 from .processes import LeftAlone
-from .pushing import check_login, publish
+from .publish.stages import check_login, publish
 from .saving import SaveError
 from .train import run
 

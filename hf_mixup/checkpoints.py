@@ -19,8 +19,8 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import PILImageResampling
 
-from .fetch import ModelError, fetch
-from .saved import check_weights, explained, read_config
+from .hub.fetch import ModelError, fetch
+from .hub.saved import check_weights, explained, read_config
 
 CHANNELS = 3  # unless model_args say in_chans
 KEPT = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "classifier", "first_conv", "fixed_input_size")

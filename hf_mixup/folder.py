@@ -13,7 +13,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
-from . import destination, record
+from . import record
+from .hub import destination
 from .processes import LeftAlone, disks_differ, ended, together
 from .saving import SaveError, complete_checkpoints, finish_move, last_checkpoint
 

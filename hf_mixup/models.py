@@ -27,8 +27,8 @@ from .checkpoints import (
     registered_cfg,
     timm_processor,
 )
-from .fetch import ModelError, origin
-from .saved import explained
+from .hub.fetch import ModelError, origin
+from .hub.saved import explained
 
 FRESH = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}  # small images are used whole
 OURS = {"num_classes", "pretrained", "pretrained_cfg", "checkpoint_path", "features_only"}  # never in model_args

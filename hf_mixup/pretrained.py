@@ -8,11 +8,11 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from . import networks  # noqa: F401  registers them with timm
-from .fetch import ModelError, fetch, read_json
+from .hub.fetch import ModelError, fetch, read_json
+from .hub.saved import load_network, load_processor
 from .methods import Method, available, load
 from .net import Net
 from .record import NAME, SCHEMA_VERSION
-from .saved import load_network, load_processor
 from .saving import METHOD, load_method
 from .version import __version__
 

@@ -7,8 +7,8 @@ import torch
 from huggingface_hub.errors import HTTPError
 from torch import nn
 
-from .fetch import ModelError, fetch
-from .saved import load_network
+from .hub.fetch import ModelError, fetch
+from .hub.saved import load_network
 
 
 def teacher(name: str, pretrained: bool = True) -> nn.Module:

@@ -9,12 +9,12 @@ from . import record
 from .callbacks import BarCallback, ReportCallback, StopCallback
 from .config import MixupConfig
 from .data import Data, Images, Stream, Transform, crop_share, eval_transform, to_rgb, train_transform
-from .export import export
 from .folder import RunError, check_folder, check_world, claimed, common_checkpoint, told_when_full
 from .methods import Method, load
 from .metrics import compute_metrics
 from .models import build_model
-from .pushing import checkpoints_pushed, continue_from_hub
+from .publish.export import export
+from .publish.stages import checkpoints_pushed, continue_from_hub
 from .saving import last_checkpoint, moved_at_end, written_here
 from .trainer import MixupTrainer
 

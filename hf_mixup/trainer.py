@@ -9,7 +9,6 @@ from torch import nn
 from transformers import TimmWrapperImageProcessor, Trainer, TrainingArguments
 
 from . import sharding
-from .background import push_checkpoint
 from .callbacks import MethodCallback
 from .compatible import check_compatible
 from .data import Images, eval_loader
@@ -21,6 +20,7 @@ from .ops.losses import binary_cross_entropy, soft_cross_entropy
 from .optimization import Averaged, add_groups, finish_schedule, make_optimizer, steps_in_epoch
 from .preparation import preparation, tell_pixels
 from .processes import share_buffers
+from .publish.background import push_checkpoint
 from .saving import load_extra, save_checkpoint_whole, save_extra, save_network
 from .step import MixupStep
 from .tasks import load_task

@@ -7,7 +7,7 @@ os.environ["HF_HUB_DISABLE_XET"] = "1"
 import pytest
 from huggingface_hub import HfApi, constants
 
-from hf_mixup import retry
+from hf_mixup.hub import retry
 
 
 @pytest.fixture(autouse=True)

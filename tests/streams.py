@@ -11,8 +11,8 @@ import numpy as np
 from huggingface_hub import constants
 from PIL import Image
 
-from hf_mixup import retry
 from hf_mixup.data import Stream, StreamLoader, load_data
+from hf_mixup.hub import retry
 
 SIDE = 4
 CLASSES = 100

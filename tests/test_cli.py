@@ -199,9 +199,9 @@ def test_a_disk_that_fills_later_leaves_the_last_checkpoint(tmp_path, recipe, ca
 
 HUB = """
 import sys
-import hf_mixup.retry
+import hf_mixup.hub.retry
 from hf_mixup.__main__ import main
-hf_mixup.retry.WAIT = 0.01
+hf_mixup.hub.retry.WAIT = 0.01
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -221,7 +221,7 @@ def test_a_hub_that_is_not_there_costs_nothing_but_the_push_and_no_token_gets_ou
     printed, said = process.communicate()
     assert process.returncode == 1, said
     assert "Traceback" not in said and "complete" in said
-    assert f"python -m hf_mixup.push {tmp_path / 'run'}" in said
+    assert f"python -m hf_mixup.publish {tmp_path / 'run'}" in said
     assert record_of(tmp_path / "run")["status"] == "finished"
     assert CANARY not in printed + said
     assert not [name for name, text in content(tmp_path).items() if CANARY.encode() in text]

@@ -13,7 +13,7 @@ from PIL import Image
 from hf_mixup import MixupStep, available, load
 from hf_mixup.data import normalise
 from hf_mixup.ops.sampling import generator
-from hf_mixup.picture import LIMIT, picture, png, write_picture
+from hf_mixup.publish.picture import LIMIT, picture, png, write_picture
 from hf_mixup.tasks import load_task
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import hf_mixup
-from hf_mixup.export import rewrite_card
+from hf_mixup.publish.export import rewrite_card
 from hf_mixup.testing import LocalHub
 
 LOAD = """

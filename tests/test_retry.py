@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
-from hf_mixup import retry
+from hf_mixup.hub import retry
 from hf_mixup.testing import LocalHub
 
 online, api = hub_fixtures.online, hub_fixtures.api

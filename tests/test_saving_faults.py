@@ -11,7 +11,8 @@ from cli import folder_of, recipe_of, record_of, start
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
-from hf_mixup import export, saving, train
+from hf_mixup import saving, train
+from hf_mixup.publish import export
 from hf_mixup.saving import ASIDE, finish_move, last_checkpoint
 
 STEPS, AT = 5, 3  # of the run, and where it is cut

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from ..retry import reason, retried, status_of
+from ..hub.retry import reason, retried, status_of
 from .errors import DataError
 
 HUB = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")

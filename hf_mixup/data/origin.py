@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ..retry import may_pass, reason, retried, status_of
+from ..hub.retry import may_pass, reason, retried, status_of
 from .errors import DataError, nearest
 from .files import HUB, LOGIN, fetch, sizes
 from .parquet import footer

@@ -10,7 +10,7 @@ import numpy as np
 from huggingface_hub.errors import HTTPError
 from torch.utils.data import Sampler
 
-from ..retry import retried
+from ..hub.retry import retried
 from .background import ahead, in_parallel
 from .errors import DataError
 from .files import PATIENCE, TRIES, Pause, unreadable

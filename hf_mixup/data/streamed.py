@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import datasets
 
-from ..retry import reason, retried
+from ..hub.retry import reason, retried
 from .errors import DataError
 from .origin import FAILURES, Found, network_error
 from .shards import COUNT, Shards, find_shards

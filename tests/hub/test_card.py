@@ -11,11 +11,11 @@ from huggingface_hub import ModelCard, ModelCardData, constants, parse_eval_resu
 from markdown_it import MarkdownIt
 from transformers import AutoConfig
 
-from hf_mixup.cards import eval_results, hub_id, recipe
+from hf_mixup.cards.card import eval_results, hub_id, recipe
+from hf_mixup.cards.markdown import clean, code, escaped
+from hf_mixup.cards.seeds import CardError
 from hf_mixup.config import parse
-from hf_mixup.export import rewrite_card, shows_images
-from hf_mixup.markdown import clean, code, escaped
-from hf_mixup.seeds import CardError
+from hf_mixup.publish.export import rewrite_card, shows_images
 
 NASTY = [
     "</details><script>alert(1)</script>",

@@ -13,7 +13,7 @@ from training import Rows, native_resnet, native_vit
 from transformers import ResNetConfig, TrainingArguments, ViTConfig, ViTImageProcessor
 
 import hf_mixup
-from hf_mixup.fetch import ModelError, origin
+from hf_mixup.hub.fetch import ModelError, origin
 from hf_mixup.models import build_model, save_published
 
 SIZE = {"image_size": 16}
@@ -102,7 +102,7 @@ def test_a_revision_is_the_run_as_it_was(pushed, here, api, tmp_path):
 
 
 def test_failures_that_pass_are_tried_again(pushed, here, monkeypatch):
-    monkeypatch.setattr("hf_mixup.retry.WAIT", 0.01)
+    monkeypatch.setattr("hf_mixup.hub.retry.WAIT", 0.01)
     for status in (500, 503):
         here.faults.add(path="/api/models/user/run", status=status)
     here.faults.add(method="GET", path="/resolve/.*config.json", drop="before")

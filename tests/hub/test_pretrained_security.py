@@ -15,9 +15,9 @@ from training import native_resnet
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor
 
 import hf_mixup
-from hf_mixup.fetch import ModelError, fetch
+from hf_mixup.hub.fetch import ModelError, fetch
+from hf_mixup.hub.saved import load_network
 from hf_mixup.models import build_model, save_published
-from hf_mixup.saved import load_network
 from hf_mixup.teachers import teacher
 from hf_mixup.testing.repo import MAIN
 

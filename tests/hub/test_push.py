@@ -13,9 +13,10 @@ from huggingface_hub import HfApi, constants
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from hf_mixup import background, publish, pushing
-from hf_mixup.destination import CHECKPOINTS, Destination
-from hf_mixup.push import main as push_later
+from hf_mixup.hub.destination import CHECKPOINTS, Destination
+from hf_mixup.publish import background, stages
+from hf_mixup.publish.__main__ import main as push_later
+from hf_mixup.publish.run import made
 
 CANARY = "hf_" + "canary" * 5
 STATE = {"config.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
@@ -68,14 +69,14 @@ def pushed(hub, recipe, tmp_path_factory):
 def test_the_run_is_one_commit_on_main(pushed, api):
     made = {"README.md", "config.json", "model.safetensors", "method.safetensors", "run.json"}
     assert made <= files_of(api, "user/whole")
-    assert {name for name in content(pushed) if "/" not in name and publish.made(name)} <= files_of(api, "user/whole")
+    assert {name for name in content(pushed) if "/" not in name and made(name)} <= files_of(api, "user/whole")
     assert [entry.title for entry in api.list_repo_commits("user/whole")] == ["Run", "initial commit"]
     assert api.repo_info("user/whole").private
 
 
 def test_all_that_a_run_leaves_at_the_top_of_its_folder_is_pushed(pushed):
     names = {name for name in content(pushed) if not name.startswith(("checkpoint-", ".hub.json"))}
-    assert not [name for name in names if not publish.made(name)]
+    assert not [name for name in names if not made(name)]
 
 
 def test_the_last_checkpoint_is_on_its_branch_without_training_images(pushed, api):
@@ -135,7 +136,7 @@ def test_a_hub_that_fails_all_along_costs_only_the_push(hub, api, words, whole, 
     fault = hub.faults.add(path="/api/", drop="before", times=None)
     assert start(*words, "user/late") == 1
     told = capsys.readouterr().err
-    assert "cannot be reached" in told and f"python -m hf_mixup.push {tmp_path / 'run'}" in told
+    assert "cannot be reached" in told and f"python -m hf_mixup.publish {tmp_path / 'run'}" in told
     assert fault.hits and "was not pushed" in caplog.text
     assert same_weights(tmp_path / "run", whole)
     hub.faults.clear()
@@ -210,7 +211,7 @@ def test_training_does_not_wait_for_a_hub_that_is_slow(hub, api, words, whole, m
 
 
 def test_ctrl_c_does_not_wait_for_a_hub_that_is_slow(hub, words, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(pushing, "WHEN_STOPPED", 0.1)
+    monkeypatch.setattr(stages, "WHEN_STOPPED", 0.1)
     path = "/models/user/stopped/commit/checkpoints"
     hub.faults.add(path=path, slow=30)
 
@@ -267,7 +268,7 @@ def test_the_token_is_nowhere(pushed, hub, api, words, tmp_path, monkeypatch, ca
     """Not in what is printed, logged, written or pushed, whatever fails, and though the server repeats it."""
     caplog.set_level("INFO")
     monkeypatch.setenv("HF_TOKEN", CANARY)
-    monkeypatch.setattr("hf_mixup.retry.TRIES", 2)
+    monkeypatch.setattr("hf_mixup.hub.retry.TRIES", 2)
     for number, fault in enumerate(LEAKS):
         message = {"message": f"Refused: Bearer {CANARY}"} if "status" in fault else {}
         hub.faults.add(**fault, **message, times=None if "status" in fault else 1)

@@ -12,10 +12,10 @@ from huggingface_hub import CommitOperationAdd
 from safetensors.torch import save_file
 from training import make
 
-from hf_mixup import background
-from hf_mixup.background import CheckpointPusher
-from hf_mixup.destination import CHECKPOINTS, Destination, PushError
-from hf_mixup.fetch_checkpoint import fetch_checkpoint
+from hf_mixup.hub.destination import CHECKPOINTS, Destination, PushError
+from hf_mixup.publish import background
+from hf_mixup.publish.background import CheckpointPusher
+from hf_mixup.publish.fetch_checkpoint import fetch_checkpoint
 
 NUMBERS = itertools.count()
 LONG = 60  # seconds that no test needs
@@ -146,7 +146,7 @@ def test_an_earlier_runs_checkpoints_and_model_leave_the_branch(api, pusher, run
 
 
 def test_a_push_that_fails_is_one_line_and_goes_with_the_next(hub, api, pusher, run, repo, caplog, monkeypatch):
-    monkeypatch.setattr("hf_mixup.retry.TRIES", 1)
+    monkeypatch.setattr("hf_mixup.hub.retry.TRIES", 1)
     fault = hub.faults.add(path="/commit/", status=503)
     pusher.offer(checkpoint(run, 1))
     until_asked(hub, f"/{repo}/commit/")
@@ -160,7 +160,7 @@ def test_a_push_that_fails_is_one_line_and_goes_with_the_next(hub, api, pusher, 
 
 @pytest.mark.parametrize("wait", [0.01, LONG])
 def test_a_push_that_fails_is_tried_later_and_at_the_end(wait, hub, api, pusher, run, repo, monkeypatch):
-    monkeypatch.setattr("hf_mixup.retry.TRIES", 1)
+    monkeypatch.setattr("hf_mixup.hub.retry.TRIES", 1)
     monkeypatch.setattr(background, "AGAIN", wait)
     hub.faults.add(path="/api/repos/create", drop="before", times=1)
     pusher.offer(checkpoint(run, 1))
@@ -171,7 +171,7 @@ def test_a_push_that_fails_is_tried_later_and_at_the_end(wait, hub, api, pusher,
 
 @pytest.mark.parametrize("fault", [{"status": 500}, {"status": 401}, {"status": 403}, {"drop": "before"}])
 def test_a_hub_that_only_fails_ends_with_a_line_and_no_harm(fault, hub, pusher, run, repo, caplog, monkeypatch):
-    monkeypatch.setattr("hf_mixup.retry.TRIES", 2)
+    monkeypatch.setattr("hf_mixup.hub.retry.TRIES", 2)
     hub.faults.add(path="/commit/", times=None, **fault)
     before = content(checkpoint(run, 1))
     pusher.offer(run / "checkpoint-1")
@@ -227,7 +227,7 @@ class TestFetching:
     def test_a_hub_that_fails_is_an_error_and_leaves_nothing(
         self, fault, hub, pusher, run, repo, tmp_path, monkeypatch
     ):
-        monkeypatch.setattr("hf_mixup.retry.TRIES", 2)
+        monkeypatch.setattr("hf_mixup.hub.retry.TRIES", 2)
         pusher.offer(checkpoint(run, 1))
         pusher.close(LONG)
         hub.faults.add(path=f"/revision/{CHECKPOINTS}", times=None, **fault)

@@ -12,10 +12,10 @@ from cli import ROOT
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 from safetensors.torch import save_file
 
-from hf_mixup import retry
-from hf_mixup.destination import Destination, PushError, PushRefused, checked
-from hf_mixup.publish import push
-from hf_mixup.push import main
+from hf_mixup.hub import retry
+from hf_mixup.hub.destination import Destination, PushError, PushRefused, checked
+from hf_mixup.publish.__main__ import main
+from hf_mixup.publish.run import push
 
 NUMBERS = itertools.count()
 CARD = "---\ntags:\n- mixup\n---\n\n# A run\n"
@@ -182,7 +182,7 @@ def test_what_cannot_work_is_refused_at_once_and_nothing_is_made(given, name, wo
     assert "POST" not in {request.method for request in hub.requests[before:]}
     for error in (refused, lost):
         assert "\n" not in str(error.value) and hub.token not in str(error.value)
-    assert f"python -m hf_mixup.push {run}" in str(lost.value)
+    assert f"python -m hf_mixup.publish {run}" in str(lost.value)
 
 
 def test_a_fine_grained_token_for_this_repository_is_enough(hub, api, run, repo, monkeypatch):
@@ -198,7 +198,9 @@ def test_a_hub_that_only_fails_is_given_up_in_a_bounded_number_of_tries(hub, run
         push(run, Destination(repo))
     assert fault.hits == retry.TRIES
     assert len(caplog.messages) >= retry.TRIES - 1
-    assert re.search(r"could not be pushed to '[^']*': .* To push it later: python -m hf_mixup.push", str(lost.value))
+    assert re.search(
+        r"could not be pushed to '[^']*': .* To push it later: python -m hf_mixup.publish", str(lost.value)
+    )
 
 
 def test_a_server_that_asks_for_an_hour_is_not_waited_for(hub, run, repo, monkeypatch):
@@ -226,7 +228,7 @@ def test_the_token_is_in_no_message_even_if_the_server_repeats_it(hub, run, repo
 
 
 class TestTheCommand:
-    """`python -m hf_mixup.push`."""
+    """`python -m hf_mixup.publish`."""
 
     def test_it_pushes_where_the_run_belongs(self, hub, api, run, repo, capsys):
         Destination(repo, revision="best", private=True).save(run)

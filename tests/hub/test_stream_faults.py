@@ -8,8 +8,8 @@ import pytest
 from huggingface_hub import HfApi
 from streams import labels, loader_of, opened, point_to, write_parquet, write_tars
 
-from hf_mixup import retry
 from hf_mixup.data import DataError, load_data
+from hf_mixup.hub import retry
 
 NUMBERS = itertools.count()
 TARS = {"image_column": "png", "label_column": "cls"}

@@ -1,4 +1,4 @@
-"""`python -m hf_mixup.push FOLDER`: push a finished run to the Hub, now or again."""
+"""`python -m hf_mixup.publish FOLDER`: push a finished run to the Hub, now or again."""
 
 import argparse
 import sys
@@ -7,10 +7,10 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from .destination import Destination, PushError, PushRefused, checked
-from .publish import finished, push
-from .record import RecordError
-from .seeds import CardError
+from ..cards.seeds import CardError
+from ..hub.destination import Destination, PushError, PushRefused, checked
+from ..record import RecordError
+from .run import finished, push
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m hf_mixup.push",
+        prog="python -m hf_mixup.publish",
         description="Push the folder of a finished run to the Hub. The token is that of HF_TOKEN or `hf auth login`.",
     )
     parser.add_argument("folder", type=Path, help="output_dir of the run")

@@ -8,12 +8,12 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from . import record
+from .. import record
+from ..hub.destination import CHECKPOINTS, FAILURES, Destination, PushError, PushRefused, checked, why
+from ..hub.retry import may_pass, retried
+from ..saving import FETCHED
 from .background import STATE, best_name
-from .destination import CHECKPOINTS, FAILURES, Destination, PushError, PushRefused, checked, why
-from .publish import CHECKPOINT
-from .retry import may_pass, retried
-from .saving import FETCHED
+from .run import CHECKPOINT
 
 ASIDE = ".fetching"
 

@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from .data import Images
-from .methods import Method
-from .mix import Mix
-from .net import Net
-from .ops.flags import evaluating
-from .ops.sampling import generator
+from ..data import Images
+from ..methods import Method
+from ..mix import Mix
+from ..net import Net
+from ..ops.flags import evaluating
+from ..ops.sampling import generator
 
 NAME = "mixed.png"
 COLUMNS, DRAWS, TRIES = 8, 2, 20  # images; draws shown; draws made until so many have mixed something

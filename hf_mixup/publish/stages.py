@@ -11,15 +11,16 @@ from accelerate.utils import broadcast_object_list
 from huggingface_hub import HfApi
 from transformers.trainer_utils import HubStrategy
 
-from . import background, record
+from .. import record
+from ..folder import told_when_full
+from ..hub.commits import address
+from ..hub.destination import BEFORE, CHECKPOINTS, FAILURES, Destination, PushError, PushRefused, checked, opened, why
+from ..hub.retry import may_pass, retried
+from ..saving import last_checkpoint
+from . import background
 from .background import CheckpointPusher, PushCallback
-from .commits import address
-from .destination import BEFORE, CHECKPOINTS, FAILURES, Destination, PushError, PushRefused, checked, opened, why
 from .fetch_checkpoint import fetch_checkpoint
-from .folder import told_when_full
-from .publish import push
-from .retry import may_pass, retried
-from .saving import last_checkpoint
+from .run import push
 
 Result = TypeVar("Result")
 WHEN_STOPPED = 10.0  # seconds of one that was interrupted or failed

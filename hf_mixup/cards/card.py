@@ -218,5 +218,5 @@ def data_link(data: dict) -> str:
 def template(name: str) -> Path:
     """A file of hub_cards/: the packaged one, or that of the checkout."""
     spec = find_spec("hf_mixup.hub_cards")
-    folder = Path(spec.submodule_search_locations[0]) if spec else Path(__file__).parent.parent / "hub_cards"
+    folder = Path(spec.submodule_search_locations[0]) if spec else Path(__file__).parents[2] / "hub_cards"
     return folder / name

@@ -10,12 +10,12 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
 
-from . import record
-from .commits import commit
-from .destination import FAILURES, Destination, PushError, PushRefused, opened, why
+from .. import record
+from ..cards.seeds import CardError
+from ..hub.commits import commit
+from ..hub.destination import FAILURES, Destination, PushError, PushRefused, opened, why
+from ..hub.retry import retried
 from .export import rewrite_card
-from .retry import retried
-from .seeds import CardError
 
 # What a run makes. Everything else in the folder stays here, and everything else in the repository stays there.
 MADE = ("README.md", record.NAME, "config.json", "preprocessor_config.json", "processor_config.json")
@@ -55,7 +55,7 @@ def push(folder: Path, destination: Destination, others: Sequence[Path] = ()) ->
 
 def later(folder: Path) -> str:
     """The command that pushes a finished run's folder."""
-    return f"python -m hf_mixup.push {shlex.quote(str(folder))}"
+    return f"python -m hf_mixup.publish {shlex.quote(str(folder))}"
 
 
 def finished(folder: Path) -> dict[str, Path]:

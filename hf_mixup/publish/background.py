@@ -15,11 +15,11 @@ from huggingface_hub import HfApi
 from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy
 
-from . import record
-from .commits import commit, make_branch
-from .destination import CHECKPOINTS, Destination, opened, why
-from .publish import CHECKPOINT, made
-from .retry import retried
+from .. import record
+from ..hub.commits import commit, make_branch
+from ..hub.destination import CHECKPOINTS, Destination, opened, why
+from ..hub.retry import retried
+from .run import CHECKPOINT, made
 
 ASIDE = ".pushing"
 STATE = "trainer_state.json"
