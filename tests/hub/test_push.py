@@ -67,8 +67,8 @@ def pushed(hub, recipe, tmp_path_factory):
 
 
 def test_the_run_is_one_commit_on_main(pushed, api):
-    made = {"README.md", "config.json", "model.safetensors", "method.safetensors", "run.json"}
-    assert made <= files_of(api, "user/whole")
+    expected = {"README.md", "config.json", "model.safetensors", "method.safetensors", "run.json"}
+    assert expected <= files_of(api, "user/whole")
     assert {name for name in content(pushed) if "/" not in name and made(name)} <= files_of(api, "user/whole")
     assert [entry.title for entry in api.list_repo_commits("user/whole")] == ["Run", "initial commit"]
     assert api.repo_info("user/whole").private
