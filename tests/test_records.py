@@ -54,6 +54,23 @@ def test_two_processes_train_as_well_as_one(metric):
     assert abs(statistics.mean(values[0]) - statistics.mean(values[1])) <= T_OF_FOUR * error
 
 
+def test_two_processes_reach_what_the_readme_says():
+    assert {run["seed"]: round(run["final"]["top1"], 3) for run in records("two_processes")} == {
+        0: 0.854,
+        1: 0.854,
+        2: 0.854,
+    }
+    assert "reached .854 top-1 with each of three seeds" in (ROOT / "README.md").read_text()
+
+
+def test_twenty_killed_runs_ended_with_the_same_bits():
+    files = sorted((RECORDS / "kill_and_resume").glob("*.jsonl"))
+    rounds = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    assert [sum(found["processes"] == count for found in rounds) for count in (1, 2)] == [10, 10]
+    assert all(found["equal"] and not found["ended_before"] for found in rounds)
+    assert all(re.fullmatch(r"[0-9a-f]{40}", found["commit"]) for found in rounds)
+
+
 def test_what_the_readme_says_of_steps_is_what_was_measured():
     steps = json.loads((RECORDS.parent / "speed" / "step.json").read_text())["methods"]
     free = [step["relative"] for step in steps.values() if step["extra_passes"] == 0]
