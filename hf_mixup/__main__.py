@@ -9,8 +9,8 @@ from accelerate import PartialState
 from transformers.utils import logging
 
 from .config import MixupConfig, parse
-from .data import Data, DataError, load_data
-from .folder import UsedFolder
+from .data import Data, DataError, Unreachable, load_data
+from .folder import UsedFolder, begun_with
 from .hub.destination import PushError
 from .planning import dry_run
 from .processes import LeftAlone
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
             raise
         # what one process met while training, the others may not know
         say(str(error), everywhere=data is not None and isinstance(error, DataError))
-        return BAD_INPUT
+        return FAILED if isinstance(error, Unreachable) else BAD_INPUT
 
 
 def cut_off(stopped: KeyboardInterrupt | LeftAlone, argv: list[str]) -> int:
@@ -83,10 +83,11 @@ def resuming(argv: list[str]) -> str:
 
 
 def load(config: MixupConfig) -> Data:
-    """The data of a recipe."""
+    """The data of a recipe; of a run that is resumed, those that it began with, whatever the Hub has now."""
     names = ("data", "data_config", "revision", "streaming", "image_column", "label_column")
     names += ("train_split", "eval_split", "num_examples", "rows_per_shard", "skip_corrupt")
-    return load_data(**{name: getattr(config, name) for name in names})
+    values = {name: getattr(config, name) for name in names}
+    return load_data(**values | {"revision": begun_with(config) or config.revision})
 
 
 def tell_processes() -> None:

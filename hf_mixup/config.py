@@ -170,8 +170,12 @@ class MixupConfig(TrainingArguments):
         return {name: value for name, value in values.items() if name in OWN + TOLD or value != usual[name]}
 
     def recipe_hash(self) -> str:
-        """16 hexadecimal digits that are equal for equal `recipe_dict`s, whatever files they came from."""
-        return hashlib.sha256(json.dumps(self.recipe_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        """16 hexadecimal digits that are equal for equal `recipe_dict`s, whatever files they came from.
+
+        The data's revision is not in it: a branch moves, and a run is held to the commit that it began with.
+        """
+        recipe = {key: value for key, value in self.recipe_dict().items() if key != "revision"}
+        return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 
 
 FIELDS = {item.name: item for item in fields(MixupConfig)}

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -132,6 +133,15 @@ def _found(config, folder: Path) -> dict | None:
             f"{folder} holds a run of this recipe: continue it with --resume, or choose another --output_dir."
         )
     return before
+
+
+def begun_with(config) -> str | None:
+    """The commit of a Hub data set that the run to resume began with, if it is asked for in the same words."""
+    before = record.read(config.output_dir) if config.resume else None
+    if before is None or before["recipe"].get("revision") != config.revision:
+        return None
+    commit = before["data"]["revision"]
+    return commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None
 
 
 def common_checkpoint(folder: Path) -> str | None:

@@ -68,7 +68,7 @@ def save_checkpoint_whole(trainer, save: Callable[[], None], trial=None) -> None
             state.save_to_json(str(aside / name / "trainer_state.json"))  # once more, with the best one's final name
             _settle(aside / name)
     except (OSError, RuntimeError, SafetensorError) as error:
-        if ended(error):
+        if ended(error) or "DataLoader worker" in str(error):
             raise
         shutil.rmtree(aside, ignore_errors=True)
         raise SaveError(_failed(name, run, error)) from error

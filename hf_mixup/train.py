@@ -2,7 +2,9 @@
 
 import copy
 from pathlib import Path
+from pickle import UnpicklingError
 
+from safetensors import SafetensorError
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from . import record
@@ -17,6 +19,8 @@ from .publish.export import export
 from .publish.stages import checkpoints_pushed, continue_from_hub
 from .saving import last_checkpoint, moved_at_end, written_here
 from .trainer import MixupTrainer
+
+DAMAGED = (UnpicklingError, SafetensorError, RuntimeError)  # what reading a checkpoint's files raises
 
 
 class Stopped(KeyboardInterrupt):
@@ -61,6 +65,13 @@ def _fit(trainer: MixupTrainer, folder: Path, start: str | None) -> None:
     trainer.add_callback(stop)
     try:
         trainer.train(resume_from_checkpoint=start)
+    except DAMAGED as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
+            raise
+        raise RunError(
+            f"A file of {start} is damaged, or is none that a checkpoint holds ({type(error).__name__}): delete this "
+            "folder to go on from the checkpoint before it, or begin anew in another --output_dir."
+        ) from None
     finally:
         stop.restore()
     if stop.stopped:
@@ -160,7 +171,7 @@ def check_trainer(trainer: MixupTrainer) -> None:
 def eval_images(config: MixupConfig, data: Data, processor) -> Images:
     """The evaluation split as uint8 images, prepared as the saved preprocessor prepares them."""
     columns = (data.image_column, data.label_column, config.eval_image_size or config.image_size)
-    return Images(data.eval, *columns, prepare=prepare(processor), skip_corrupt=config.skip_corrupt)
+    return Images(data.eval, *columns, prepare=prepare(processor), skip_corrupt=config.skip_corrupt, home=data.home)
 
 
 def prepare(processor, size: int | None = None):
@@ -190,7 +201,7 @@ def image_transform(config: MixupConfig) -> Transform | None:
 def train_images(config: MixupConfig, data: Data, processor) -> Images | Stream:
     """The training split as uint8 batches, with per-image transforms only where the recipe asks for them."""
     transform = image_transform(config)
-    shared = {"transform": transform, "skip_corrupt": config.skip_corrupt}
+    shared = {"transform": transform, "skip_corrupt": config.skip_corrupt, "home": data.home}
     shared["prepare"] = None if transform else prepare(processor, config.eval_image_size and config.image_size)
     columns = (data.image_column, data.label_column, config.image_size)
     if not config.streaming:

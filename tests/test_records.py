@@ -54,6 +54,17 @@ def test_two_processes_train_as_well_as_one(metric):
     assert abs(statistics.mean(values[0]) - statistics.mean(values[1])) <= T_OF_FOUR * error
 
 
+def test_what_the_readme_says_of_the_input_path_is_what_was_measured():
+    cases = json.loads((RECORDS.parent / "speed" / "input.json").read_text())["cases"]
+    [small], [large] = ([c for c in cases if c["size"] == size and c["workers"] == 2] for size in (32, 224))
+    small, large = ({k: v["images_per_s"]["median"] for k, v in case["paths"].items()} for case in (small, large))
+    ours = small["ours, streamed"]
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    faster = [ours / small[name] for name in ("transformers example, stored", "timm hfids, streamed")]
+    assert f"{faster[0]:.1f} times as fast as the example and {faster[1]:.1f} times as fast as timm's" in readme
+    assert max(large.values()) / min(large.values()) < 1.15
+
+
 def test_two_processes_reach_what_the_readme_says():
     assert {run["seed"]: round(run["final"]["top1"], 3) for run in records("two_processes")} == {
         0: 0.854,

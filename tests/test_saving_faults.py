@@ -1,6 +1,7 @@
 """A process that is killed, stopped or out of room at any point of saving loses nothing that was saved before."""
 
 import os
+import pickle
 import resource
 import shutil
 import signal
@@ -206,3 +207,25 @@ def test_a_move_that_was_cut_off_is_finished(whole, tmp_path, monkeypatch):
     finish_move(run)
     assert last_checkpoint(run) == str(run / name) and not (run / name / "old").exists()
     assert load_file(run / name / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "model.safetensors"])
+def test_a_damaged_checkpoint_is_named_and_nothing_of_it_is_run(name, words, whole, tmp_path, capsys):
+    shutil.copytree(whole / f"checkpoint-{STEPS - 1}", tmp_path / "run" / f"checkpoint-{STEPS - 1}")
+    (tmp_path / "run" / "run.json").write_text((whole / "run.json").read_text().replace('"finished"', '"running"'))
+    harmful = pickle.dumps(Harm(tmp_path / "harm"))
+    (tmp_path / "run" / f"checkpoint-{STEPS - 1}" / name).write_bytes(harmful)
+    assert start(*words, "--output_dir", tmp_path / "run", "--resume") == 2
+    said = capsys.readouterr().err
+    assert f"checkpoint-{STEPS - 1} is damaged" in said and "weights_only" not in said
+    assert not (tmp_path / "harm").exists()
+
+
+class Harm:
+    """A pickle that makes a folder where it is read."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)

@@ -12,7 +12,7 @@ loader = StreamLoader(stream, 128, seed=0, rank=0, world=1, num_workers=2)
 """
 
 from .augment import augment, normalise
-from .errors import DataError
+from .errors import DataError, Unreachable
 from .images import Images, collate
 from .plan import BatchPlan, ImageLoader, TrainLoader, eval_loader, train_loader
 from .shards import Shards
@@ -33,6 +33,7 @@ __all__ = [
     "StreamPlan",
     "TrainLoader",
     "Transform",
+    "Unreachable",
     "augment",
     "borrowed_generators",
     "check_order",

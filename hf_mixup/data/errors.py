@@ -9,8 +9,12 @@ class DataError(ValueError):
 
     def __init__(self, message: str):
         # torch raises what a worker process met once more, with the whole traceback for a message
-        own = message.rpartition(f"{__name__}.DataError: ")[2]
+        own = message.rpartition(f"{__name__}.{type(self).__name__}: ")[2]
         super().__init__(" ".join(line.strip() for line in own.splitlines() if line.strip()))
+
+
+class Unreachable(DataError):
+    """The data are elsewhere, and the way there failed: what was asked for may be right."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

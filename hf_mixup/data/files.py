@@ -11,8 +11,8 @@ from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from ..hub.retry import reason, retried, status_of
-from .errors import DataError
+from ..hub.retry import may_pass, reason, retried, status_of
+from .errors import DataError, Unreachable
 
 HUB = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
 # While training, a Hub that is away is waited for: a run of hours is worth minutes.
@@ -44,7 +44,7 @@ def _sizes_on_hub(repo: str, revision: str, names: dict[str, str], token: str | 
         try:
             entries = retried(partial(ask, some), f"ask for file sizes of {repo!r}")
         except (HTTPError, OSError) as error:
-            raise DataError(unreadable(names[some[0]], error)) from error
+            raise unreadable(names[some[0]], error) from error
         found |= {names[entry.path]: entry.size for entry in entries if hasattr(entry, "size")}
     for path in names.values():
         if path not in found:
@@ -67,7 +67,7 @@ def fetch(path: str, start: int, stop: int, token: str | None = None, pause: Pau
         try:
             parts.append(retried(part, f"read {path}", tries=TRIES, patience=PATIENCE, pause=pause))
         except (HTTPError, OSError) as error:
-            raise DataError(unreadable(path, error)) from error
+            raise unreadable(path, error) from error
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -118,16 +118,17 @@ class Remote(io.RawIOBase):
 
 
 LOGIN = "If it is private or gated, ask for access on its page and log in (`hf auth login`, or HF_TOKEN)."
+TOKEN = f"A token that is set is asked for first, and may be wrong or have ended. {LOGIN}"
 ADVICE = {
-    401: LOGIN,
+    401: TOKEN,
     403: LOGIN,
     404: "Files of a data set must stay while it is read: choose a revision that has it.",
     416: "The file is shorter than the Hub said: it was uploaded in part, or changed.",
 }
 
 
-def unreadable(path: str, error: Exception) -> str:
-    """One paragraph about a file that the Hub does not give."""
+def unreadable(path: str, error: Exception) -> DataError:
+    """One paragraph about a file that the Hub does not give; Unreachable if it may, another time."""
     status = 404 if isinstance(error, EntryNotFoundError) else status_of(error)
     advice = ADVICE.get(status, "Try again later; a run that saved checkpoints goes on with --resume.")
-    return f"{path} cannot be read ({reason(error)}). {advice}"
+    return (Unreachable if may_pass(error) else DataError)(f"{path} cannot be read ({reason(error)}). {advice}")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -38,7 +39,7 @@ class Images(Dataset):
 
     An image that cannot be read is a DataError that names split and row. With `skip_corrupt`, a kept split leaves such
     rows out (`rows` holds the row numbers that stay); one that is not kept gives the next good row instead, so that its
-    length stands. `skipped` counts them, across worker processes.
+    length stands. `skipped` counts them, across worker processes. `home`: `Data.home`, which no path may leave.
     """
 
     def __init__(
@@ -53,16 +54,16 @@ class Images(Dataset):
         transform: Transform | None = None,
         skip_corrupt: bool = False,
         keep: bool | str = "auto",
+        home: str | None = None,
     ):
         if sum(option is not None for option in (resize, prepare, transform)) > 1:
             raise DataError("resize, prepare and transform each decide the pixels: give one of them.")
         if keep not in (True, False, "auto") or (keep is True and transform is not None):
             raise DataError(f"keep={keep!r}: choose 'auto', False, or (without a transform) True.")
         self.split = str(dataset.split or "data")
-        self.size, self.skip_corrupt, self.image_column = size, skip_corrupt, image_column
+        self.size, self.skip_corrupt, self.image_column, self.home = size, skip_corrupt, image_column, home
         self.labels = torch.from_numpy(integer_labels(dataset, label_column))
-        cells = dataset.with_format(None).select_columns([image_column])
-        self.cells = cells.cast_column(image_column, datasets.Image(decode=False))
+        self.cells = _undecoded(dataset, image_column)
         self.random = transform is not None
         self.transform = transform or prepare or centre(size, resize or size)
         small = len(dataset) * 3 * size * size <= KEEP_LIMIT
@@ -147,7 +148,7 @@ class Images(Dataset):
     def _try(self, cell: dict | None, row: int, seed: int | None = None) -> Tensor | None:
         """The image, or None if it is bad and bad ones are skipped."""
         try:
-            image = decode(cell)
+            image = decode(cell, self.home)
         except Undecodable as error:
             if not self.skip_corrupt:
                 raise DataError(
@@ -179,12 +180,22 @@ class Images(Dataset):
         )
 
 
+def _undecoded(dataset: datasets.Dataset, column: str) -> datasets.Dataset:
+    """The images of a data set as they are stored."""
+    return dataset.with_format(None).select_columns([column]).cast_column(column, datasets.Image(decode=False))
+
+
 def centre(size: int, resize: int) -> Transform:
     """A callable from PIL to uint8 (3, size, size): the shorter side resized to `resize`, bicubic, then the centre."""
     if resize < size:
         raise DataError(f"resize={resize} is smaller than the crop: give at least size={size}.")
     steps = [transforms.Resize(resize, InterpolationMode.BICUBIC), transforms.CenterCrop(size)]
     return transforms.Compose([to_rgb, *steps, transforms.PILToTensor()])
+
+
+def unstopped(worker: int) -> None:
+    """For `worker_init_fn`: a worker goes on when its process group is told to stop, for the last save to be whole."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def collate(samples: Sequence[dict]) -> dict[str, Tensor]:

@@ -24,8 +24,8 @@ from huggingface_hub.errors import (
 )
 
 from ..hub.retry import may_pass, reason, retried, status_of
-from .errors import DataError, nearest
-from .files import HUB, LOGIN, fetch, sizes
+from .errors import DataError, Unreachable, nearest
+from .files import HUB, LOGIN, TOKEN, fetch, sizes
 from .parquet import footer
 
 Splits = dict[str, datasets.Dataset | datasets.IterableDataset]
@@ -80,7 +80,8 @@ def open_splits(data: str, config: str | None, revision: str | None, streaming: 
     except DataError:
         raise
     except FAILURES as error:
-        raise DataError(_load_message(data, config, error)) from error
+        kind = Unreachable if network_error(error) else DataError
+        raise kind(_load_message(data, config, error)) from error
     return Found(found[0], pin, *found[1:])
 
 
@@ -103,7 +104,9 @@ def _load(path: str, config: str | None, commit: str | None, streaming: bool, to
         kind, files = _countable(builder)
         if kind == "parquet" and builder.info.features is None:
             builder.info.features = _features(next(iter(files.values()))[0], token)
-        return dict(builder.as_streaming_dataset()), kind, files
+        # at once, before anything stands around the decoding that datasets puts into streams of remote files
+        streams = builder.as_streaming_dataset().items()
+        return {name: split.decode(False) if split.features else split for name, split in streams}, kind, files
     except DataError:
         raise
     except FAILURES as error:
@@ -169,7 +172,7 @@ def resolve(data: str, revision: str | None, token: str | None) -> str:
         unasked = isinstance(error, OfflineModeIsEnabled) or may_pass(error)
         if unasked and re.fullmatch(r"[0-9a-f]{40}", revision or ""):
             return revision  # a sha says it all, and its files may be in the cache
-        raise DataError(_hub_message(data, revision, error)) from error
+        raise (Unreachable if may_pass(error) else DataError)(_hub_message(data, revision, error)) from error
 
 
 def _hub_message(data: str, revision: str | None, error: Exception) -> str:
@@ -183,7 +186,7 @@ def _hub_message(data: str, revision: str | None, error: Exception) -> str:
         hint = nearest(data, KNOWN) or _neighbours(data)
         return f"Data set {data!r} is neither a folder here nor readable on the Hub.{hint} {LOGIN}"
     if status in (401, 403):
-        return f"The Hub refuses access to data set {data!r} ({status}). {LOGIN}"
+        return f"The Hub refuses access to data set {data!r} ({status}). {TOKEN if status == 401 else LOGIN}"
     return (
         f"The Hub cannot be asked about data set {data!r} ({reason(error)}). Try again later, or pass "
         "revision=<commit sha> to use what is in the cache; data='sample' needs no network."

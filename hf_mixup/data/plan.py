@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from .errors import DataError
-from .images import Images, collate
+from .images import Images, collate, unstopped
 
 
 class BatchPlan(Sampler):
@@ -107,6 +107,7 @@ def train_loader(images: Images, plan: BatchPlan, num_workers: int = 0, pin_memo
         num_workers=num_workers,
         pin_memory=pin_memory,
         collate_fn=collate,
+        worker_init_fn=unstopped,
         generator=torch.Generator(),
     )
 
@@ -119,5 +120,6 @@ def eval_loader(images: Images, batch_size: int, num_workers: int = 0, pin_memor
         num_workers=num_workers,
         pin_memory=pin_memory,
         collate_fn=collate,
+        worker_init_fn=unstopped,
         generator=torch.Generator(),
     )

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, repeat
 
 import numpy as np
@@ -51,8 +52,8 @@ class ReadingSampler(Sampler):
 class PlannedSampler(ReadingSampler):
     """One list of `Encoded` a batch, of this rank's batches of the epoch last set, in the order of a StreamPlan."""
 
-    def __init__(self, shards: Shards, plan: StreamPlan):
-        self.shards, self.plan = shards, plan
+    def __init__(self, shards: Shards, plan: StreamPlan, home: str | None = None):
+        self.shards, self.plan, self.home = shards, plan, home
         self.first_rows = np.cumsum([0, *plan.rows])[:-1]
         self.epoch = self.skipped = 0
 
@@ -82,7 +83,7 @@ class PlannedSampler(ReadingSampler):
         blocks = list(enumerate(self.plan.blocks(epoch)))[first:]
 
         def make(pause: Pause) -> Iterator[list[Encoded]]:
-            reader = UnitReader(self.shards, pause)
+            reader = UnitReader(self.shards, pause, self.home)
             for number, pieces in blocks:
                 rows = [row for rows in in_parallel(reader.rows, pieces, THREADS) for row in rows]
                 yield self._encoded(epoch, number, pieces, rows)
@@ -104,8 +105,8 @@ class PlannedSampler(ReadingSampler):
 class UnitReader:
     """The rows of pieces of units. A unit that is read in part stays open, for the block that goes on with it."""
 
-    def __init__(self, shards: Shards, pause: Pause = time.sleep):
-        self.shards, self.pause, self.left = shards, pause, {}
+    def __init__(self, shards: Shards, pause: Pause = time.sleep, home: str | None = None):
+        self.shards, self.pause, self.home, self.left = shards, pause, home, {}
 
     def rows(self, piece: Piece) -> list:
         """The pairs of cell and label of a piece; safe to call from several threads."""
@@ -117,15 +118,15 @@ class UnitReader:
         found = opened.rows(first, stop)
         if stop < unit.rows:
             self.left[number] = opened
-        return filled(found)
+        return filled(found, self.home)
 
 
-def filled(rows: list[tuple[dict | None, object]]) -> list[tuple[dict | None, object]]:
-    """The rows with the bytes of images that are stored as files of their own."""
+def filled(rows: list[tuple[dict | None, object]], home: str | None = None) -> list[tuple[dict | None, object]]:
+    """The rows with the bytes of images that are stored as files of their own, below `home`."""
     paths = [cell["path"] for cell, _ in rows if _is_path(cell)]
     if not paths:
         return rows
-    found = iter(in_parallel(_content, paths, THREADS))
+    found = iter(in_parallel(partial(_content, home=home), paths, THREADS))
     return [({**cell, "bytes": next(found)} if _is_path(cell) else cell, label) for cell, label in rows]
 
 
@@ -133,10 +134,10 @@ def _is_path(cell: dict | None) -> bool:
     return bool(cell) and cell.get("bytes") is None and cell.get("path") is not None
 
 
-def _content(path: str) -> bytes | None:
+def _content(path: str, home: str | None) -> bytes | None:
     try:
-        return retried(lambda: read(path), f"read {path}", tries=TRIES, patience=PATIENCE)
+        return retried(lambda: read(path, home), f"read {path}", tries=TRIES, patience=PATIENCE)
     except Undecodable:
         return None  # a missing file: the decoder says so, or leaves the row out
     except (HTTPError, OSError) as error:
-        raise DataError(unreadable(path, error)) from error
+        raise unreadable(path, error) from error

@@ -1,5 +1,6 @@
 """The batch sampler of a stream whose files do not tell how many rows they hold: all is read, from its start."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import count, islice
@@ -12,6 +13,8 @@ from .errors import DataError
 from .reading import Encoded, ReadingSampler, filled
 from .stream_plan import StreamPlan, row_seeds
 
+logger = logging.getLogger(__name__)
+
 READ = 64  # rows asked of the stream at once
 
 
@@ -22,8 +25,11 @@ class EndlessSampler(ReadingSampler):
     rank takes every world-th one, and the last ones that are fewer are left out. A rank's rows are shuffled in blocks.
     """
 
-    def __init__(self, stream: datasets.IterableDataset, columns: tuple[str, str], plan: StreamPlan):
-        self.stream, self.columns, self.plan, self.epoch = stream.decode(False), columns, plan, 0
+    def __init__(
+        self, stream: datasets.IterableDataset, columns: tuple[str, str], plan: StreamPlan, home: str | None = None
+    ):
+        self.stream, self.columns, self.plan, self.home = stream.decode(False), columns, plan, home
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Nothing: passes are counted here, since an epoch has no length."""
@@ -58,7 +64,7 @@ class EndlessSampler(ReadingSampler):
                 block = list(islice(mine, self.plan.block))
                 if not block:
                     return
-                cells = filled([(row.cell, row.label) for row in block])
+                cells = filled([(row.cell, row.label) for row in block], self.home)
                 order = self.plan.shuffled(epoch, number, len(block))
                 seeds = row_seeds(self.plan.seed, epoch, np.array([row.row for row in block]))
                 yield [Encoded(*cells[i], seeds[i], None, block[i].number, block[i].row) for i in order]
@@ -94,6 +100,10 @@ class PassSampler(EndlessSampler):
             for batch in islice(batches, len(self)):
                 yield batch
                 given += 1
+            if next(batches, None) is not None:
+                logger.warning(
+                    "num_examples=%d is less than the stream holds: the rest of it is never seen.", sum(self.plan.rows)
+                )
         if given < len(self):
             raise DataError(
                 f"The stream was said to have {sum(self.plan.rows)} rows, but ended after {given} of {len(self)} "

@@ -1,5 +1,6 @@
 """`load_data`: two checked splits and their class names, from the embedded sample, a local folder or the Hub."""
 
+import re
 from dataclasses import dataclass
 
 import datasets
@@ -37,6 +38,12 @@ class Data:
         return len(self.classes)
 
     @property
+    def home(self) -> str | None:
+        """Where all files of a data set on the Hub are; None for local data, which may name any file."""
+        on_hub = re.fullmatch(r"[0-9a-f]{40}", self.revision)
+        return f"hf://datasets/{self.path}@{self.revision}/" if on_hub else None
+
+    @property
     def train_rows(self) -> int | None:
         """The rows of the training split, None for a stream of unknown length."""
         return self.splits[self.train_split]
@@ -67,6 +74,8 @@ def load_data(
     IterableDataset, of `num_examples` rows if its repository does not say. The evaluation split is stored in the cache
     once, and gives the classes if labels are no ClassLabel. `num_examples` is refused where it is not the rows found.
     """
+    if image_column == label_column:
+        raise DataError(f"image_column and label_column are both {image_column!r}: name two columns.")
     found = open_splits(data, data_config, revision, streaming, token)
     names, columns = (train_split, eval_split or _eval_split(found.splits, data)), (image_column, label_column)
     train, test, rows = _two_splits(found.splits, names, columns, data)
@@ -149,6 +158,7 @@ def _columns(split: Split, image: str, label: str, where: str) -> Split:
     if split.features is None:
         # A stream may not know its columns before its first rows are read; datasets looks at a few of them.
         split = split._resolve_features()
+    split = split.decode(False) if _is_stream(split) else split
     split = _lifted(_lifted(split, image), label)
     check_columns(split.features, list(split.features or {}), image, label, f"The {where}")
     split = split.select_columns([image, label])

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from .columns import bad_label
 from .errors import DataError
-from .images import THREADS, centre, collate
+from .images import THREADS, centre, collate, unstopped
 from .reading import Encoded, PlannedSampler
 from .sequential import EndlessSampler, PassSampler
 from .shards import Shards
@@ -34,7 +34,8 @@ class Stream(Dataset):
     are shuffled together: two blocks of encoded images are in memory. Images are prepared as by `Images`.
 
     An image that cannot be read is a DataError that names file and row. With `skip_corrupt` the next good row of its
-    batch stands in its place, and `skipped` counts such rows, across worker processes.
+    batch stands in its place, and `skipped` counts such rows, across worker processes. `home`: `Data.home`, which no
+    path may leave.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Stream(Dataset):
         prepare: Transform | None = None,
         transform: Transform | None = None,
         skip_corrupt: bool = False,
+        home: str | None = None,
     ):
         if prepare and transform:
             raise DataError("prepare and transform each decide the pixels: give one of them.")
@@ -57,6 +59,7 @@ class Stream(Dataset):
         self.resumable = isinstance(source, Shards)
         self.rows = len(source) if self.resumable else rows
         self.block, self.skip_corrupt, self.random = block, skip_corrupt, transform is not None
+        self.home = home
         self.transform = transform or prepare or centre(size, size)
         self.numbers = {name: number for number, name in enumerate(classes)}
         # Shared, so that what worker processes find is counted here; by row, where rows have a number that stays.
@@ -79,9 +82,11 @@ class Stream(Dataset):
         """The batch sampler that reads this rank's rows."""
         if self.resumable:
             rows = tuple(unit.rows for unit in self.source.units)
-            return PlannedSampler(self.source, StreamPlan(rows, batch_size, seed, rank, world, self.block))
+            plan = StreamPlan(rows, batch_size, seed, rank, world, self.block)
+            return PlannedSampler(self.source, plan, self.home)
         rows, kind = (None, EndlessSampler) if self.rows is None else ((self.rows,), PassSampler)
-        return kind(self.source, self.columns, StreamPlan(rows, batch_size, seed, rank, world, self.block))
+        plan = StreamPlan(rows, batch_size, seed, rank, world, self.block)
+        return kind(self.source, self.columns, plan, self.home)
 
     def __getitems__(self, rows: Sequence[Encoded] | DataError) -> list[dict]:
         """`{"pixel_values": uint8 (3, size, size), "labels": int}` of each row of a batch; raises a failure to read."""
@@ -101,7 +106,7 @@ class Stream(Dataset):
 
     def _image(self, row: Encoded) -> Tensor | None:
         try:
-            image = decode(row.cell)
+            image = decode(row.cell, self.home)
         except Undecodable as error:
             if not self.skip_corrupt:
                 raise DataError(
@@ -123,7 +128,8 @@ class Stream(Dataset):
     def _label(self, row: Encoded) -> int:
         known = self.numbers.get(row.label) if isinstance(row.label, str) else row.label
         if not isinstance(known, int) or not 0 <= known < len(self.classes):
-            raise DataError(bad_label(row.label, _place(row), self.classes))
+            known = bad_label(row.label, _place(row), self.classes)
+            raise DataError(f"{known} A stream whose labels have no names takes its classes from the evaluation split.")
         return int(known)
 
 
@@ -158,6 +164,7 @@ class StreamLoader(DataLoader):
             num_workers=num_workers,
             pin_memory=pin_memory,
             collate_fn=collate,
+            worker_init_fn=unstopped,
             generator=torch.Generator(),  # else one draws from the global one each epoch
         )
 
@@ -167,7 +174,7 @@ class StreamLoader(DataLoader):
             yield from batches
             return
         except DataError as error:
-            failed, error.__traceback__ = DataError(str(error)), None
+            failed, error.__traceback__ = type(error)(str(error)), None
         # torch's iterator, if it hangs on the traceback of what it raised, waits for each of its workers when it goes
         del batches
         raise failed

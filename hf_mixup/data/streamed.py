@@ -88,7 +88,7 @@ def _told(error: BaseException, where: str) -> DataError:
     while not isinstance(error, DataError) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, DataError):
-        return DataError(str(error))
+        return type(error)(str(error))
     advice = "Try again later." if network_error(error) else "Check its files, or choose another revision."
     return DataError(f"The {where} cannot be read ({reason(error)}). {advice}")
 

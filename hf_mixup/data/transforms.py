@@ -9,11 +9,14 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
 from datasets import DownloadConfig
 from datasets.utils.file_utils import xopen
+from huggingface_hub import constants
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from timm.data import create_transform, resolve_data_config
 from timm.data.auto_augment import LEVEL_TO_ARG, rand_augment_transform
@@ -54,11 +57,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def decode(value: dict | None) -> Image.Image:
-    """The RGB image of one undecoded cell `{"bytes", "path"}` of an Image column; Undecodable if it holds none."""
+def decode(value: dict | None, home: str | None = None) -> Image.Image:
+    """The RGB image of one undecoded cell `{"bytes", "path"}` of an Image column; Undecodable if it holds none.
+
+    With `home`, a path that leads out of it is a DataError: see `read`.
+    """
     if not value or (value.get("bytes") is None and value.get("path") is None):
         raise Undecodable("the cell is empty")
-    content = value["bytes"] if value.get("bytes") is not None else read(value["path"])
+    content = value["bytes"] if value.get("bytes") is not None else read(value["path"], home)
     try:
         return to_rgb(Image.open(BytesIO(content)))
     except MemoryError:
@@ -69,13 +75,28 @@ def decode(value: dict | None) -> Image.Image:
         raise Undecodable(f"{type(error).__name__}: {error}") from error
 
 
-def read(path: str) -> bytes:
-    """The content of a local or remote file; only a missing file counts as undecodable, a failing network does not."""
+def read(path: str, home: str | None = None) -> bytes:
+    """The content of a local or remote file; only a missing file counts as undecodable, a failing network does not.
+
+    `home` is the address that all files of a data set on the Hub begin with. Its cells may name those, and files that
+    `datasets` has downloaded, but no other file of this machine and no other address: DataError.
+    """
+    if home is not None and not _inside(path, home):
+        raise DataError(f"A cell names the image {path!r}, which is no file of the data set: do not use this data set.")
     try:
         with xopen(path, "rb", download_config=DownloadConfig()) as file:
             return file.read()
     except FileNotFoundError as error:
         raise Undecodable(f"no file {path}") from error
+
+
+def _inside(path: str, home: str) -> bool:
+    """Whether a path is below `home`, in an archive there, or in a cache of downloaded files."""
+    outermost = path.rpartition("::")[2]
+    if "://" in outermost:
+        return outermost.startswith(home) and ".." not in outermost.split("/")
+    caches = (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
+    return any(Path(outermost).resolve().is_relative_to(Path(cache).resolve()) for cache in caches)
 
 
 def eval_transform(pretrained_cfg: dict) -> Transform:

@@ -15,6 +15,7 @@ from datasets.utils.file_utils import xbasename
 
 from .errors import DataError
 
+MARK = 1024  # zeros at the end of a tar file
 HIDDEN = (".", "__")  # as datasets leaves them out
 
 
@@ -69,8 +70,29 @@ def examples(path: str, file: BinaryIO, columns: tuple[str, ...]) -> Iterator[di
 
 
 def count(path: str, raw: io.RawIOBase) -> int:
-    """The rows of a shard, for which it is read once as a whole."""
-    return sum(1 for _ in examples(path, io.BufferedReader(raw, 2**20), ()))
+    """The rows of a shard, for which it is read once as a whole; DataError for one that was cut off."""
+    file = Ending(raw)
+    rows = sum(1 for _ in examples(path, io.BufferedReader(file, 2**20), ()))
+    while file.read(2**20):  # tarfile stops at the mark, but there is padding
+        pass
+    if not path.endswith("gz") and file.last != bytes(MARK):
+        raise DataError(f"{path} ends without a tar file's end mark, so that rows may be missing: upload it again.")
+    return rows
+
+
+class Ending(io.RawIOBase):
+    """A file that is read on, and its last bytes."""
+
+    def __init__(self, raw: io.RawIOBase):
+        self.raw, self.last = raw, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target) -> int:
+        count = self.raw.readinto(target) or 0
+        self.last = (self.last + bytes(target[:count]))[-MARK:]
+        return count
 
 
 def _cell(row: dict, image: str) -> dict | None:

@@ -1,16 +1,17 @@
 """One commit that makes a branch hold what it should, however often it has to be tried."""
 
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import RevisionNotFoundError
 
 from .retry import retried, without_secrets
 
 MOVED = (409, 412)  # the branch is no longer where it was: another's commit, or our own whose reply was lost
 TEXT = (".json", ".md", ".yaml")  # sent with the commit itself, not before
+COMMIT = re.compile(r"[0-9a-f]{40}")
 UNLESS_TOLD = ""  # .gitignore of the repository does not decide what a run consists of
 
 
@@ -78,11 +79,16 @@ def _opened(api: HfApi, repo: str, key: str) -> str | None:
 
 
 def make_branch(api: HfApi, repo: str, revision: str) -> None:
-    """Make a branch of that name where there is no such revision."""
-    try:
-        api.repo_info(repo, revision=revision)
-    except RevisionNotFoundError:
-        api.create_branch(repo, branch=revision, exist_ok=True)
+    """Make a branch of that name where there is none; ValueError if it is a tag or a commit, which nothing goes on."""
+    if revision.startswith("refs/"):
+        return
+    refs = api.list_repo_refs(repo)
+    if revision in {branch.name for branch in refs.branches}:
+        return
+    taken = revision in {tag.name for tag in refs.tags} or COMMIT.fullmatch(revision)
+    if taken:
+        raise ValueError(f"{revision!r} is a tag or a commit, and a run is pushed to a branch: give another revision")
+    api.create_branch(repo, branch=revision, exist_ok=True)
 
 
 def address(api: HfApi, repo: str, revision: str | None = None) -> str:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from .commits import MOVED, make_branch
 from .retry import may_pass, reason, retried, status_of, without_secrets
 
 NAME = ".hub.json"
+NO_BRANCH = re.compile(r"^[-/.]|[/.]$|\.lock$|//|\.\.|/\.|@\{|[\s~^:?*\[\\\x00-\x1f\x7f]|^$")  # as git has it
 CHECKPOINTS = "checkpoints"  # the branch of the checkpoints
 FAILURES = (OSError, HTTPError, RuntimeError, ValueError)  # what huggingface_hub raises
 BEFORE = 10.0  # seconds after which a run begins although the Hub does not answer
@@ -82,6 +84,8 @@ def checked(destination: Destination) -> Destination:
 
 def _allowed(api: HfApi, destination: Destination) -> Destination:
     validate_repo_id(destination.repo)
+    if destination.revision is not None and NO_BRANCH.search(destination.revision):
+        raise PushRefused(f"{destination.revision!r} cannot be the name of a branch: give another hub_revision.")
     who = api.whoami()
     name = destination.repo if "/" in destination.repo else f"{who['name']}/{destination.repo}"
     key = who.get("auth", {}).get("accessToken", {}).get("role")
@@ -125,8 +129,8 @@ def _check_private(api: HfApi, destination: Destination) -> None:
         return
     if public:
         raise PushRefused(
-            f"hub_private_repo is set and {destination.repo!r} is a public repository already: make it private at "
-            f"{api.endpoint}/{destination.repo}/settings, or choose another hub_model_id."
+            f"{destination.repo!r} is to be private and is a public repository already: make it private at "
+            f"{api.endpoint}/{destination.repo}/settings, choose another, or leave out hub_private_repo (--no-private)."
         )
 
 

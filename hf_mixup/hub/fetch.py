@@ -42,6 +42,7 @@ class ModelError(ValueError):
 def fetch(name: str, revision: str | None = None, *, code: bool = False) -> Path:
     """The folder `name`, or a folder with the files of that Hub repository at a branch, tag or commit.
 
+    The revision may stand in the name too, as "user/name@revision".
     Of a repository only the files are fetched that a model is read from, with `code` its Python files too. Failures
     that may pass are tried again; without a connection the cache serves. Raises ModelError.
     """
@@ -50,6 +51,8 @@ def fetch(name: str, revision: str | None = None, *, code: bool = False) -> Path
         if revision is not None:
             raise ModelError(f"{name!r} is a folder here and has no revisions: leave out revision={revision!r}.")
         return folder
+    name, _, said = name.partition("@")
+    revision = revision or said or None
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(
             f"There is no folder {name!r}.{_nearest(folder)} Give a folder with {CONFIG}, or a Hub id as user/name."
@@ -59,7 +62,7 @@ def fetch(name: str, revision: str | None = None, *, code: bool = False) -> Path
     try:
         return Path(retried(lambda: snapshot_download(name, **options), f"download {name}"))
     except (OSError, HTTPError, RuntimeError, ValueError) as error:
-        raise ModelError(_why(name, revision, error)) from error
+        raise ModelError(_why(name, revision, error)) from None  # its words may repeat the token
 
 
 def _nearest(folder: Path) -> str:
@@ -140,7 +143,7 @@ def origin(name: str) -> str | None:
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        return name
+        return name.partition("@")[0]
     if cached := CACHED.search(folder.resolve().as_posix()):
         return "/".join(cached.groups())
     return _base_model(folder / "README.md")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import timm
 import torch
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
@@ -25,7 +25,7 @@ NEVER = {"pretrained", "pretrained_cfg", "checkpoint_path", "features_only"}  # 
 OTHER_WEIGHTS = ("transformers_weights", "quantization_config")
 # what networks raise when they are built with arguments that they were not made for
 BUILDING = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError)
-BUILDING += (RuntimeError, TypeError, ValueError)
+BUILDING += (RuntimeError, StrictDataclassError, TypeError, ValueError)
 SPARE = 10**7  # parameters that a network may have beyond four times its weights' bytes
 
 

@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     except PushError as error:
         print(error, file=sys.stderr)
         return FAILED
-    destination.save(options.folder)
+    if Destination.of(options.folder) is None:  # else the run's own place stays
+        destination.save(options.folder)
     print(f"Pushed to {address}")
     return 0
 
@@ -45,8 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, help="output_dir of the run")
     parser.add_argument("--repo", help="name or namespace/name (default: where the run was to be pushed)")
     parser.add_argument("--revision", help="branch, made if it is not there (default: the run's, or main)")
-    parser.add_argument("--private", action="store_true", default=None, help="make the repository private")
-    parser.add_argument("--create_pr", action="store_true", default=None, help="open a pull request instead")
+    switch = {"action": argparse.BooleanOptionalAction, "default": None}
+    parser.add_argument("--private", **switch, help="make the repository private")
+    parser.add_argument("--create_pr", **switch, help="open a pull request instead")
     parser.add_argument(
         "--seeds",
         type=Path,
@@ -65,6 +67,8 @@ def _destination(options: argparse.Namespace) -> Destination:
     left = Destination.of(options.folder)
     if left is None and "repo" not in given:
         raise PushRefused(f"The run in {options.folder} does not say where it belongs: give --repo.")
+    if left and given.get("repo", left.repo) != left.repo:  # which has branches and ways there of its own
+        left = Destination(given["repo"], private=left.private)
     wanted = replace(left, **given) if left else Destination(**given)
     if wanted.create_pr and wanted.revision not in (None, "main"):
         raise PushRefused(f"Pull requests go to main, not to revision {wanted.revision!r}: leave out one of the two.")

@@ -95,6 +95,7 @@ def _wrong(folder: Path, files: dict[str, Path]) -> Iterator[str]:
         try:
             if name.endswith(".json"):
                 values = json.loads(path.read_text())
+                values.keys()  # AttributeError for what is no mapping
                 weights = sorted(set(values["weight_map"].values())) if path == index else weights
             elif name.endswith(".safetensors"):
                 with safe_open(path, "pt"):

@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from starlette.requests import ClientDisconnect
+
 LOG_LENGTH = 10_000
 
 
@@ -132,6 +134,8 @@ class FaultyApp:
                 await self.app(scope, receive, send)
             else:
                 await self._fail(fault, scope, receive, send)
+        except ClientDisconnect:  # in the middle of what it sent: nobody waits for an answer
+            pass
         finally:
             request.seconds = time.perf_counter() - start
 

@@ -13,7 +13,7 @@ from training import Rows, native_resnet, native_vit
 from transformers import ResNetConfig, TrainingArguments, ViTConfig, ViTImageProcessor
 
 import hf_mixup
-from hf_mixup.hub.fetch import ModelError, origin
+from hf_mixup.hub.fetch import ModelError, fetch, origin
 from hf_mixup.models import build_model, save_published
 
 SIZE = {"image_size": 16}
@@ -314,3 +314,22 @@ def test_every_kind_of_network_is_published_and_gone_on_from(kind, here, data, t
     assert re.search(rf"^base_model: user/{kind}$", card, re.M)
     assert ("import hf_mixup  # registers the network" in card) == (kind == "ours")
     assert f"library_name: {'timm' if kind == 'ours' else 'transformers'}\n" in card
+
+
+def test_a_revision_may_stand_in_the_name(pushed, here, api, tmp_path):
+    api.create_branch("user/run", branch="v1", exist_ok=True)
+    assert fetch("user/run@v1") == fetch("user/run", "v1")
+    assert origin("user/run@v1") == "user/run"
+    with pytest.raises(ModelError, match="has no revision 'v7'"):
+        fetch("user/run@v7")
+
+
+def test_a_value_that_no_configuration_takes_is_told(tmp_path):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, **small)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_size": "NaN"}))
+    with pytest.raises(ModelError, match="hidden_size"):
+        hf_mixup.load_pretrained(str(tmp_path))

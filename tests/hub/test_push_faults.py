@@ -240,7 +240,9 @@ class TestTheCommand:
         Destination("user/elsewhere", private=True).save(run)
         assert main([str(run), "--repo", repo, "--revision", "v2"]) == 0
         assert files_of(api, repo, "v2") == WHOLE
-        assert Destination.of(run) == Destination(repo, "v2", private=True)
+        assert api.repo_info(repo).private  # as the run's own place
+        assert Destination.of(run) == Destination("user/elsewhere", private=True)  # where it is pushed the next time
+        assert main([str(run), "--repo", repo, "--no-private"]) == 0
 
     def test_the_card_that_is_pushed_loads_from_the_repository(self, api, run, repo):
         assert main([str(run), "--repo", repo, "--revision", "v2"]) == 0
@@ -300,3 +302,18 @@ class TestTheCommand:
         ):
             assert main([str(folder), "--repo", "user/x"]) == 2
             assert words in capsys.readouterr().err
+
+
+def test_a_tag_and_a_commit_are_no_branches_to_push_to(api, run, repo):
+    api.create_repo(repo)
+    api.create_tag(repo, tag="v9")
+    for revision in ("v9", api.repo_info(repo).sha):
+        with pytest.raises(PushError, match="is a tag or a commit"):
+            push(run, Destination(repo, revision))
+
+
+def test_a_name_that_no_branch_can_have_makes_no_repository(api, repo):
+    for revision in ("a..b", "a b", "/a", "a~1", "a.lock", ""):
+        with pytest.raises(PushRefused, match="cannot be the name of a branch"):
+            checked(Destination(repo, revision))
+    assert not api.repo_exists(repo)
