@@ -24,6 +24,8 @@ def check_columns(features: datasets.Features | None, names: list[str], image: s
             f"Column {image!r} of {where} holds {kind}, not images.{_advice(features, names, image, 'image')} "
             "Pass image_column=... with a column of images, of encoded bytes or of file paths."
         )
+    if image == label:
+        raise DataError(f"image_column and label_column are both {image!r} in {where}: name two columns.")
 
 
 def _advice(features: dict, names: list[str], column: str, role: str) -> str:

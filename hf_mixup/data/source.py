@@ -74,8 +74,6 @@ def load_data(
     IterableDataset, of `num_examples` rows if its repository does not say. The evaluation split is stored in the cache
     once, and gives the classes if labels are no ClassLabel. `num_examples` is refused where it is not the rows found.
     """
-    if image_column == label_column:
-        raise DataError(f"image_column and label_column are both {image_column!r}: name two columns.")
     found = open_splits(data, data_config, revision, streaming, token)
     names, columns = (train_split, eval_split or _eval_split(found.splits, data)), (image_column, label_column)
     train, test, rows = _two_splits(found.splits, names, columns, data)

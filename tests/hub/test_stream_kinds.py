@@ -115,7 +115,7 @@ def test_too_small_a_number_of_examples_is_told(push, tmp_path, caplog):
 
 def test_the_two_columns_differ():
     with pytest.raises(DataError, match="two columns"):
-        load_data(image_column="label")
+        load_data(label_column="image", streaming=True)
 
 
 def test_a_run_with_loader_workers_whose_whole_group_is_told_to_stop_saves_first(hub, tmp_path):
