@@ -113,7 +113,7 @@ def test_what_was_seen_before_is_not_read_again(tmp_path, asked, monkeypatch):
     loader = loader_of(data, block=8)
     whole = labels(loader)
     decoded = []
-    monkeypatch.setattr("hf_mixup.data.stream.decode", lambda cell: decoded.append(cell) or decode(cell))
+    monkeypatch.setattr("hf_mixup.data.stream.decode", lambda cell, home: decoded.append(cell) or decode(cell, home))
     for skipped, blocks in ((0, 8), (4, 6), (13, 2), (15, 1)):
         del asked[:], decoded[:]
         loader.start(0, skipped)
