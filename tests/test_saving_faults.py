@@ -83,6 +83,11 @@ def in_file(name):
     return lambda whole: call(saving, "save_private", AT - 1, lambda: die_in_a_file_of(size_of(whole, name) - 1))
 
 
+def in_the_third_move():
+    """Dies when two files of those that were written aside are in their places."""
+    call(saving, "_settle", 1, lambda: call(saving.os, "replace", 3, die))
+
+
 POINTS = {
     "in the weights": (2, in_file("model.safetensors")),
     "in the method": (2, in_file("method.safetensors")),
@@ -91,7 +96,7 @@ POINTS = {
     "after the move": (3, lambda _: call(saving, "rotate_checkpoints", AT, die)),
     "in the exported weights": (STEPS, lambda _: call(train, "export", 1, lambda: die_in_a_file_of(50_000))),
     "in the final record": (STEPS, lambda _: call(export, "_write_card", 1, lambda: die_in_a_file_of(100))),
-    "between exported files": (STEPS, lambda _: call(train, "export", 1, lambda: call(saving.os, "replace", 3, die))),
+    "between exported files": (STEPS, lambda _: call(train, "export", 1, in_the_third_move)),
 }
 
 

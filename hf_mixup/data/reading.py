@@ -34,22 +34,15 @@ class Encoded:
     row: int  # counted over the split, or over the pass
 
 
-class ReadingSampler(Sampler):
-    """A batch sampler whose `batches` are read, which may fail."""
-
-    def batches(self) -> Iterator[list[Encoded]]:
-        """The batches of an iteration; DataError where they cannot be read."""
-        raise NotImplementedError
-
-    def __iter__(self) -> Iterator[list[Encoded] | DataError]:
-        try:
-            yield from self.batches()
-        except DataError as error:
-            # in the place of a batch, for the decoder to raise: raised here, it would overtake the batches before it
-            yield from repeat(error)
+def failing_in_turn(batches: Iterator[list[Encoded]]) -> Iterator[list[Encoded] | DataError]:
+    """The batches; a failure to read them stands in the place of a batch, for the decoder to raise."""
+    try:
+        yield from batches
+    except DataError as error:
+        yield from repeat(error)  # raised here, it would overtake the batches before it
 
 
-class PlannedSampler(ReadingSampler):
+class PlannedSampler(Sampler):
     """One list of `Encoded` a batch, of this rank's batches of the epoch last set, in the order of a StreamPlan."""
 
     def __init__(self, shards: Shards, plan: StreamPlan, home: str | None = None):
@@ -69,7 +62,10 @@ class PlannedSampler(ReadingSampler):
     def __len__(self) -> int:
         return len(self.plan)
 
-    def batches(self) -> Iterator[list[Encoded]]:
+    def __iter__(self) -> Iterator[list[Encoded] | DataError]:
+        return failing_in_turn(self._batches())
+
+    def _batches(self) -> Iterator[list[Encoded]]:
         skipped, self.skipped = min(self.skipped, len(self)), 0
         size, epoch = self.plan.batch_size, self.epoch
         yield from ([] for _ in range(skipped))

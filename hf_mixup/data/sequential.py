@@ -7,10 +7,11 @@ from itertools import count, islice
 
 import datasets
 import numpy as np
+from torch.utils.data import Sampler
 
 from .background import ahead
 from .errors import DataError
-from .reading import Encoded, ReadingSampler, filled
+from .reading import Encoded, failing_in_turn, filled
 from .stream_plan import StreamPlan, row_seeds
 
 logger = logging.getLogger(__name__)
@@ -18,8 +19,8 @@ logger = logging.getLogger(__name__)
 READ = 64  # rows asked of the stream at once
 
 
-class EndlessSampler(ReadingSampler):
-    """The same of a stream whose files do not tell their rows: it is read from its start, pass after pass.
+class EndlessSampler(Sampler):
+    """As PlannedSampler, of a stream whose files do not tell their rows: read from its start, pass after pass.
 
     In each pass the shards are in another order, alike on all ranks. Of each `world * batch_size` rows that come, each
     rank takes every world-th one, and the last ones that are fewer are left out. A rank's rows are shuffled in blocks.
@@ -38,7 +39,10 @@ class EndlessSampler(ReadingSampler):
         """As `set_epoch`: what is skipped has to be read."""
         self.set_epoch(epoch)
 
-    def batches(self) -> Iterator[list[Encoded]]:
+    def __iter__(self) -> Iterator[list[Encoded] | DataError]:
+        return failing_in_turn(self._batches())
+
+    def _batches(self) -> Iterator[list[Encoded]]:
         for epoch in count(self.epoch):
             with closing(self._pass(epoch)) as batches:
                 empty = True
@@ -94,7 +98,7 @@ class PassSampler(EndlessSampler):
     def __len__(self) -> int:
         return len(self.plan)
 
-    def batches(self) -> Iterator[list[Encoded]]:
+    def _batches(self) -> Iterator[list[Encoded]]:
         with closing(self._pass(self.epoch)) as batches:
             given = 0
             for batch in islice(batches, len(self)):

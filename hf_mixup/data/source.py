@@ -156,7 +156,6 @@ def _columns(split: Split, image: str, label: str, where: str) -> Split:
     if split.features is None:
         # A stream may not know its columns before its first rows are read; datasets looks at a few of them.
         split = split._resolve_features()
-    split = split.decode(False) if _is_stream(split) else split
     split = _lifted(_lifted(split, image), label)
     check_columns(split.features, list(split.features or {}), image, label, f"The {where}")
     split = split.select_columns([image, label])

@@ -128,8 +128,10 @@ class Stream(Dataset):
     def _label(self, row: Encoded) -> int:
         known = self.numbers.get(row.label) if isinstance(row.label, str) else row.label
         if not isinstance(known, int) or not 0 <= known < len(self.classes):
-            known = bad_label(row.label, _place(row), self.classes)
-            raise DataError(f"{known} A stream whose labels have no names takes its classes from the evaluation split.")
+            said = bad_label(row.label, _place(row), self.classes)
+            if row.label not in (None, -1):
+                said += " A stream whose labels have no names takes its classes from the evaluation split."
+            raise DataError(said)
         return int(known)
 
 

@@ -4,6 +4,8 @@ import itertools
 import json
 import re
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -163,6 +165,22 @@ REFUSED = {
     "no name of a repository": ({}, "a b/c", "no name of a repository"),
     "offline": ({"offline": True}, "user/x", "HF_HUB_OFFLINE"),
 }
+
+
+def test_what_somebody_else_pushed_meanwhile_is_looked_at(hub, api, run, repo):
+    api.create_repo(repo)
+    hub.faults.add(path="/commit/", slow=2.0)
+
+    def push_a_picture():
+        while not any(f"{repo}/commit/" in request.path for request in hub.requests):
+            time.sleep(0.01)
+        api.upload_file(path_or_fileobj=b"of another run", path_in_repo="mixed.png", repo_id=repo)
+
+    other = threading.Thread(target=push_a_picture)
+    other.start()
+    push(run, Destination(repo))
+    other.join()
+    assert files_of(api, repo) == WHOLE and len(commits_of(api, repo)) == 3
 
 
 @pytest.mark.parametrize("given, name, words", REFUSED.values(), ids=REFUSED.keys())

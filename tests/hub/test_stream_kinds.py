@@ -49,9 +49,17 @@ def test_a_folder_of_jpegs_streams_and_is_evaluated_on_the_same_bytes(push, tmp_
             picture(row).save(tmp_path / "data" / split / name / f"{row}.jpg")
     name = push(tmp_path / "data")
     streamed, whole = opened(name, num_examples=8), load_data(data=name)
-    batch = next(iter(loader_of(streamed, size=8)))
-    assert sorted(batch["labels"].tolist()) == [0] * 4 + [1] * 4
+    both = opened(name, num_examples=16, train_split="train+test")
+    for data in (streamed, both):
+        [*batches] = loader_of(data, size=8)
+        assert sorted(labels(batches)) == [0] * (len(batches) * 4) + [1] * (len(batches) * 4)
     assert (pixels(streamed) == pixels(whole)).all()
+
+
+def test_a_label_inside_the_json_of_a_tar_streams_without_counted_rows(push, tmp_path):
+    name = push(write_tars(tmp_path / "data", (24, 16)))
+    data = opened(name, num_examples=40, image_column="png", label_column="json.label")
+    assert sorted(labels(loader_of(data))) == list(range(40))
 
 
 def test_a_run_goes_on_with_the_commit_it_began_with(push, tmp_path, capsys):

@@ -80,11 +80,24 @@ def test_a_shard_that_vanishes_ends_the_run_with_a_sentence(hub, root, tmp_path,
     assert "train-00001-of-00003.parquet cannot be read" in said and "Traceback" not in said and hub.token not in said
 
 
-def test_a_trainer_refuses_a_checkpoint_of_another_order(root, tmp_path):
+def test_a_resumed_epoch_begins_to_read_where_it_was_cut(root, tmp_path):
+    trainer = trainer_of(root, tmp_path)
+    loader, state = trainer.get_train_dataloader(), trainer.state
+    state.global_step, state.epoch = 15, 15 / 12
+    trainer.method_callback.on_epoch_begin(trainer.args, state, None, train_dataloader=loader)
+    sampler = loader.batch_sampler
+    assert (sampler.epoch, sampler.skipped) == (1, 2 * 3)  # three steps into it, each of two batches
+
+
+def trainer_of(root, folder, **changes):
+    """The trainer of the recipe's run."""
     options = {key: value for key, value in record_of(root / "whole")["recipe"].items() if key != "recipe"}
-    options |= {"output_dir": str(tmp_path), "use_cpu": True, "disable_tqdm": True, "seed": 1}
-    config = MixupConfig(**options)
-    trainer, _ = make_trainer(config, load_data(data="user/sample", streaming=True))
+    options |= {"output_dir": str(folder), "use_cpu": True, "disable_tqdm": True, **changes}
+    return make_trainer(MixupConfig(**options), load_data(data="user/sample", streaming=True))[0]
+
+
+def test_a_trainer_refuses_a_checkpoint_of_another_order(root, tmp_path):
+    trainer = trainer_of(root, tmp_path, seed=1)
     assert trainer.train_dataset.block == 16
     with pytest.raises(DataError, match="The run began with seed 0 and cannot go on exactly with 1: use 0 again."):
         trainer.train(resume_from_checkpoint=str(root / "whole" / "checkpoint-5"))
