@@ -57,12 +57,14 @@ def test_two_processes_train_as_well_as_one(metric):
 def test_what_the_readme_says_of_the_input_path_is_what_was_measured():
     cases = json.loads((RECORDS.parent / "speed" / "input.json").read_text())["cases"]
     [small], [large] = ([c for c in cases if c["size"] == size and c["workers"] == 2] for size in (32, 224))
+    decoding = large["limits"]["decoding, PIL"]["images_per_s"]["median"]
     small, large = ({k: v["images_per_s"]["median"] for k, v in case["paths"].items()} for case in (small, large))
     ours = small["ours, streamed"]
     readme = " ".join((ROOT / "README.md").read_text().split())
     faster = [ours / small[name] for name in ("transformers example, stored", "timm hfids, streamed")]
     assert f"{faster[0]:.1f} times as fast as the example and {faster[1]:.1f} times as fast as timm's" in readme
     assert max(large.values()) / min(large.values()) < 1.15
+    assert all(round(decoding / speed) == 5 for speed in large.values())
 
 
 def test_two_processes_reach_what_the_readme_says():
