@@ -69,7 +69,7 @@ def in_rounds(candidates: dict[str, InputPath], rounds: int, warm_up: int) -> di
             one_pass(path, 0, warm_up)
     order, passes = list(candidates), {name: [] for name in candidates}
     for epoch in range(rounds):
-        random.shuffle(order)
+        random.Random(epoch).shuffle(order)
         for name in order:
             passes[name].append(one_pass(candidates[name], epoch))
     return passes
