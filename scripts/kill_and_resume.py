@@ -25,7 +25,7 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 from safetensors.torch import load_file
 
-from hf_mixup.record import commit, device_name, versions
+from hf_mixup.runs.record import commit, device_name, versions
 from hf_mixup.testing import LocalHub
 
 ROOT = Path(__file__).parents[1]

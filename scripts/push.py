@@ -2,7 +2,7 @@
 
 import sys
 
-from hf_mixup.publish.__main__ import main
+from hf_mixup.cli.push import main
 
 if __name__ == "__main__":
     sys.exit(main())

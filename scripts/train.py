@@ -2,7 +2,7 @@
 
 import sys
 
-from hf_mixup.__main__ import main
+from hf_mixup.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import hf_mixup
-from hf_mixup.record import NAME, read
+from hf_mixup.runs.record import NAME, read
 
 REFUSED = 2  # the status of a run that cannot be as asked, such as attention of a network without
 TRAIN = Path(__file__).parent / "train.py"

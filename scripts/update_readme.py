@@ -10,8 +10,8 @@ sys.path.insert(0, str(ROOT / "tests" / "methods"))
 
 from rows import ROWS  # noqa: E402
 
+from hf_mixup.benchmark.method_table import method_table  # noqa: E402
 from hf_mixup.benchmark.report import input_table, speed_table  # noqa: E402
-from hf_mixup.table import method_table  # noqa: E402
 
 README = ROOT / "README.md"
 SPEED = ROOT / "hub_cards" / "speed"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fixtures.training import CLASSES, Learnable, Rows, are_rows, timm_resnet
 from timm.data import Mixup as TimmMixup
 from torch.utils.data import DataLoader
-from training import CLASSES, Learnable, Rows, are_rows, timm_resnet
 
 from hf_mixup import BatchMixup, Method, MixupCollator, available, from_timm, load, soft_loss
 

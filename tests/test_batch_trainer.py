@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from training import (
+from fixtures.training import (
     CLASSES,
     Rows,
     Seen,

@@ -15,15 +15,15 @@ from PIL import Image
 from transformers import get_scheduler
 
 from hf_mixup import MixupStep, MixupTrainer, Net
-from hf_mixup.config import FIELDS, MixupConfig, parse
+from hf_mixup.config.config import FIELDS, MixupConfig, parse
+from hf_mixup.config.parser import load_yaml, merge, packaged
+from hf_mixup.config.types import convert
 from hf_mixup.data import eval_transform
 from hf_mixup.methods import load
 from hf_mixup.models import build_model, save_published
-from hf_mixup.optimization import add_groups, finish_schedule, make_optimizer
-from hf_mixup.recipe import load_yaml, merge, packaged
+from hf_mixup.runs.run import image_transform
 from hf_mixup.tasks.classification import classification
-from hf_mixup.train import image_transform
-from hf_mixup.values import convert
+from hf_mixup.trainer.optimizers import add_groups, finish_schedule, make_optimizer
 
 RECIPES = packaged()
 ACCELERATE = sorted((RECIPES / "accelerate").glob("*.yaml"))

@@ -3,15 +3,9 @@
 import ast
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for folder in ("hf_mixup", "scripts") for path in (ROOT / folder).rglob("*.py"))
 FILE_LINES, FUNCTION_LINES = 250, 30
-
-
-def relative(path: Path) -> str:
-    return str(path.relative_to(ROOT))
 
 
 def length(function: ast.FunctionDef) -> int:
@@ -23,15 +17,18 @@ def length(function: ast.FunctionDef) -> int:
     return lines
 
 
-@pytest.mark.parametrize("path", FILES, ids=relative)
-def test_a_file_is_short(path):
-    assert len(path.read_text().splitlines()) <= FILE_LINES
+def functions(path: Path):
+    """The functions of a file as syntax trees."""
+    tree = ast.parse(path.read_text())
+    return [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
 
 
-@pytest.mark.parametrize("path", FILES, ids=relative)
-def test_functions_are_short(path):
-    functions = [
-        n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))
-    ]
-    long = {function.name: length(function) for function in functions if length(function) > FUNCTION_LINES}
-    assert not long
+def test_files_are_short():
+    assert FILES
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}
+    assert not {path: lines for path, lines in lengths.items() if lines > FILE_LINES}
+
+
+def test_functions_are_short():
+    lengths = {f"{path.relative_to(ROOT)}:{f.name}": length(f) for path in FILES for f in functions(path)}
+    assert not {name: lines for name, lines in lengths.items() if lines > FUNCTION_LINES}

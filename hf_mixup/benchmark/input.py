@@ -22,7 +22,7 @@ import datasets
 import torch
 
 from ..data import DataError
-from ..record import commit
+from ..runs.record import commit
 from ..testing import LocalHub
 from .input_data import CASES, QUICK, Case, made, own, publish
 from .input_peers import FLIP, PADDING, SCALE, InputPath, limits, paths

@@ -24,7 +24,7 @@ from torchvision.io import ImageReadMode, decode_image
 from ..config import MixupConfig
 from ..data import load_data
 from ..ops.sampling import generator
-from ..train import make_trainer
+from ..runs.run import make_trainer
 from .input_data import Case, encoded
 
 PADDING, SCALE, FLIP = 4, (0.08, 1.0), 0.5

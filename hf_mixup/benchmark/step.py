@@ -18,8 +18,8 @@ from torch.utils.flop_counter import flop_registry
 from ..methods import available, load
 from ..models import build_model
 from ..net import Net
-from ..step import MixupStep
 from ..tasks.classification import classification
+from ..trainer import MixupStep
 from .timing import batch, interleaved, machine, write
 
 BATCH, SIDE, CLASSES = 32, 32, 10

@@ -11,14 +11,14 @@ stream = Stream(data.train, data.image_column, data.label_column, size=28, class
 loader = StreamLoader(stream, 128, seed=0, rank=0, world=1, num_workers=2)
 """
 
+from ..errors import DataError, Unreachable
 from .augment import augment, normalise
-from .errors import DataError, Unreachable
+from .batch_sampler import BatchPlan, ImageLoader, TrainLoader, eval_loader, train_loader
 from .images import Images, collate
-from .plan import BatchPlan, ImageLoader, TrainLoader, eval_loader, train_loader
-from .shards import Shards
-from .source import Data, load_data
-from .stream import Stream, StreamLoader, check_order, order_of, write_order
-from .stream_plan import StreamPlan
+from .load import Data, load_data
+from .streaming.dataset import Stream, StreamLoader, check_order, order_of, write_order
+from .streaming.order import StreamPlan
+from .streaming.shards import Shards
 from .transforms import Transform, borrowed_generators, crop_share, eval_transform, to_rgb, train_transform
 
 __all__ = [

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .errors import DataError, nearest
+from ..errors import DataError, nearest
 
 
 def check_columns(features: datasets.Features | None, names: list[str], image: str, label: str, where: str) -> None:

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset, get_worker_info
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from ..errors import DataError
 from .columns import integer_labels
-from .errors import DataError
 from .transforms import Transform, Undecodable, borrowed_generators, decode, to_rgb
 
 logger = logging.getLogger(__name__)

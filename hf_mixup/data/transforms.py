@@ -24,7 +24,7 @@ from timm.data.transforms import str_to_interp_mode, str_to_pil_interp
 from torch import Tensor
 from torchvision import transforms
 
-from .errors import DataError
+from ..errors import DataError
 
 Transform = Callable[[Image.Image], Tensor]
 

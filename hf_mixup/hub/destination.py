@@ -112,7 +112,7 @@ def _allowed(api: HfApi, destination: Destination) -> Destination:
 
 
 def _foreign(name: str, user: str, exists: bool) -> str:
-    way_out = f"Give one of your own as hub_model_id (--repo of hf_mixup.publish), like {user}/{name.partition('/')[2]}"
+    way_out = f"Give one of your own as hub_model_id (--repo of hf_mixup push), like {user}/{name.partition('/')[2]}"
     if exists:
         way_out += ", or propose the run with --hub_create_pr (--create_pr)"
     kind = "is not yours" if exists else "does not exist, and its namespace is not yours"

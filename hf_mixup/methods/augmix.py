@@ -15,16 +15,7 @@ from torch import Tensor
 from ..mix import Mix
 from ..ops.losses import jensen_shannon
 from ..ops.masks import mingle, spread, written
-from ..ops.pixels import (
-    affine,
-    autocontrast,
-    black_and_white,
-    equalize,
-    from_levels,
-    posterize,
-    solarize,
-    to_levels,
-)
+from ..ops.pixels import affine, autocontrast, black_and_white, equalize, from_levels, posterize, solarize, to_levels
 from ..ops.sampling import beta, dirichlet, integers, uniform
 from ._base import Method
 from ._statistics import check_channels, check_statistics

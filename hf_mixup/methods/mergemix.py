@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..mix import Mix
 from ..ops.flags import evaluating
-from ..ops.merging import schedule
+from ..ops.token_merging import schedule
 from ._base import Method
 from .attentivemix import attentivemix
 from .mixup import mixup

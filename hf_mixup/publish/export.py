@@ -8,14 +8,15 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 from transformers.image_processing_utils import BaseImageProcessor
 
-from .. import networks, record
-from ..cards.card import eval_results, hub_id, model_card, recipe
-from ..cards.seeds import CardError
-from ..hub.fetch import CONFIG, read_json
+from ..hub.download import CONFIG, read_json
 from ..methods import load
+from ..models import architectures as networks
 from ..models import save_published
-from ..saving import save_extra
-from .picture import NAME, write_picture
+from ..runs import record
+from ..trainer.checkpointing import save_extra
+from .model_card import eval_results, hub_id, model_card, recipe
+from .sample_grid import NAME, write_picture
+from .seeds import CardError
 
 CARD, RECIPE, EVAL_RESULTS = "README.md", "recipe.yaml", ".eval_results/hf_mixup.yaml"
 PATIENCE = 10.0  # seconds to wait for the Hub's word on a data set

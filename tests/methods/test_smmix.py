@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from hf_mixup import Net, load
 from hf_mixup.methods.smmix import smmix, windows
-from hf_mixup.net import Outputs
+from hf_mixup.net.net import Outputs
 from hf_mixup.ops.losses import soft_cross_entropy
 
 PATCH = 4

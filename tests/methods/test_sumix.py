@@ -6,7 +6,7 @@ import torch
 from hf_mixup import load
 from hf_mixup.methods.sumix import distances, sumix
 from hf_mixup.mix import Mix
-from hf_mixup.net import Outputs
+from hf_mixup.net.net import Outputs
 
 KINDS = ("cnn", "vit")
 

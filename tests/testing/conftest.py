@@ -5,8 +5,8 @@ import os
 
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 
-import hub_fixtures
 import pytest
+from fixtures import hub as hub_fixtures
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from hf_mixup.testing import LocalHub

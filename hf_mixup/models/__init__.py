@@ -1,0 +1,5 @@
+"""Networks and image processors by name, and the one format in which they are published."""
+
+from .build import base_model, build_model, save_published
+
+__all__ = ["base_model", "build_model", "save_published"]

@@ -1,0 +1,51 @@
+"""`--dry_run`: what a run is going to do, found out by building all of it and training one step."""
+
+import shutil
+import tempfile
+
+import torch
+
+from ..config import MixupConfig
+from ..data import Data
+from ..trainer import MixupTrainer
+from . import record
+from .run import make_trainer
+
+
+def dry_run(config: MixupConfig, data: Data) -> dict:
+    """The plan of a run, after one training step on one batch; the output folder is not touched."""
+    planned, config.output_dir = config.output_dir, tempfile.mkdtemp()
+    try:
+        trainer, _ = make_trainer(config, data)
+        loader = trainer.get_train_dataloader()
+        batch = trainer._prepare_inputs(next(iter(loader)))
+        optimizer = trainer.create_optimizer()
+        trainer.step.train()
+        losses = trainer.step(seed=trainer.next_seed(), **batch)
+        sum(losses.values()).backward()
+        optimizer.step()
+    finally:
+        shutil.rmtree(config.output_dir)
+        config.output_dir = planned
+    return plan(config, data, trainer, loader, {name: loss.item() for name, loss in losses.items()})
+
+
+def plan(config: MixupConfig, data: Data, trainer: MixupTrainer, loader, losses: dict[str, float]) -> dict[str, str]:
+    """What a run is going to do, a line each."""
+    steps = trainer.set_initial_training_values(trainer.args, loader)[-1]
+    arguments = ", ".join(f"{key}={value}" for key, value in trainer.method.hyperparameters().items())
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    seen = f" (evaluated at {config.eval_image_size})" if config.eval_image_size else ""
+    return {
+        "model": f"{config.model}, {parameters:,} parameters, {data.num_classes} classes",
+        "method": f"{trainer.method.name} ({arguments})",
+        "data": f"{data.path}, revision {data.revision}, "
+        + ", ".join(f"{split} {rows}" for split, rows in data.splits.items()),
+        "images": f"{config.image_size} x {config.image_size}{seen}, "
+        f"batches of {config.per_device_train_batch_size} on {trainer.args.world_size} process(es), "
+        f"{config.gradient_accumulation_steps} a step",
+        "steps": f"{steps} over {config.num_train_epochs:g} epochs",
+        "first step": ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()),
+        "device": record.device_name(torch.device(trainer.args.device)),
+        "results": str(config.output_dir),
+    }

@@ -1,0 +1,174 @@
+"""The run record: one JSON a run, with all that tables, cards and claims are made from."""
+
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from ..models import base_model
+
+SCHEMA_VERSION = 1
+NAME = "run.json"
+PACKAGES = ("torch", "torchvision", "transformers", "datasets", "accelerate", "timm", "evaluate", "huggingface_hub")
+METRICS = ("top1", "top5", "nll", "ece")
+
+
+class RecordError(ValueError):
+    """A file that is no run record; the message says what to do."""
+
+
+def opening(config, data, model, method, world_size: int) -> dict:
+    """What is known before the first step; fractions are 0 to 1, sizes in rows and parameters."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": "running",
+        "recipe": portable(config.recipe_dict()),
+        "recipe_name": config.recipe,
+        "recipe_hash": config.recipe_hash(),
+        "method": {"name": method.name, "args": portable(method.hyperparameters())},
+        "data": {
+            "path": data_path(data.path),
+            **{name: getattr(data, name) for name in ("config", "revision", "splits")},
+            **{name: getattr(data, name) for name in ("train_split", "eval_split")},
+        },
+        "model": {
+            "name": portable(config.model),
+            "args": portable(config.model_args),
+            "parameters": _count(model),
+            "base_model": base_model(config.model, config.pretrained),
+        },
+        "seed": config.seed,
+        "world_size": world_size,
+        "mixed_precision": config.mixed_precision,
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+def closing(record: dict, trainer, final: dict[str, float], skipped: dict[str, int]) -> dict:
+    """`record` with the results of a finished run: metrics, images/s of training, seconds, peak MB, device."""
+    history = trainer.state.log_history
+    seconds = sum(entry.get("train_seconds", 0) for entry in history)
+    batch = trainer.args.per_device_train_batch_size * trainer.args.world_size
+    images = trainer.state.global_step * batch * trainer.args.gradient_accumulation_steps
+    return {
+        **record,
+        "status": "finished",
+        "data": {**record["data"], "skipped": skipped},
+        "epochs": epochs(history),
+        "final": {name: _finite(final[f"eval_{name}"]) for name in ("loss", *METRICS) if f"eval_{name}" in final},
+        "steps": trainer.state.global_step,
+        "images_per_s": round(images / seconds, 1) if seconds else None,
+        "wall_s": round(seconds, 1),
+        "peak_mb": peak_mb(trainer.args.device),
+        "device": device_name(trainer.args.device),
+    }
+
+
+def epochs(history: list[dict]) -> list[dict]:
+    """One entry for each evaluation, with the training loss logged last before it."""
+    found, losses = [], {}
+    for entry in history:
+        losses |= {key: value for key, value in entry.items() if key == "loss" or key.startswith("loss_")}
+        if "eval_loss" in entry:
+            metrics = {name: entry[f"eval_{name}"] for name in METRICS if f"eval_{name}" in entry}
+            numbers = {**losses, "eval_loss": entry["eval_loss"], **metrics}
+            found.append({"epoch": entry["epoch"], **{name: _finite(value) for name, value in numbers.items()}})
+    return found
+
+
+def _finite(number: float) -> float | None:
+    """The number as JSON knows it: None for NaN and infinity, which a training that diverged gives."""
+    return number if math.isfinite(number) else None
+
+
+def portable(value):
+    """Plain data without the machine's folders: of an absolute path its last part, as `./name`."""
+    if isinstance(value, dict):
+        return {key: portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    return local_name(value) if isinstance(value, str) and value.startswith(("/", "~")) else value
+
+
+def data_path(path: str) -> str:
+    """The data set's id on the Hub or `sample`; of a local folder its own name."""
+    return local_name(path) if path != "sample" and Path(path).expanduser().is_dir() else path
+
+
+def local_name(path: str) -> str:
+    """A local folder's own name, marked as one by `./`."""
+    return f"./{Path(path).expanduser().resolve().name}"
+
+
+def write(record: dict, folder: Path) -> None:
+    """Put the record into `folder`, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".{NAME}"
+    aside.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    os.replace(aside, folder / NAME)
+
+
+def read(folder: str | Path) -> dict | None:
+    """The record in `folder`, None if there is none."""
+    file = Path(folder) / NAME
+    if not file.is_file():
+        return None
+    try:
+        record = json.loads(file.read_text())
+    except ValueError as error:  # also text that is not UTF-8
+        raise RecordError(f"{file} is not valid JSON ({error}): move it away, or choose another output_dir.") from error
+    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+        raise RecordError(f"{file} is not the record of a run by this version: choose another output_dir.")
+    return record
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this library and what it stands on."""
+    found = {"python": platform.python_version()}
+    for name in ("hf_mixup", *PACKAGES):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def commit() -> str | None:
+    """The library's git commit, with -dirty if files differ from it; None outside a checkout."""
+    here = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        inside = subprocess.run([*here, "ls-files", "--error-unmatch", __file__], capture_output=True)
+        if inside.returncode:
+            return None
+        head = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run([*here, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{head}-dirty" if dirty else head
+
+
+def peak_mb(device: torch.device) -> float:
+    """Largest memory so far in MB (10^6 bytes): the device's, on a CPU the process's."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words: the GPU's name, or how many CPU threads are used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def _count(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,211 @@
+"""A run from its configuration to its folder: train, evaluate, save, document."""
+
+import copy
+from pathlib import Path
+from pickle import UnpicklingError
+
+from safetensors import SafetensorError
+from transformers import PrinterCallback, ProgressCallback, set_seed
+
+from ..config import MixupConfig
+from ..data import Data, Images, Stream, Transform, crop_share, eval_transform, to_rgb, train_transform
+from ..methods import Method, load
+from ..metrics import compute_metrics
+from ..models import build_model
+from ..publish.export import export
+from ..publish.workflow import checkpoints_pushed, continue_from_hub
+from ..trainer import MixupTrainer
+from ..trainer.callbacks import BarCallback, ReportCallback, StopCallback
+from ..trainer.checkpointing import last_checkpoint, moved_at_end, written_here
+from . import record
+from .output_dir import RunError, check_folder, check_world, claimed, common_checkpoint, told_when_full
+
+DAMAGED = (UnpicklingError, SafetensorError, RuntimeError)  # what reading a checkpoint's files raises
+
+
+class Stopped(KeyboardInterrupt):
+    """The run was interrupted; a checkpoint is there to resume from."""
+
+
+def run(config: MixupConfig, data: Data) -> dict:
+    """Train as `config` says on `data`, leave everything in `config.output_dir`, and give the run's record."""
+    folder = Path(config.output_dir)
+    with claimed(folder) as apart:
+        continue_from_hub(config)
+        before = check_folder(config, folder)
+        finished = before is not None and before["status"] == "finished"
+        return before if finished else _train(config, data, folder, before, apart)
+
+
+def _train(config: MixupConfig, data: Data, folder: Path, before: dict | None, apart: bool) -> dict:
+    start = common_checkpoint(folder) if config.resume else None
+    trainer, processor = make_trainer(config, data)
+    trainer.args.save_on_each_node = apart  # each machine keeps all of the run
+    opening = record.opening(config, data, trainer.model, trainer.method, trainer.args.world_size)
+    check_world(before, opening)
+    if trainer.args.should_save:
+        with told_when_full(folder):
+            record.write(opening, folder)
+    with checkpoints_pushed(config, trainer, start):
+        _fit(trainer, folder, start)
+        final = final_metrics(trainer)
+        skipped = {"train": trainer.train_dataset.skipped, "eval": trainer.eval_dataset.skipped}
+        finished = record.closing(opening, trainer, final, skipped)
+        trainer.gather()
+        if trainer.args.should_save:
+            with told_when_full(folder), written_here(trainer.model), moved_at_end(folder, record.NAME) as aside:
+                export(aside, trainer, processor, config, finished)
+        trainer.accelerator.wait_for_everyone()
+    return finished
+
+
+def _fit(trainer: MixupTrainer, folder: Path, start: str | None) -> None:
+    """Train from the checkpoint `start` on; Stopped if somebody asked to stop."""
+    stop = StopCallback(trainer.accelerator)
+    trainer.add_callback(stop)
+    try:
+        trainer.train(resume_from_checkpoint=start)
+    except DAMAGED as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
+            raise
+        raise RunError(
+            f"A file of {start} is damaged, or is none that a checkpoint holds ({type(error).__name__}): delete this "
+            "folder to go on from the checkpoint before it, or begin anew in another --output_dir."
+        ) from None
+    finally:
+        stop.restore()
+    if stop.stopped:
+        raise Stopped(f"Stopped after step {trainer.state.global_step}; {last_checkpoint(folder)} is complete.")
+
+
+def final_metrics(trainer: MixupTrainer) -> dict[str, float]:
+    """The evaluation of the weights that are published: the last one, if it was made after the last step."""
+    made = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    if made and made[-1]["step"] == trainer.state.global_step and not trainer.args.load_best_model_at_end:
+        return made[-1]
+    return trainer.evaluate()
+
+
+def make_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]:
+    """The trainer of a run and the image processor that is saved with it; RunError for what training would refuse."""
+    if data.train_rows is None and config.max_steps <= 0:
+        raise RunError(
+            f"The rows of the streamed split {data.train_split!r} of {data.path!r} are not known, so an epoch has no "
+            "length: give num_examples (its rows), or max_steps."
+        )
+    set_seed(config.seed)
+    model, processor = make_model(config, data)
+    method = make_method(config)
+    args = copy.copy(config)
+    args.push_to_hub = False  # upstream's pushes lose what fails; ours are in pushing.py
+    try:
+        trainer = MixupTrainer(
+            model,
+            args,
+            train_dataset=train_images(config, data, processor),
+            eval_dataset=eval_images(config, data, processor),
+            processing_class=processor,
+            compute_metrics=compute_metrics,
+            method=method,
+        )
+        check_trainer(trainer)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    for callback in [ReportCallback(), *([] if config.disable_tqdm else [BarCallback()])]:
+        trainer.add_callback(callback)
+    return trainer, processor
+
+
+def make_model(config: MixupConfig, data: Data) -> tuple:
+    """The network and its image processor."""
+    size = config.eval_image_size or config.image_size
+    return build_model(
+        config.model,
+        classes=data.classes,
+        image_size=config.image_size,
+        eval_size=config.eval_image_size,
+        model_args=config.model_args,
+        pretrained=config.pretrained,
+        mean=config.mean,
+        std=config.std,
+        interpolation=config.interpolation,
+        crop_pct=crop_share(size, config.eval_resize) if config.eval_resize else config.eval_crop_pct,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def make_method(config: MixupConfig) -> Method:
+    """The method with its arguments; RunError if they do not fit."""
+    try:
+        return load(config.method, **config.method_args)
+    except TypeError as error:  # a value of another type than the method computes with
+        raise RunError(f"method_args {config.method_args} do not fit method {config.method!r}: {error}.") from error
+    except ValueError as error:
+        raise RunError(str(error)) from error
+
+
+def check_trainer(trainer: MixupTrainer) -> None:
+    """Raise ValueError now for what would end the training later: batch, images, optimizer, schedule, best metric."""
+    args = trainer.args
+    if args.per_device_train_batch_size == 1 and trainer.step.normalises_batch:
+        raise RunError(
+            f"per_device_train_batch_size is 1, and {args.model} has BatchNorm, which needs two images: give 2 or more."
+        )
+    for images in (trainer.train_dataset, trainer.eval_dataset):
+        if isinstance(images, Images):
+            images.load()
+    trainer.get_train_dataloader()
+    try:
+        trainer.create_optimizer()
+        trainer.create_scheduler(num_training_steps=1)
+    except TypeError as error:
+        raise RunError(f"lr_scheduler_kwargs {args.lr_scheduler_kwargs}: {error}.") from error
+    trainer.optimizer = trainer.lr_scheduler = None  # training makes its own
+    best = (args.metric_for_best_model or "loss").removeprefix("eval_")
+    if best not in ("loss", *record.METRICS):
+        raise RunError(f"metric_for_best_model is {best!r}. Choose one of: loss, {', '.join(record.METRICS)}.")
+
+
+def eval_images(config: MixupConfig, data: Data, processor) -> Images:
+    """The evaluation split as uint8 images, prepared as the saved preprocessor prepares them."""
+    columns = (data.image_column, data.label_column, config.eval_image_size or config.image_size)
+    return Images(data.eval, *columns, prepare=prepare(processor), skip_corrupt=config.skip_corrupt, home=data.home)
+
+
+def prepare(processor, size: int | None = None):
+    """A PIL image as uint8 (3, H, W), as `processor` gives it before normalisation; at `size` where it is asked for."""
+    if hasattr(processor, "data_config"):
+        return eval_transform(processor.data_config | ({"input_size": (3, size, size)} if size else {}))
+
+    def as_processor(image):
+        return processor(to_rgb(image), do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
+
+    return as_processor
+
+
+def image_transform(config: MixupConfig) -> Transform | None:
+    """What happens to a training image by itself, where the recipe asks for anything."""
+    return train_transform(
+        config.image_size,
+        scale=config.random_resized_crop,
+        interpolation=config.train_interpolation or config.interpolation or "bilinear",
+        randaugment=config.randaugment,
+        operations=config.randaugment_ops,
+        resize=config.resize,
+        **({} if config.mean is None else {"mean": tuple(config.mean)}),
+    )
+
+
+def train_images(config: MixupConfig, data: Data, processor) -> Images | Stream:
+    """The training split as uint8 batches, with per-image transforms only where the recipe asks for them."""
+    transform = image_transform(config)
+    shared = {"transform": transform, "skip_corrupt": config.skip_corrupt, "home": data.home}
+    shared["prepare"] = None if transform else prepare(processor, config.eval_image_size and config.image_size)
+    columns = (data.image_column, data.label_column, config.image_size)
+    if not config.streaming:
+        return Images(data.train, *columns, **shared)
+    return Stream(
+        data.train, *columns, classes=data.classes, rows=data.train_rows, block=config.shuffle_block, **shared
+    )

@@ -1,0 +1,250 @@
+"""What a wrong recipe, command line, data set or folder gets: one paragraph, exit 2, and nothing written."""
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+from fixtures.cli import content, folder_of, picture, recipe_of, start
+from timm.layers import BatchNormAct2d
+from timm.models import create_model, register_model
+
+from hf_mixup.cli.train import is_ours
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return folder_of(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def refused(tmp_path, data, capfd):
+    """`refused("--alpha", "1")`: what the command line says when it refuses these words; how it does so is checked."""
+
+    def run(*argv, recipe=None, output=tmp_path / "run") -> str:
+        before = content(tmp_path)
+        recipe = recipe or recipe_of(tmp_path / "recipe.yaml", data)
+        before["recipe.yaml"] = recipe.read_bytes() if recipe.is_file() else None
+        assert start(recipe, "--output_dir", output, *argv) == 2
+        said = [line for line in capfd.readouterr().err.splitlines() if "examples/s" not in line and line.strip()]
+        assert len(said) == 1, said
+        assert "Traceback" not in said[0]
+        assert content(tmp_path) == {name: text for name, text in before.items() if text is not None}
+        assert not (tmp_path / "run").is_dir() or any((tmp_path / "run").iterdir())
+        return said[0]
+
+    return run
+
+
+def parquet_of(root: Path, labels: list, column: str = "label", images: list[bytes] | None = None) -> Path:
+    """A data set of parquet files; both splits hold these labels."""
+    root.mkdir()
+    if images is None:
+        buffer = io.BytesIO()
+        picture(0).save(buffer, "PNG")
+        images = [buffer.getvalue()] * len(labels)
+    cells = pa.array(
+        [{"bytes": image, "path": None} for image in images], pa.struct({"bytes": "binary", "path": "string"})
+    )
+    for split in ("train", "test"):
+        parquet.write_table(pa.table({"image": cells, column: labels}), root / f"{split}-00000.parquet")
+    return root
+
+
+WORDS = {
+    "unknown key": (["--lerning_rate", "1"], "lerning_rate", "learning_rate"),
+    "key of habit": (["--alpha", "1"], "alpha", "method_args.alpha"),
+    "unknown method": (["--method", "cutmx"], "cutmx", "cutmix"),
+    "unknown argument": (["--method_args.alhpa", "1"], "alhpa", "alpha"),
+    "alpha below zero": (["--method_args.alpha", "-1"], "-1", "0 (no mixing) or above"),
+    "alpha not finite": (["--method_args.alpha", ".inf"], "inf", "finite"),
+    "alpha no number": (["--method_args.alpha", "abc"], "'abc'", "number"),
+    "alpha a list": (["--method_args.alpha", "[1, 2]"], "[1, 2]", "number"),
+    "probability of two": (["--method_args.prob", "2"], "2", "from 0 to 1"),
+    "weights below zero": (["--method", "choice", "--method_args.weights", "[1, -1]"], "-1", "finite"),
+    "weights too few": (["--method", "choice", "--method_args.weights", "[1]"], "1 weights", "one weight a method"),
+    "no methods": (["--method", "choice", "--method_args.methods", "[]"], "0 methods", "weight a method"),
+    "argument inside": (["--method", "choice", "--method_args.methods", "[{name: mixup, alhpa: 1}]"], "alhpa", "alpha"),
+    "method inside": (["--method", "choice", "--method_args.methods", "[{name: mixp}]"], "mixp", "mixup"),
+    "no name inside": (["--method", "choice", "--method_args.methods", "[{alpha: 1}]"], "alpha", '"name"'),
+    "argument of a base": (
+        ["--method", "transmix", "--method_args.base", "{name: cutmix, alhpa: 1}"],
+        "alhpa",
+        "alpha",
+    ),
+    "base unknown": (["--method", "transmix", "--method_args.base", "{name: cutmi}"], "cutmi", "cutmix"),
+    "attention of a CNN": (["--method", "transmix"], "resnet18", "ViT"),
+    "too many layers": (["--method", "manifoldmix", "--method_args.layers", "[0, 9]"], "9", "layers up to 4"),
+    "unknown layer": (["--method", "automix", "--method_args.layer", "stem9"], "stem9", "layer3"),
+    "unknown model": (["--model", "resnt18"], "resnt18", "resnet18"),
+    "unknown model_args": (["--model_args.lyers", "[1]"], "lyers", "Leave it out"),
+    "no such model folder": (["--model", "./nowhere/model", "--model_args", "{}"], "./nowhere/model", "config.json"),
+    "no such model": (["--model", "nobody/nothing", "--model_args", "{}"], "nobody/nothing", "Check the name"),
+    "no such data": (["--data", "./nowhere/data"], "./nowhere/data", "sample"),
+    "no such data on the Hub": (["--data", "nobody/nothing"], "nobody/nothing", "Try again later"),
+    "no image column": (["--image_column", "img"], "img", "image"),
+    "no label column": (["--label_column", "lable"], "lable", "label"),
+    "no eval split": (["--eval_split", "tset"], "tset", "'test'"),
+    "no train split": (["--train_split", "trian"], "trian", "'train'"),
+    "a batch of one": (["--per_device_train_batch_size", "1"], "resnet18", "2 or more"),
+    "a batch too large": (["--per_device_train_batch_size", "13"], "13", "at most 12"),
+    "unknown optimizer": (["--optimizer", "sdg"], "sdg", "registry"),
+    "unknown optimizer_args": (["--optimizer_args.nestrov", "true"], "nestrov", "optimizer"),
+    "unknown schedule argument": (
+        ["--lr_scheduler_type", "cosine", "--lr_scheduler_kwargs", "{cycles: 1}"],
+        "cycles",
+        "lr_scheduler_kwargs",
+    ),
+    "unknown best metric": (["--metric_for_best_model", "top3"], "top3", "top5"),
+    "unknown task": (["--task", "clasification"], "clasification", "classification"),
+    "a token": (["--hub_token", "hf_abcdefgh"], "hub_token", "HF_TOKEN"),
+    "another number of classes": (["--model", "{model}", "--model_args", "{}"], "10 classes", "reset_classifier"),
+}
+
+
+@pytest.fixture(scope="module")
+def ten_classes(tmp_path_factory):
+    """The folder of a finished run on ten classes."""
+    folder = tmp_path_factory.mktemp("ten")
+    assert (
+        start(recipe_of(folder / "r.yaml", eval_strategy="no"), "--output_dir", folder / "run", "--max_steps", 1) == 0
+    )
+    return folder / "run"
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_wrong_words_are_answered_with_the_value_and_the_way_out(name, refused, request):
+    argv, value, way_out = WORDS[name]
+    if "{model}" in argv:
+        argv = [str(request.getfixturevalue("ten_classes")) if word == "{model}" else word for word in argv]
+    said = refused(*argv)
+    assert value in said and way_out in said
+    assert "abcdefgh" not in said
+
+
+FILES = {
+    "a list": ("- mixup\n", "not a mapping"),
+    "empty": ("", "not a mapping"),
+    "broken": ("method: [mixup\n", "line 2"),
+    "unknown key": ("metod: mixup\n", "method"),
+    "missing base": ("base: nowhere.yaml\n", "nowhere.yaml"),
+    "its own base": ("base: recipe.yaml\n", "recipe.yaml -> "),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_wrong_recipe_is_refused(name, tmp_path, refused):
+    text, answer = FILES[name]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    assert answer in refused(recipe=recipe)
+
+
+def test_a_recipe_that_is_not_there_gets_the_nearest_ones(tmp_path, refused):
+    assert "quickstart" in refused(recipe=Path("quikstart.yaml"))
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 7], [0, 1, None, 1], [0, 1, -1, 1]])
+def test_a_label_outside_the_classes_is_named_by_row(labels, tmp_path, refused):
+    root = parquet_of(tmp_path / "data", [0, 1, 2, 1])
+    table = parquet.read_table(root / "test-00000.parquet").set_column(1, "label", pa.array(labels, pa.int64()))
+    parquet.write_table(table, root / "test-00000.parquet")
+    wrong = next(row for row, label in enumerate(labels) if label not in (0, 1, 2))
+    said = refused("--data", root)
+    assert f"Row {wrong}" in said and repr(labels[wrong]) in said
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_image_that_does_not_decode_is_named_by_row_before_anything_is_written(split, tmp_path, refused):
+    root = folder_of(tmp_path / "data")
+    (root / split / "dog" / "1.png").write_bytes(b"no image")
+    said = refused("--data", root)
+    assert "Row 7" in said and repr(split) in said and "skip_corrupt" in said
+
+
+def test_an_image_that_does_not_decode_while_training_leaves_nothing_either(tmp_path, refused):
+    root = folder_of(tmp_path / "data")
+    (root / "train" / "dog" / "1.png").write_bytes(b"no image")
+    assert "Row 7" in refused("--data", root, "--random_resized_crop", 0.5, 1)
+
+
+def test_bad_images_are_skipped_and_counted_where_the_recipe_says_so(tmp_path):
+    root = folder_of(tmp_path / "data")
+    for name in ("train/dog/1.png", "train/cat/0.png", "test/dog/3.png"):
+        (root / name).write_bytes(b"no image")
+    recipe = recipe_of(tmp_path / "recipe.yaml", root, skip_corrupt=True)
+    assert start(recipe, "--output_dir", tmp_path / "run") == 0
+    text = (tmp_path / "run" / "run.json").read_text()
+    assert '"skipped": {\n      "train": 2,\n      "eval": 1\n    }' in text
+
+
+def test_an_empty_split_is_refused(tmp_path, refused):
+    root = parquet_of(tmp_path / "data", [0, 1, 0, 1])
+    table = parquet.read_table(root / "train-00000.parquet")
+    parquet.write_table(table.slice(0, 0), root / "train-00000.parquet")
+    assert "empty" in refused("--data", root)
+
+
+def test_a_data_set_without_a_split_to_evaluate_on_is_refused(tmp_path, refused):
+    assert "eval_split" in refused("--data", folder_of(tmp_path / "data", splits=("train",)))
+
+
+def test_a_stream_of_unknown_length_needs_an_end(tmp_path, refused):
+    said = refused("--data", folder_of(tmp_path / "data"), "--streaming")
+    assert "num_examples" in said and "max_steps" in said
+
+
+def test_an_output_folder_that_holds_another_run_stays_as_it_is(tmp_path, ten_classes, refused):
+    shutil.copytree(ten_classes, tmp_path / "run")
+    said = refused()
+    assert "another recipe" in said and "data was 'sample'" in said
+    assert "another recipe" in refused("--resume")
+
+
+def test_a_folder_with_somebody_elses_model_or_record_stays_as_it_is(tmp_path, refused):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"weights")
+    assert "choose another" in refused()
+    for text in ("{", "[]", '{"schema_version": 99}'):
+        (tmp_path / "run" / "run.json").write_text(text)
+        assert "choose another" in refused("--resume")
+
+
+def test_an_output_folder_that_is_a_file_or_cannot_be_written_is_refused(tmp_path, refused):
+    (tmp_path / "file").write_text("precious")
+    for output in (tmp_path / "file", tmp_path / "file" / "run"):
+        assert "choose another" in refused(output=output)
+    if Path("/proc/self").is_dir():
+        assert "/proc/self/run" in refused(output=Path("/proc/self/run"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_output_folder_without_permission_is_refused(tmp_path, refused):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "choose another" in refused(output=tmp_path / "locked" / "run")
+
+
+class Broken(BatchNormAct2d):
+    """A layer whose bug shows in training only."""
+
+    def forward(self, x):
+        if self.training:
+            raise ValueError("a bug deep inside")
+        return super().forward(x)
+
+
+@register_model
+def broken_resnet(pretrained=False, **arguments):
+    return create_model("resnet18", norm_layer=Broken, **arguments)
+
+
+def test_a_bug_in_training_keeps_its_traceback(tmp_path, data):
+    recipe = recipe_of(tmp_path / "recipe.yaml", data)
+    words = ["--model", "broken_resnet", "--model_args", "{layers: [1, 1, 1, 1], channels: [8, 8, 8, 8]}"]
+    with pytest.raises(ValueError, match="a bug deep inside") as caught:
+        start(recipe, "--output_dir", tmp_path / "run", *words)
+    assert not is_ours(caught.value)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,267 @@
+"""The command line as people use it: plans, local data, streams, workers, fine-tuning, full disks, pushing."""
+
+import json
+import resource
+import shlex
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import load_dataset
+from fixtures.cli import content, folder_of, picture, python, recipe_of, record_of, start
+from safetensors.torch import load_file
+
+from hf_mixup.config.config import help_text
+
+ONE_STEP = ("--max_steps", 1, "--eval_strategy", "no")
+CANARY = "hf_" + "canary" * 5
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return folder_of(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def recipe(tmp_path, data):
+    return recipe_of(tmp_path / "recipe.yaml", data)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, recipe, capsys):
+    before = content(tmp_path)
+    assert start(recipe, "--dry_run", "--output_dir", tmp_path / "run", "--method", "cutmix") == 0
+    plan = capsys.readouterr().out
+    for words in ("cutmix (", "alpha=1.0", "train 12, test 12", "2 classes", "first step  mix 0.", "3 over 1 epochs"):
+        assert words in plan
+    assert content(tmp_path) == before and not (tmp_path / "run").exists()
+
+
+def test_a_run_prints_its_results_and_how_to_load_them(tmp_path, recipe, capsys):
+    assert start(recipe, "--output_dir", tmp_path / "run") == 0
+    said = capsys.readouterr()
+    final = record_of(tmp_path / "run")["final"]
+    assert said.err.count("Traceback") == 0 and "1 process(es) on cpu" in said.out
+    assert f"| {final['loss']:.4g} | {final['top1']:.4g} |" in said.out
+    assert f"pipeline('image-classification', model='{tmp_path / 'run'}')" in said.out
+
+
+def test_the_command_that_a_used_folder_is_answered_with_continues_it(tmp_path, recipe, capsys):
+    words = [recipe, "--output_dir", tmp_path / "my run", *ONE_STEP, "--model_args", "{layers: [1, 1, 1, 1]}"]
+    assert start(*words) == 0
+    before = content(tmp_path / "my run")
+    assert start(*words) == 2
+    said = shlex.split(capsys.readouterr().err.split("The command: ")[1])
+    assert said[:3] == ["python", "-m", "hf_mixup"]
+    assert start(*said[3:]) == 0
+    assert content(tmp_path / "my run") == before
+
+
+def test_a_finished_run_evaluates_its_last_step_once(tmp_path, recipe):
+    assert start(recipe, "--output_dir", tmp_path / "run", "--num_train_epochs", 2) == 0
+    run = record_of(tmp_path / "run")
+    assert [epoch["epoch"] for epoch in run["epochs"]] == [1, 2]
+    assert {name: run["epochs"][-1][name] for name in ("top1", "top5", "nll", "ece")}.items() <= run["final"].items()
+
+
+def test_a_training_that_diverges_leaves_a_record_that_is_json(tmp_path, recipe, capsys):
+    assert start(recipe, "--output_dir", tmp_path / "run", "--learning_rate", 1e30, "--num_train_epochs", 2) == 0
+    text = (tmp_path / "run" / "run.json").read_text()
+    assert "NaN" not in text and json.loads(text)["final"]["loss"] is None
+    assert "none" in capsys.readouterr().out and "| none |" in (tmp_path / "run" / "README.md").read_text()
+    assert (
+        start(recipe, "--output_dir", tmp_path / "run", "--learning_rate", 1e30, "--num_train_epochs", 2, "--resume")
+        == 0
+    )
+
+
+MODES = ("RGB", "L", "RGBA", "P", "CMYK", "1", "I;16")
+
+
+def test_class_folders_of_images_of_all_modes_and_sizes_train(tmp_path):
+    for split in ("train", "test"):
+        for number, name in enumerate(("cat", "dog")):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for row, mode in enumerate(MODES):
+                image = picture(10 * number + row, (9 + row, 30 - row), "L" if mode == "I;16" else mode)
+                ending = "jpg" if mode == "CMYK" else "png"
+                (image.convert("I;16") if mode == "I;16" else image).save(folder / f"{row}.{ending}")
+    recipe = recipe_of(tmp_path / "recipe.yaml", tmp_path / "data")
+    assert start(recipe, "--output_dir", tmp_path / "run") == 0
+    assert record_of(tmp_path / "run")["data"]["splits"] == {"train": 14, "test": 14}
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory):
+    """The sample's first rows as parquet files of the splits."""
+    root, source = tmp_path_factory.mktemp("parquet"), Path(__file__).parents[2] / "hf_mixup" / "data" / "sample"
+    for split in ("train", "test"):
+        rows = load_dataset("parquet", data_files=str(source / f"{split}.parquet"), split="train").select(range(40))
+        for part in range(2):
+            rows.shard(2, part).to_parquet(root / f"{split}-0000{part}-of-00002.parquet")
+    return root
+
+
+def test_parquet_files_train(tmp_path, parquet):
+    recipe = recipe_of(tmp_path / "recipe.yaml", parquet)
+    assert start(recipe, "--output_dir", tmp_path / "run") == 0
+    run = record_of(tmp_path / "run")
+    assert run["data"]["splits"] == {"train": 40, "test": 40} and run["steps"] == 10
+
+
+def test_a_stream_of_parquet_files_trains_alike_with_any_number_of_workers(tmp_path, parquet):
+    recipe = recipe_of(tmp_path / "recipe.yaml", parquet, streaming=True, max_steps=4, eval_strategy="no")
+    for workers in (0, 2):
+        assert start(recipe, "--output_dir", tmp_path / str(workers), "--dataloader_num_workers", workers) == 0
+    assert record_of(tmp_path / "0")["steps"] == 4
+    assert same(weights(tmp_path / "0"), weights(tmp_path / "2"))
+
+
+def test_transforms_of_single_images_train_alike_with_any_number_of_workers(tmp_path, data):
+    fields = {"random_resized_crop": [0.3, 1], "randaugment": "rand-m9-mstd0.5-inc1", "max_steps": 2}
+    recipe = recipe_of(tmp_path / "recipe.yaml", data, **fields, eval_strategy="no")
+    for workers in (0, 2):
+        assert start(recipe, "--output_dir", tmp_path / str(workers), "--dataloader_num_workers", workers) == 0
+    assert same(weights(tmp_path / "0"), weights(tmp_path / "2"))
+    assert start(recipe, "--output_dir", tmp_path / "plain", "--randaugment", "null") == 0
+    assert not same(weights(tmp_path / "0"), weights(tmp_path / "plain"))
+
+
+def test_a_finished_run_is_fine_tuned_from_its_folder(tmp_path, recipe):
+    assert start(recipe, "--output_dir", tmp_path / "first", *ONE_STEP) == 0
+    words = ["--model", tmp_path / "first", "--model_args", "{}", *ONE_STEP, "--learning_rate", 1e-30]
+    assert start(recipe, "--output_dir", tmp_path / "second", *words) == 0
+    first, second = (weights(tmp_path / name) for name in ("first", "second"))
+    learned = [name for name in first if "running" not in name and "num_" not in name]
+    assert all(torch.allclose(first[name], second[name], rtol=0, atol=1e-20) for name in learned)
+
+
+def test_other_classes_need_a_new_classifier(tmp_path, recipe, capsys):
+    assert start(recipe, "--output_dir", tmp_path / "first", *ONE_STEP) == 0
+    other = folder_of(tmp_path / "three", ("a", "b", "c"))
+    words = [recipe, "--data", other, "--model", tmp_path / "first", "--output_dir", tmp_path / "second", *ONE_STEP]
+    assert start(*words, "--model_args", "{}") == 2
+    assert "reset_classifier" in capsys.readouterr().err
+    assert start(*words, "--model_args", "{reset_classifier: true}") == 0
+    assert weights(tmp_path / "second")["fc.weight"].shape == (3, 8)
+
+
+@pytest.fixture
+def full_disk():
+    """`full_disk(10_000)`: from here on no file may grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("strategy", ["epoch", "no"])
+def test_a_disk_that_is_full_at_the_end_is_told_and_the_run_goes_on_later(
+    strategy, tmp_path, recipe, capsys, full_disk
+):
+    words = [recipe, "--output_dir", tmp_path / "run", "--save_strategy", strategy]
+    full_disk(20_000)
+    assert start(*words) == 1
+    full_disk(resource.RLIM_INFINITY)
+    said = capsys.readouterr().err
+    assert "Make room" in said and "--resume" in said and "Traceback" not in said
+    assert start(*words, "--resume") == 0
+    assert record_of(tmp_path / "run")["status"] == "finished"
+
+
+def test_a_disk_that_fills_later_leaves_the_last_checkpoint(tmp_path, recipe, capsys, full_disk):
+    def fill_after_the_first_checkpoint():
+        while not (tmp_path / "run" / "checkpoint-3").exists():
+            time.sleep(0.001)
+        full_disk(20_000)
+
+    words = [recipe, "--num_train_epochs", 10, "--eval_strategy", "no"]
+    watcher = threading.Thread(target=fill_after_the_first_checkpoint, daemon=True)
+    watcher.start()
+    assert start(*words, "--output_dir", tmp_path / "run") == 1
+    full_disk(resource.RLIM_INFINITY)
+    last = max((tmp_path / "run").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert f"The last complete checkpoint is {last}" in capsys.readouterr().err
+    assert start(*words, "--output_dir", tmp_path / "run", "--resume") == 0
+    assert start(*words, "--output_dir", tmp_path / "whole") == 0
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+HUB = """
+import sys
+import hf_mixup.hub.retry
+from hf_mixup.__main__ import main
+hf_mixup.hub.retry.WAIT = 0.01
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_hub_that_is_not_there_costs_nothing_but_the_push_and_no_token_gets_out(tmp_path, recipe):
+    words = [
+        recipe,
+        "--output_dir",
+        tmp_path / "run",
+        *ONE_STEP,
+        "--push_to_hub",
+        "--hub_model_id",
+        "someone/something",
+    ]
+    hub = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_TOKEN": CANARY}
+    process = python("-c", HUB, *words, environment=hub)
+    printed, said = process.communicate()
+    assert process.returncode == 1, said
+    assert "Traceback" not in said and "complete" in said
+    assert f"python -m hf_mixup push {tmp_path / 'run'}" in said
+    assert record_of(tmp_path / "run")["status"] == "finished"
+    assert CANARY not in printed + said
+    assert not [name for name, text in content(tmp_path).items() if CANARY.encode() in text]
+
+
+def test_a_launcher_that_starts_one_process_of_two_is_told(tmp_path, recipe):
+    words = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2, "-m", "hf_mixup", recipe, "--dry_run"]
+    process = python(*words, "--output_dir", tmp_path / "run")
+    printed, said = process.communicate()
+    assert process.returncode == 0, said
+    assert "1 process(es) on cpu" in printed
+    assert "Warning: several processes were asked for and 1 started" in said
+
+
+class Closed(BaseHTTPRequestHandler):
+    """A Hub that knows nobody: 401 to all requests, as the Hub's own for a private repository."""
+
+    def do_GET(self):
+        self.send_response(401)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_the_script_tells_that_a_private_data_set_needs_a_login(tmp_path, recipe):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Closed) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+        words = ["scripts/train.py", recipe, "--data", "someone/private", "--output_dir", tmp_path / "run"]
+        process = python(*words, environment=hub)
+        said = process.communicate()[1].strip()
+        server.shutdown()
+    assert process.returncode == 2 and "Traceback" not in said, said
+    assert "someone/private" in said and "log in" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_lists_every_field(capsys):
+    with pytest.raises(SystemExit) as left:
+        start("--help")
+    assert left.value.code == 0 and capsys.readouterr().out == help_text() + "\n"

@@ -1,0 +1,234 @@
+"""Cards: valid, safe whatever the data set's names are, and with results that say how sure they are."""
+
+import json
+
+import pytest
+import yaml
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
+from fixtures.cli import ROOT, picture, recipe_of, record_of, start
+from huggingface_hub import ModelCard, ModelCardData, constants, parse_eval_result_entries
+from markdown_it import MarkdownIt
+from transformers import AutoConfig
+
+from hf_mixup.config import parse
+from hf_mixup.publish.export import rewrite_card, shows_images
+from hf_mixup.publish.markdown import clean, code, escaped
+from hf_mixup.publish.model_card import eval_results, hub_id, recipe
+from hf_mixup.publish.seeds import CardError
+
+NASTY = [
+    "</details><script>alert(1)</script>",
+    "| a |",
+    "[x](http://evil.example)",
+    "--- \nlicense: x\n---\n",
+    "\U0001f98a fox",
+    "\u202egnp.exe",
+    "a\0b",
+    "no",
+    "null",
+    "1e3",
+    "```\n# head",
+    "<img src=x onerror=y>",
+    "&lt;b&gt;",
+    "{{ 7 * 7 }}{% raw %}",
+    "www.evil.example",
+    " padded ",
+    "~~x~~ **x** $x$ :x:",
+    "\u05e9\u05dc\u05d5\u05dd",
+]
+FOLDER = "| x | <b> `a` \u202e _c_ {{ 1 }} --- license: x"
+KEYS = {"datasets", "library_name", "metrics", "pipeline_tag", "tags", "model-index"}
+
+
+def named_folder(root, names):
+    """A local data set with classes of these names, two images each."""
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=names)})
+    rows = {
+        "image": [picture(i) for i in range(2 * len(names))],
+        "label": [i % len(names) for i in range(2 * len(names))],
+    }
+    for split in ("train", "test"):
+        root.mkdir(parents=True, exist_ok=True)
+        Dataset.from_dict(rows, features).to_parquet(root / f"{split}.parquet")
+    return root
+
+
+@pytest.fixture(scope="module")
+def nasty(tmp_path_factory):
+    """The folder of a run on a data set whose classes and folder have nasty names."""
+    root = tmp_path_factory.mktemp("nasty")
+    data = named_folder(root / FOLDER, NASTY)
+    made = recipe_of(root / "recipe.yaml", data, max_steps=1, hub_picture=True)
+    assert start(made, "--output_dir", root / "run") == 0
+    return root / "run"
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    """The folder of a run on the sample."""
+    root = tmp_path_factory.mktemp("sample")
+    made = recipe_of(root / "recipe.yaml", max_steps=1, per_device_train_batch_size=40, method="cutmix")
+    assert start(made, "--output_dir", root / "run") == 0
+    return root / "run"
+
+
+def test_class_names_reach_the_network_as_they_are(nasty):
+    assert json.loads((nasty / "config.json").read_text())["label_names"] == NASTY
+    assert AutoConfig.from_pretrained(nasty).id2label == dict(enumerate(NASTY))
+
+
+def test_front_matter_is_the_same_whatever_the_names_are(nasty):
+    card = ModelCard.load(nasty / "README.md", ignore_metadata_errors=False)
+    block = (nasty / "README.md").read_text(encoding="utf-8").split("\n---\n")[0]
+    assert yaml.safe_load(block).keys() == KEYS - {"datasets"}
+    assert ModelCardData(**yaml.safe_load(block)).to_dict() == card.data.to_dict()
+    assert {result.dataset_type for result in card.data.eval_results} == {"imagefolder"}
+    [name] = {result.dataset_name for result in card.data.eval_results}
+    assert name == "the local data set | x | <b> `a` _c_ {{ 1 }} --- license: x"
+
+
+def test_names_make_no_tag_no_link_and_no_table_of_the_page(nasty):
+    text = ModelCard.load(nasty / "README.md").text
+    tokens = MarkdownIt("commonmark").enable("table").enable("strikethrough").parse(text)
+    inner = [child for token in tokens for child in token.children or []]
+    html = {token.content.strip() for token in [*tokens, *inner] if token.type.startswith("html")}
+    tags = {line for block in html for line in block.splitlines()}
+    assert {line for line in tags if not line.startswith("<summary>The ")} == {"<details>", "</details>"}
+    links = [child.attrs["href"] for child in inner if child.type == "link_open"]
+    assert links == ["https://arxiv.org/abs/1710.09412"]
+    assert [child.attrs["src"] for child in inner if child.type == "image"] == ["mixed.png"]
+    assert not [child for child in inner if child.type in ("s_open", "strong_open", "em_open")]
+    assert [token.content for token in tokens if token.type == "heading_open"] == [""] * 5
+    assert len([token for token in tokens if token.type == "th_open"]) == 6
+    shown = "".join(child.content for child in inner)
+    assert ", ".join(map(clean, NASTY)) in shown
+    assert "http://evil" not in text and "www.evil" not in text  # which some pages make links of by themselves
+    assert not [letter for letter in text if letter in "\u202e\0"]
+
+
+@pytest.mark.parametrize("text", ["a\n```\nb", "`````", "~~~", ""])
+def test_no_text_ends_its_block_of_code(text):
+    [token] = MarkdownIt("commonmark").parse(code(text, "yaml"))
+    assert token.type == "fence" and token.content.rstrip("\n") == text
+
+
+def test_hidden_letters_and_long_names_are_told_in_one_line():
+    assert clean("a\u2028b\u200b\ud800c\td") == "a b c d"
+    assert len(clean("x" * 999)) == 200 and escaped("a|b") == "a\\|b"
+
+
+def test_the_hub_accepts_every_card(nasty, sample, here):
+    for folder in (nasty, sample):
+        ModelCard.load(folder / "README.md").validate()
+
+
+@pytest.mark.parametrize("run", ["nasty", "sample"])
+def test_the_recipe_beside_the_card_is_the_runs_own(run, request):
+    folder = request.getfixturevalue(run)
+    before = record_of(folder)
+    again = parse([str(folder / "recipe.yaml"), "--use_cpu"])
+    assert again.recipe_dict() == before["recipe"]
+    if run == "sample":
+        assert again.recipe_hash() == before["recipe_hash"]
+    assert recipe(before) in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_card_names_the_repository_where_it_is_known(sample):
+    before = (sample / "README.md").read_text()
+    rewrite_card(sample, "user/run", revision="v1")
+    text = (sample / "README.md").read_text()
+    assert 'model="user/run", revision="v1")' in text and "hf_hub:user/run@v1" in text
+    rewrite_card(sample)
+    assert (sample / "README.md").read_text() == before
+
+
+def like(run: dict, seed: int, top1: float) -> dict:
+    """A run of the same recipe with another seed."""
+    final = run["final"] | {"top1": top1}
+    return run | {"seed": seed, "recipe": run["recipe"] | {"seed": seed}, "final": final}
+
+
+def test_several_seeds_have_a_mean_and_a_spread(sample, tmp_path):
+    run = record_of(sample)
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "run.json").write_text(json.dumps(like(run, 7, run["final"]["top1"] + 0.2)))
+    rewrite_card(sample, others=[second, like(run, 3, run["final"]["top1"] + 0.1)])
+    text = (sample / "README.md").read_text()
+    rewrite_card(sample)
+    top1 = run["final"]["top1"]
+    for first, value in (("0", top1), ("3", top1 + 0.1), ("7", top1 + 0.2), ("mean", top1 + 0.1), ("std", 0.1)):
+        assert f"| {first} | test | 500 | {value:.4f} |" in text
+    assert "3 runs that differ in their seed alone; std divides by 2." in text
+    assert "no spread is known" not in text and "no spread is known" in (sample / "README.md").read_text()
+    assert ModelCard(text).data.eval_results[0].metric_value == round(top1, 6)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"recipe": {"seed": 1, "method": "mixup"}}, "another recipe.*method"),
+        ({"seed": 0}, "two runs with seed 0"),
+        ({"status": "running"}, "not finished"),
+        ({"data": {"path": "sample", "revision": "other"}}, "data revision"),
+    ],
+)
+def test_other_runs_are_not_taken_for_other_seeds(sample, change, message):
+    run = record_of(sample)
+    other = like(run, 1, 0.5)
+    other |= {key: other[key] | value if isinstance(value, dict) else value for key, value in change.items()}
+    before = (sample / "README.md").read_text()
+    with pytest.raises(CardError, match=message):
+        rewrite_card(sample, others=[other])
+    assert (sample / "README.md").read_text() == before
+
+
+def test_a_folder_without_a_finished_run_has_no_card(tmp_path):
+    with pytest.raises(CardError, match="holds no finished run"):
+        rewrite_card(tmp_path)
+
+
+def test_results_on_data_of_the_hub_are_told_to_the_hub(sample):
+    run = record_of(sample)
+    assert eval_results(run) is None and not (sample / ".eval_results").exists()
+    run["data"] |= {"path": "user/pics", "config": None, "revision": "a" * 40}
+    [entry] = parse_eval_result_entries(yaml.safe_load(eval_results(run)))
+    assert (entry.dataset_id, entry.task_id, entry.dataset_revision) == ("user/pics", "default", "a" * 40)
+    assert entry.value == round(run["final"]["top1"], 6) and "split test, seed 0" in entry.notes
+
+
+@pytest.mark.parametrize("path", ["./pics", "/pics", "~/pics", "a/b/c", "my pics", "a--b/..", ""])
+def test_what_is_no_repository_is_never_linked(path):
+    assert hub_id(path) is None
+
+
+def test_only_images_that_everybody_can_see_are_shown_unasked(api, here):
+    for name, settings in (("open", {}), ("secret", {"private": True}), ("gated", {"gated": "manual"})):
+        api.create_repo(f"user/{name}", repo_type="dataset")
+        if settings:
+            api.update_repo_settings(f"user/{name}", repo_type="dataset", **settings)
+    assert shows_images(None, "sample") and shows_images(None, "user/open") and shows_images(True, "./pics")
+    for path in ("./pics", "user/secret", "user/gated", "user/missing"):
+        assert not shows_images(None, path)
+    assert not shows_images(False, "sample")
+
+
+def test_nothing_is_shown_where_the_hub_cannot_be_asked(here, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert not shows_images(None, "user/open")
+
+
+@pytest.mark.parametrize("fields", [{"streaming": True}, {"random_resized_crop": [0.5, 1.0]}, {"hub_picture": False}])
+def test_streams_and_random_crops_have_their_picture_too(fields, tmp_path):
+    made = recipe_of(tmp_path / "recipe.yaml", max_steps=1, **fields)
+    assert start(made, "--output_dir", tmp_path / "run") == 0
+    shown = "hub_picture" not in fields
+    assert (tmp_path / "run" / "mixed.png").is_file() == shown
+    assert ("mixed.png" in (tmp_path / "run" / "README.md").read_text()) == shown
+
+
+def test_the_switch_for_the_picture_makes_no_other_run(sample, nasty):
+    assert (sample / "mixed.png").is_file() and (nasty / "mixed.png").is_file()
+    words = [str(ROOT / "recipes" / "quickstart.yaml"), "--use_cpu"]
+    assert parse([*words, "--hub_picture", "false"]).recipe_hash() == parse(words).recipe_hash()

@@ -1,0 +1,262 @@
+"""Checkpoints go to a branch of their own while training goes on, and come back from it."""
+
+import itertools
+import json
+import shutil
+import threading
+
+import pytest
+import torch
+from fixtures.cli import content
+from fixtures.training import make
+from huggingface_hub import CommitOperationAdd
+from safetensors.torch import save_file
+
+from hf_mixup.hub.destination import CHECKPOINTS, Destination, PushError
+from hf_mixup.publish.resume_from_hub import fetch_checkpoint
+from hf_mixup.trainer import checkpoint_pusher
+from hf_mixup.trainer.checkpoint_pusher import CheckpointPusher
+
+NUMBERS = itertools.count()
+LONG = 60  # seconds that no test needs
+HASH = "0123456789abcdef"
+pytestmark = pytest.mark.usefixtures("logged_in")
+
+
+@pytest.fixture
+def repo():
+    return f"user/steps-{next(NUMBERS)}"
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    record = {"schema_version": 1, "status": "running", "recipe_hash": HASH}
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture
+def pusher(run, repo):
+    pusher = CheckpointPusher(Destination(repo), run)
+    yield pusher
+    pusher.close(LONG)
+
+
+def checkpoint(run, step: int, best: int | None = None):
+    """A complete checkpoint, as small as can be."""
+    folder = run / f"checkpoint-{step}"
+    folder.mkdir()
+    save_file({"weight": torch.full((1000,), float(step))}, folder / "model.safetensors")
+    torch.save({"step": step}, folder / "optimizer.pt")
+    place = best and str(run / f"checkpoint-{best}")
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "best_model_checkpoint": place}))
+    return folder
+
+
+def folders_of(api, repo) -> list[str]:
+    return sorted({name.split("/")[0] for name in api.list_repo_files(repo, revision=CHECKPOINTS)} - {".gitattributes"})
+
+
+def titles_of(api, repo) -> list[str]:
+    return [entry.title for entry in api.list_repo_commits(repo, revision=CHECKPOINTS)]
+
+
+def until_asked(hub, path: str, times: int = 1) -> None:
+    """Returns when the hub has been asked for this path so often."""
+    waited = threading.Event()
+    for _ in range(LONG * 100):
+        if sum(path in request.path for request in hub.requests) >= times:
+            return
+        waited.wait(0.01)
+    raise AssertionError(f"{path} was not asked for")
+
+
+def test_a_checkpoint_arrives_whole_with_the_runs_record(api, pusher, run, repo):
+    folder = checkpoint(run, 2)
+    pusher.offer(folder)
+    pusher.close(LONG)
+    names = {f"checkpoint-2/{name}" for name in content(folder)}
+    assert set(api.list_repo_files(repo, revision=CHECKPOINTS)) == names | {"run.json", ".gitattributes"}
+    assert set(api.list_repo_files(repo)) == {".gitattributes"}
+
+
+def test_nothing_private_is_pushed_and_no_folder_of_this_machine_is_named(hub, api, pusher, run, repo):
+    folder = checkpoint(run, 2, best=2)
+    for name in ("training_args.bin", "method-rank0.safetensors", "method-rank13.safetensors", ".from_hub"):
+        (folder / name).write_text("private")
+    pusher.offer(folder)
+    pusher.close(LONG)
+    found = {name for name in api.list_repo_files(repo, revision=CHECKPOINTS) if name.startswith("checkpoint-2/")}
+    assert {name.split("/")[1] for name in found} == {"model.safetensors", "optimizer.pt", "trainer_state.json"}
+    state = api.hf_hub_download(repo, "checkpoint-2/trainer_state.json", revision=CHECKPOINTS)
+    assert json.loads(open(state).read())["best_model_checkpoint"] == "checkpoint-2"
+    assert json.loads((folder / "trainer_state.json").read_text())["best_model_checkpoint"] == str(folder)
+
+
+def test_one_that_is_removed_meanwhile_arrives_and_newer_ones_take_each_others_place(hub, api, pusher, run, repo):
+    hub.faults.add(path=f"/{repo}/preupload/", slow=0.5)
+    pusher.offer(checkpoint(run, 1))
+    until_asked(hub, f"/{repo}/preupload/")
+    for step in (2, 3, 4):
+        pusher.offer(checkpoint(run, step))
+        shutil.rmtree(run / f"checkpoint-{step - 1}")  # as rotation does
+    pusher.close(LONG)
+    assert titles_of(api, repo)[:2] == ["checkpoint-4", "checkpoint-1"]
+    assert folders_of(api, repo) == ["checkpoint-4", "run.json"]
+
+
+def test_the_branch_keeps_those_that_the_folder_keeps(api, run, repo):
+    for step, gone in ((1, None), (2, None), (3, 1)):
+        folder = checkpoint(run, step)
+        if gone:
+            shutil.rmtree(run / f"checkpoint-{gone}")
+        if step == 1:
+            pusher = CheckpointPusher(Destination(repo), run)
+        pusher.offer(folder)
+        while pusher._pushed.isdisjoint({folder.name}):
+            threading.Event().wait(0.01)
+    pusher.close(LONG)
+    assert folders_of(api, repo) == ["checkpoint-2", "checkpoint-3", "run.json"]
+
+
+def test_the_best_checkpoint_goes_along_where_it_is_not_there_yet(api, pusher, run, repo):
+    for step in (2, 4):
+        checkpoint(run, step)
+    pusher.offer(checkpoint(run, 6, best=2))
+    pusher.close(LONG)
+    assert folders_of(api, repo) == ["checkpoint-2", "checkpoint-6", "run.json"]
+    assert titles_of(api, repo)[:2] == ["checkpoint-6", "initial commit"]
+
+
+def test_an_earlier_runs_checkpoints_and_model_leave_the_branch(api, pusher, run, repo):
+    api.create_repo(repo)
+    files = {"model.safetensors": b"old", "README.md": b"---\ntags:\n- old\n---\n", "notes.txt": b"mine"}
+    api.create_commit(repo, [CommitOperationAdd(*file) for file in files.items()], commit_message="Before")
+    api.create_branch(repo, branch=CHECKPOINTS)
+    old = [
+        CommitOperationAdd(f"checkpoint-{step}/{name}", b"old") for step in (2, 90) for name in ("x", "optimizer.pt")
+    ]
+    api.create_commit(repo, old, commit_message="An earlier run", revision=CHECKPOINTS)
+    pusher.offer(checkpoint(run, 2))
+    pusher.close(LONG)
+    assert folders_of(api, repo) == ["checkpoint-2", "notes.txt", "run.json"]
+    assert "checkpoint-2/x" not in api.list_repo_files(repo, revision=CHECKPOINTS)
+
+
+def test_a_push_that_fails_is_one_line_and_goes_with_the_next(hub, api, pusher, run, repo, caplog, monkeypatch):
+    monkeypatch.setattr("hf_mixup.hub.retry.TRIES", 1)
+    fault = hub.faults.add(path="/commit/", status=503)
+    pusher.offer(checkpoint(run, 1))
+    until_asked(hub, f"/{repo}/commit/")
+    pusher.offer(checkpoint(run, 2))
+    pusher.close(LONG)
+    [line] = [message for message in caplog.messages if "was not pushed" in message]
+    assert line.startswith(f"checkpoint-1 was not pushed to {repo}: ") and "503" in line and "\n" not in line
+    assert fault.hits == 1
+    assert folders_of(api, repo) == ["checkpoint-2", "run.json"]
+
+
+@pytest.mark.parametrize("wait", [0.01, LONG])
+def test_a_push_that_fails_is_tried_later_and_at_the_end(wait, hub, api, pusher, run, repo, monkeypatch):
+    monkeypatch.setattr("hf_mixup.hub.retry.TRIES", 1)
+    monkeypatch.setattr(checkpoint_pusher, "AGAIN", wait)
+    hub.faults.add(path="/api/repos/create", drop="before", times=1)
+    pusher.offer(checkpoint(run, 1))
+    until_asked(hub, "/api/repos/create", 2 if wait < 1 else 1)
+    pusher.close(LONG)
+    assert folders_of(api, repo) == ["checkpoint-1", "run.json"]
+
+
+@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 401}, {"status": 403}, {"drop": "before"}])
+def test_a_hub_that_only_fails_ends_with_a_line_and_no_harm(fault, hub, pusher, run, repo, caplog, monkeypatch):
+    monkeypatch.setattr("hf_mixup.hub.retry.TRIES", 2)
+    hub.faults.add(path="/commit/", times=None, **fault)
+    before = content(checkpoint(run, 1))
+    pusher.offer(run / "checkpoint-1")
+    pusher.close(LONG)
+    assert not pusher._thread.is_alive()
+    assert [message for message in caplog.messages if "checkpoint-1 was not pushed" in message]
+    assert content(run / "checkpoint-1") == before and not (run / checkpoint_pusher.ASIDE).exists()
+
+
+def test_a_slow_hub_holds_nobody_up(hub, pusher, run, caplog):
+    hub.faults.add(path="/commit/", slow=2.0)
+    pusher.offer(checkpoint(run, 1))
+    pusher.offer(checkpoint(run, 2))
+    pusher.close(0.05)
+    assert "was not pushed within" in caplog.text and pusher._thread.daemon
+
+
+class TestFetching:
+    """A run that goes on from the Hub, where its folder is not."""
+
+    def test_the_newest_checkpoint_comes_back_and_the_best_with_it(self, pusher, run, repo, tmp_path):
+        best = checkpoint(run, 2)
+        pusher.offer(best)
+        while not pusher._pushed:
+            threading.Event().wait(0.01)
+        newest = checkpoint(run, 10, best=2)
+        pusher.offer(newest)
+        pusher.close(LONG)
+        other = tmp_path / "machine" / "run"
+        fetch_checkpoint(Destination(repo), other, HASH)
+        for folder in (best, newest):
+            back, sent = content(other / folder.name), content(folder)
+            assert back.keys() - sent.keys() == {".from_hub"}
+            assert not [name for name in sent if name != "trainer_state.json" and back[name] != sent[name]]
+        state = json.loads((other / "checkpoint-10" / "trainer_state.json").read_text())
+        assert state["best_model_checkpoint"] == str(other / "checkpoint-2")
+        assert json.loads((other / "run.json").read_text())["recipe_hash"] == HASH
+        assert {path.name for path in other.iterdir()} == {"run.json", "checkpoint-2", "checkpoint-10"}
+
+    @pytest.mark.parametrize("what", ["no repository", "no branch", "another recipe", "no record"])
+    def test_nothing_comes_where_there_is_nothing_of_this_run(self, what, api, pusher, run, repo, tmp_path):
+        if what == "no branch":
+            api.create_repo(repo)
+        if what in ("another recipe", "no record"):
+            if what == "no record":
+                (run / "run.json").unlink()
+            pusher.offer(checkpoint(run, 1))
+            pusher.close(LONG)
+        fetch_checkpoint(Destination(repo), tmp_path / "other", "another")
+        assert not (tmp_path / "other").exists()
+
+    @pytest.mark.parametrize("fault", [{"status": 503}, {"drop": "before"}])
+    def test_a_hub_that_fails_is_an_error_and_leaves_nothing(
+        self, fault, hub, pusher, run, repo, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr("hf_mixup.hub.retry.TRIES", 2)
+        pusher.offer(checkpoint(run, 1))
+        pusher.close(LONG)
+        hub.faults.add(path=f"/revision/{CHECKPOINTS}", times=None, **fault)
+        with pytest.raises(PushError, match="Without --resume the run begins anew"):
+            fetch_checkpoint(Destination(repo), tmp_path / "other", HASH)
+        assert not (tmp_path / "other").exists()
+
+    def test_a_broken_download_is_tried_again(self, hub, pusher, run, repo, tmp_path):
+        pusher.offer(checkpoint(run, 1))
+        pusher.close(LONG)
+        faults = [hub.faults.add(method="GET", path=path, drop=100) for path in ("checkpoint-1", "/_large/")]
+        fetch_checkpoint(Destination(repo), tmp_path / "other", HASH)
+        assert any(fault.hits for fault in faults)
+        assert (tmp_path / "other" / "checkpoint-1" / "optimizer.pt").read_bytes() == (
+            run / "checkpoint-1" / "optimizer.pt"
+        ).read_bytes()
+
+
+def test_a_script_with_our_trainer_pushes_checkpoints_and_nothing_private(hub, api, repo, tmp_path, monkeypatch):
+    """What upstream's pushes hold beside the model, its arguments and our images, stays here."""
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)
+    fields = {"save_strategy": "steps", "save_steps": 1, "push_to_hub": True, "hub_model_id": repo}
+    trainer = make(tmp_path / "run", method="recursivemix", hub_strategy="all_checkpoints", **fields)
+    for steps in (2, 3):  # the second training pushes too
+        trainer.args.max_steps = steps
+        trainer.train()
+        assert f"checkpoint-{steps}" in folders_of(api, repo)
+    trainer.push_to_hub()
+    files = {*api.list_repo_files(repo), *api.list_repo_files(repo, revision=CHECKPOINTS)}
+    assert files >= {"model.safetensors", "method.safetensors", "checkpoint-3/optimizer.pt"}
+    assert not [name for name in files if "rank" in name or name.endswith(".bin")]
+    assert not (tmp_path / "run" / "training_args.bin").exists()

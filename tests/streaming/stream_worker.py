@@ -1,0 +1,66 @@
+"""What test_stream_two_processes.py runs under `accelerate launch`: stream_worker.py RESULTS CASE ...
+
+Each case is a function of this file; what it returns is written to RESULTS/<case>-<rank>.json.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from accelerate import PartialState
+from fixtures.streams import labels, loader_of, opened
+
+from hf_mixup.cli.train import main
+from hf_mixup.trainer.callbacks import ReportCallback
+
+RESULTS = Path(os.environ["RESULTS"])
+KILLED_AFTER = 7
+
+
+class Killed(BaseException):
+    """Ends a run with nothing put in order."""
+
+
+def seen() -> dict:
+    """The rows that this process sees of each data set, in three epochs, without and with worker processes."""
+    state, found = PartialState(), {}
+    for shards in (1, 3, 4):
+        data = opened(f"user/shards{shards}")
+        for workers in (0, 2):
+            loader = loader_of(data, state.process_index, state.num_processes, workers)
+            for epoch in range(3):
+                loader.set_epoch(epoch)
+                found[f"{shards} {workers} {epoch}"] = labels(loader)
+    return found
+
+
+def resumed() -> dict:
+    """A run that dies after some step and is resumed; and the same run without a pause."""
+    recipe, words = str(RESULTS / "recipe.yaml"), ["--output_dir", str(RESULTS / "killed")]
+    exits = [main([recipe, "--output_dir", str(RESULTS / "whole")])]
+    ReportCallback.on_step_end = _die
+    try:
+        main([recipe, *words])
+    except Killed:
+        exits.append("killed")
+    del ReportCallback.on_step_end
+    checkpoints = sorted(path.name for path in (RESULTS / "killed").glob("checkpoint-*"))
+    exits.append(main([recipe, *words, "--resume"]))
+    return {"exits": exits, "checkpoints": checkpoints}
+
+
+def _die(self, args, state, control, **_):
+    if state.global_step == KILLED_AFTER:
+        raise Killed
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    PartialState(cpu=True)
+    for case in sys.argv[1:]:
+        found = globals()[case]()
+        (RESULTS / f"{case}-{PartialState().process_index}.json").write_text(json.dumps(found))

@@ -1,0 +1,218 @@
+"""Data sets streamed from a hub that fails: what passes is survived, and the rest is told in a paragraph."""
+
+import itertools
+import signal
+import threading
+
+import pytest
+from fixtures.streams import labels, loader_of, opened, point_to, write_parquet, write_tars
+from huggingface_hub import HfApi
+
+from hf_mixup.data import DataError, load_data
+from hf_mixup.hub import retry
+
+NUMBERS = itertools.count()
+TARS = {"image_column": "png", "label_column": "cls"}
+CANARY = "hf_canary_0123456789"
+
+
+@pytest.fixture(autouse=True)
+def here(hub, monkeypatch, tmp_path, online):
+    point_to(hub, monkeypatch, tmp_path / "home", hub.token)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    return {"parquet": write_parquet(root / "parquet", (24, 16), 8), "tars": write_tars(root / "tars", (24, 16))}
+
+
+@pytest.fixture
+def pushed(hub, folders):
+    """`pushed("parquet")`: the name of a fresh repository with these files."""
+
+    def push(kind="parquet", **options) -> str:
+        api, name = HfApi(endpoint=hub.url, token=hub.token), f"user/{kind}{next(NUMBERS)}"
+        api.create_repo(name, repo_type="dataset", **options)
+        api.upload_folder(repo_id=name, folder_path=folders[kind], repo_type="dataset")
+        return name
+
+    return push
+
+
+def refused(act, *args, **options) -> str:
+    """What the user is told: one paragraph, without a trace of the token."""
+    with pytest.raises(DataError) as caught:
+        act(*args, **options)
+    said = str(caught.value)
+    assert "\n" not in said and "Traceback" not in said and "hf_user" not in said and CANARY not in said
+    return said
+
+
+def all_end() -> bool:
+    """Whether our threads end, once what they asked for has come."""
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith("hf_mixup")]
+    for thread in ours:
+        thread.join(5)
+    return not any(thread.is_alive() for thread in ours)
+
+
+def read(name: str, **options) -> list[int]:
+    return labels(loader_of(opened(name, **options)))
+
+
+def test_a_stream_reads_each_byte_it_needs_once(hub, pushed):
+    name = pushed()
+    data, before = opened(name), len(hub.requests)
+    assert sorted(labels(loader_of(data, block=40))) == list(range(40))
+    asked = [request.path for request in hub.requests[before:]]
+    assert len([path for path in asked if "/_large/" in path]) in (5, 6)
+    # that is one for each row group, of which one may be in two parts, and no footer again
+    assert data.revision in next(path for path in asked if "/resolve/" in path)
+
+
+def test_both_kinds_of_shards_stream_from_a_hub(pushed):
+    assert sorted(read(pushed())) == list(range(40))
+    tars = pushed("tars")
+    for rows in ([24, 16], "count"):
+        assert sorted(read(tars, rows_per_shard=rows, **TARS)) == list(range(40))
+    assert sorted(read(tars, num_examples=40, **TARS)) == list(range(40))
+
+
+PASSING = [
+    {"status": 500, "times": 2},
+    {"status": 503, "times": 2},
+    {"status": 429, "retry_after": 1, "times": 2},
+    {"drop": "before"},
+    {"drop": 60, "times": 2},
+    {"truncate": 60, "times": 2},
+    {"slow": 0.2},
+]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tars"])
+def test_failures_that_pass_while_reading_change_nothing(hub, pushed, kind):
+    name = pushed(kind)
+    data = opened(name, **({"rows_per_shard": [24, 16], **TARS} if kind == "tars" else {}))
+    wanted = labels(loader_of(data))
+    for fault, path in itertools.product(PASSING, ("/resolve/", "^/_large/")):
+        if path == "/resolve/" and ("truncate" in fault or fault.get("drop") == 60):
+            continue  # a redirection has no body worth cutting
+        happened = hub.faults.add(method="GET", path=path, **fault)
+        assert labels(loader_of(data)) == wanted, fault
+        assert happened.hits == fault.get("times", 1)
+
+
+@pytest.mark.parametrize("path", ["/api/datasets/user/[a-z0-9]+$", "/revision/", "/tree/", "/paths-info/", "/_large/"])
+def test_failures_that_pass_while_opening_change_nothing(hub, pushed, tmp_path, monkeypatch, path):
+    name = pushed()
+    wanted = read(name)
+    for number, fault in enumerate(({"status": 500}, {"status": 503, "times": 2}, {"drop": "before"})):
+        point_to(hub, monkeypatch, tmp_path / f"home{number}", hub.token)
+        happened = hub.faults.add(path=path, **fault)
+        assert read(name) == wanted
+        assert happened.hits or path in ("/tree/", "/revision/")  # what datasets still remembers is not asked again
+        hub.faults.clear()
+
+
+def test_a_shard_that_vanishes_or_never_comes_is_named(hub, pushed, monkeypatch):
+    monkeypatch.setattr("hf_mixup.data.streaming.remote_files.TRIES", 3)
+    data = opened(pushed())
+    for status, said in ((404, "choose a revision that has it"), (500, "--resume"), (403, "hf auth login")):
+        fault = hub.faults.add(path="/resolve/.*train-00001", status=status, times=None)
+        for workers in (0, 2):
+            told = refused(list, loader_of(data, workers=workers))
+            assert f"{data.path}@{data.revision}/train-00001-of-00002.parquet cannot be read" in told and said in told
+        assert fault.hits >= 6 if status == 500 else fault.hits <= 6  # of three pieces in each pass
+        hub.faults.clear()
+    assert all_end()
+
+
+def test_ctrl_c_works_while_the_hub_is_waited_for(hub, pushed, monkeypatch):
+    data = opened(pushed())
+    hub.faults.add(path="/resolve/", status=503, times=None)
+    for name in ("WAIT", "LONGEST"):
+        monkeypatch.setattr(retry, name, 60.0)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    with pytest.raises(KeyboardInterrupt):
+        list(loader_of(data))
+    signal.signal(signal.SIGALRM, before)
+    assert all_end()
+
+
+def test_a_truncated_parquet_file_is_named(hub, pushed, folders):
+    name, api = pushed(), HfApi(endpoint=hub.url, token=hub.token)
+    content = (folders["parquet"] / "train-00001-of-00002.parquet").read_bytes()
+    for short in (content[:-9], content[:6], b""):
+        api.upload_file(
+            repo_id=name, path_or_fileobj=short, path_in_repo="train-00001-of-00002.parquet", repo_type="dataset"
+        )
+        said = refused(opened, name)
+        assert "train-00001-of-00002.parquet" in said and "whole" in said
+
+
+def test_what_is_not_there_is_told_with_the_way_out(pushed):
+    name = pushed()
+    assert "no revision 'v9'" in refused(opened, name, revision="v9")
+    assert f"no revision '{'0' * 40}'" in refused(opened, name, revision="0" * 40)
+    said = refused(opened, "user/nothing")
+    assert "'user/nothing' is neither a folder here nor readable on the Hub" in said and "Nor is there" not in said
+    said = refused(opened, name, data_config="large")
+    assert "'large' not found" in said and "data_config=" in said
+    assert "no split 'trian', only ['test', 'train']. Did you mean 'train'?" in refused(
+        opened, name, train_split="trian"
+    )
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_private_and_gated_sets_ask_for_a_login(hub, pushed, tmp_path, monkeypatch, streaming):
+    name = pushed()
+    api = HfApi(endpoint=hub.url, token=hub.token)
+    bob = hub.add_token("bob")
+    api.update_repo_settings(name, gated="manual", repo_type="dataset")
+    for token in (None, bob):
+        point_to(hub, monkeypatch, tmp_path / "gated", token)
+        said = refused(load_data, data=name, streaming=streaming)
+        assert "gated" in said and "hf auth login" in said
+    api.update_repo_settings(name, gated=False, private=True, repo_type="dataset")
+    for token in (None, bob, CANARY):
+        point_to(hub, monkeypatch, tmp_path / "private", token)
+        assert "hf auth login" in refused(load_data, data=name, streaming=streaming)
+    point_to(hub, monkeypatch, tmp_path / "own", hub.token)
+    assert load_data(data=name, streaming=streaming).train_rows == 40
+    point_to(hub, monkeypatch, tmp_path / "passed", None)
+    data = load_data(data=name, streaming=streaming, token=hub.token)
+    assert not streaming or sorted(labels(loader_of(data))) == list(range(40))
+
+
+def test_access_that_is_taken_away_while_reading_is_told(hub, pushed, monkeypatch, tmp_path):
+    name = pushed()
+    data = opened(name)
+    HfApi(endpoint=hub.url, token=hub.token).update_repo_settings(name, private=True, repo_type="dataset")
+    monkeypatch.delenv("HF_TOKEN")
+    said = refused(list, loader_of(data))
+    assert "train-0000" in said and "hf auth login" in said
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_hub_that_stays_away_is_told(hub, pushed, tmp_path, monkeypatch, streaming):
+    name = pushed()
+    for path, status in (("/api/datasets", 500), ("/resolve/", 503), ("/_large/", 503), ("/resolve/", 429)):
+        point_to(hub, monkeypatch, tmp_path / f"{path[1:4]}{status}", hub.token)
+        hub.faults.add(path=path, status=status, times=None)
+        said = refused(load_data, data=name, streaming=streaming)
+        assert "cannot be" in said and "again later" in said, said
+        hub.faults.clear()
+
+
+def test_the_evaluation_split_is_stored_once(hub, pushed):
+    name = pushed()
+    opened(name)
+    before = len(hub.requests)
+    opened(name)
+    assert not [request.path for request in hub.requests[before:] if "test-0" in request.path]

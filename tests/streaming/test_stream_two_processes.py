@@ -1,0 +1,69 @@
+"""Two processes on the CPU (gloo) train from one streamed data set. One launch runs all cases of stream_worker.py."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from fixtures.cli import hub_environment, python, recipe_of, record_of, start
+from fixtures.streams import point_to, write_parquet
+from huggingface_hub import HfApi, constants
+from safetensors.torch import load_file
+
+SHARDS = {1: (50,), 3: (9, 30, 11), 4: (13, 12, 13, 12)}
+WORKER = Path(__file__).with_name("stream_worker.py")
+LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", 0)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, hub):
+    """A folder with what the cases returned and the runs they made."""
+    root, api = tmp_path_factory.mktemp("runs"), HfApi(endpoint=hub.url, token=hub.token)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        for number, shards in SHARDS.items():
+            api.create_repo(f"user/shards{number}", repo_type="dataset")
+            folder = write_parquet(root / f"data{number}", shards, 5)
+            api.upload_folder(repo_id=f"user/shards{number}", folder_path=folder, repo_type="dataset")
+    fields = {"streaming": True, "shuffle_block": 8, "save_strategy": "steps", "save_steps": 3, "num_train_epochs": 5}
+    fields |= {"gradient_accumulation_steps": 2, "dataloader_num_workers": 1, "method": "cutmix", "eval_strategy": "no"}
+    recipe_of(root / "recipe.yaml", "user/shards3", **fields, random_resized_crop=[0.5, 1.0])
+    environment = hub_environment(hub, root / "home") | {"RESULTS": str(root)}
+    two = python(*LAUNCH, WORKER, "seen", "resumed", environment=environment)
+    said = two.communicate()[1]
+    assert two.returncode == 0, said
+    return root
+
+
+@pytest.fixture(scope="module")
+def results(runs):
+    return lambda case: [json.loads((runs / f"{case}-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("shards", SHARDS)
+def test_two_processes_see_each_row_at_most_once_and_nearly_all(shards, results):
+    one, other = results("seen")
+    orders = []
+    for epoch in range(3):
+        mine, yours = (found[f"{shards} 0 {epoch}"] for found in (one, other))
+        # 50 = 6 * (2 * 4) + 2: less than a batch on each process is left out
+        assert len(mine) == len(yours) == 24 and len({*mine, *yours}) == 48
+        assert mine == one[f"{shards} 2 {epoch}"] and yours == other[f"{shards} 2 {epoch}"]
+        orders.append(mine)
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_a_run_of_two_processes_that_died_resumes_to_the_same_bits(runs, results):
+    assert [found["exits"] for found in results("resumed")] == [[0, "killed", 0]] * 2
+    assert results("resumed")[0]["checkpoints"] == ["checkpoint-3", "checkpoint-6"]
+    one, other = (load_file(runs / run / "model.safetensors") for run in ("whole", "killed"))
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    assert record_of(runs / "whole")["steps"] == record_of(runs / "killed")["steps"] == 15
+
+
+def test_a_checkpoint_of_two_processes_is_not_for_one(runs, hub, monkeypatch, tmp_path, capsys):
+    point_to(hub, monkeypatch, tmp_path / "home", hub.token)
+    file = runs / "killed" / "run.json"
+    file.write_text(file.read_text().replace('"finished"', '"running"'))
+    assert start(runs / "recipe.yaml", "--output_dir", runs / "killed", "--resume") == 2
+    assert "The run began with processes 2 and cannot go on exactly with 1: use 2 again." in capsys.readouterr().err

@@ -1,0 +1,305 @@
+"""What test_distributed.py runs under `accelerate launch`, or alone: `distributed_worker.py RESULTS CASE ...`.
+
+Each case is a function of this file; what it returns is written to RESULTS/<case>-<world>-<rank>.json.
+"""
+
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import redirect_stderr
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from safetensors.torch import save_file
+from transformers import ResNetConfig, ResNetForImageClassification, TrainerCallback, set_seed
+
+from hf_mixup.cli.train import main
+from hf_mixup.config import MixupConfig
+from hf_mixup.data import DataError, Images, eval_transform, load_data
+from hf_mixup.methods.cutmix import cutmix
+from hf_mixup.methods.mixup import mixup
+from hf_mixup.metrics import compute_metrics
+from hf_mixup.models import build_model
+from hf_mixup.trainer import MixupTrainer
+
+CNN = {"model": "resnet18", "model_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}}
+VIT = {"model": "vit_tiny_patch16_224", "model_args": {"patch_size": 7, "embed_dim": 24, "depth": 2, "num_heads": 2}}
+SIZE = 28
+# transformers' own ResNet, whose gradients the stock Trainer scales by accumulation and processes
+NATIVE = {**CNN}
+NATIVE_CONFIG = ResNetConfig(
+    embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], layer_type="basic", num_labels=10
+)
+
+
+class Gradients(TrainerCallback):
+    """The network's and the method's gradients at the last optimizer step, by name."""
+
+    def on_pre_optimizer_step(self, args, state, control, **_):
+        named = self.trainer.step.named_parameters()
+        self.found = {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+
+def noting(draw, drawn: list):
+    """`draw`, that also puts the first row's share and partner into `drawn`."""
+
+    def noted(*args):
+        lam, partner = draw(*args)
+        drawn.append((float(lam[0]), int(partner[0])))
+        return lam, partner
+
+    return noted
+
+
+def trainer_of(method="mixup", arguments=None, network=CNN, rows=200, eval_rows=0, frozen=False, **fields):
+    """A trainer on the sample with a network that is the same on every process."""
+    data = load_data()
+    set_seed(0)
+    shared = {"classes": data.classes, "image_size": SIZE}
+    model, processor = build_model(network["model"], model_args=dict(network["model_args"]), **shared)
+    if network is NATIVE:
+        model = ResNetForImageClassification(NATIVE_CONFIG)
+    if frozen:
+        freeze(model)
+    common = {"max_steps": 3, "save_strategy": "no", "eval_strategy": "no", "max_grad_norm": 0, "weight_decay": 0}
+    common |= {"optimizer": "momentum", "learning_rate": 0.05, "per_device_train_batch_size": 8, "disable_tqdm": True}
+    common |= {"output_dir": tempfile.mkdtemp(), "use_cpu": True}
+    config = MixupConfig(method=method, method_args=arguments or {}, **(common | fields))
+    columns = ("image", "label", SIZE)
+    images = Images(data.train.select(range(rows)), *columns)
+    test = Images(data.eval.select(range(eval_rows)), *columns, prepare=eval_transform(processor.data_config))
+    parts = {"train_dataset": images, "eval_dataset": test, "processing_class": processor}
+    return MixupTrainer(model, config, compute_metrics=compute_metrics, **parts)
+
+
+def freeze(model) -> None:
+    """BatchNorm with fixed statistics, which do not depend on how the batch is split."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.train = lambda mode, module=module: module
+            module.eval()
+            module.training = False
+
+
+def equal_on_all(trainer) -> bool:
+    """Whether the trained parameters and the method's are the same bits on every process."""
+    mine = torch.cat([p.detach().flatten() for p in trainer.step.parameters()])
+    all_of_them = [torch.empty_like(mine) for _ in range(trainer.args.world_size)]
+    dist.all_gather(all_of_them, mine)
+    return all(torch.equal(mine, other) for other in all_of_them)
+
+
+def trained(method, arguments=None, **fields) -> dict:
+    """What three steps of a method give on this process."""
+    trainer = trainer_of(method, arguments, gradient_accumulation_steps=2, **fields)
+    before, drawn = [p.detach().clone() for p in trainer.model.parameters()], []
+    trainer.method.draw = noting(trainer.method.draw, drawn)
+    trainer.train()
+    return {
+        "equal": equal_on_all(trainer),
+        "moved": any(not torch.equal(old, new) for old, new in zip(before, trainer.model.parameters())),
+        "wrapped": type(trainer._prepared).__name__,
+        "drawn": drawn,
+        "steps": trainer.state.global_step,
+    }
+
+
+def static():
+    return trained("cutmix")
+
+
+def saliency():
+    return trained("puzzlemix")
+
+
+def learned():
+    return trained("automix")
+
+
+def hidden():
+    return trained("manifoldmix", network=VIT)
+
+
+def recursive() -> dict:
+    """What RecursiveMix holds before and after each step, of the batch before."""
+    trainer, before, after = trainer_of("recursivemix"), [], []
+    trainer.method.register_forward_pre_hook(lambda method, _: before.append(float(method.images.sum())))
+    trainer.method.register_forward_hook(lambda method, *_: after.append(float(method.images.sum())))
+    trainer.train()
+    return {"before": before[1:], "after": after[:-1]}
+
+
+def choice():
+    """Which method runs decides which networks do: ten steps would hang if the processes disagreed."""
+    inner = {"methods": [{"name": "automix"}, {"name": "erm"}]}
+    return trained("choice", inner, max_steps=10)
+
+
+def gradients_of(method: str, accumulation: int, **fields) -> dict[str, torch.Tensor]:
+    """The gradients of one step on the same 64 rows and the same mixing, however rows are split.
+
+    Rows have partners among the 8 they are with in every split, and a share and a box of their own.
+    """
+    world, rows = PartialState().num_processes, 64
+    size = rows // world // accumulation
+    shape = {"rows": rows, "frozen": True, "flip": 0, "max_steps": 1, "per_device_train_batch_size": size}
+    trainer = trainer_of(method, **shape, gradient_accumulation_steps=accumulation, **fields)
+    rng = torch.Generator().manual_seed(0)
+    shares, centres = torch.rand(rows, generator=rng), torch.randint(SIZE, (rows, 2), generator=rng)
+    partners = torch.arange(size).view(-1, 8).flip(1).flatten()
+
+    def forced(net, x, y, rng):
+        first = ((trainer._micro - 1) * world + trainer.args.process_index) * size
+        draws = shares[first : first + size], partners
+        return mixup(x, *draws) if method == "mixup" else cutmix(x, *draws, centres[first : first + size])
+
+    if method != "erm":
+        trainer.method.mix = forced
+    seen = Gradients()
+    seen.trainer = trainer
+    trainer.add_callback(seen)
+    trainer.train()
+    assert trainer.accelerator.mixed_precision == ("bf16" if fields.get("bf16") else "no")
+    return seen.found
+
+
+SPLITS = {
+    f"{name} {method} {accumulation}{' bf16' * bf16}": (method, accumulation, {"network": network, "bf16": bf16})
+    for name, network, methods in (("cnn", CNN, ("erm", "cutmix")), ("native", NATIVE, ("erm", "mixup")))
+    + (("vit", VIT, ("erm", "mixup", "cutmix")),)
+    for method in methods
+    for accumulation in (1, 4)
+    for bf16 in (False, True)
+    if not bf16 or (name, method) == ("vit", "cutmix")
+}
+
+
+def gradients() -> dict:
+    """Writes the gradients of each of SPLITS to gradients-<split>-<world>-<rank>.safetensors."""
+    state = PartialState()
+    for name, (method, accumulation, fields) in SPLITS.items():
+        found = gradients_of(method, accumulation, **fields)
+        file = f"gradients-{name}-{state.num_processes}-{state.process_index}.safetensors"
+        save_file(found, Path(os.environ["RUNS"]) / file)
+    return {}
+
+
+def evaluation() -> dict:
+    """61 rows on two processes in batches of 8: each row once."""
+    trainer, seen = trainer_of(eval_rows=61, per_device_eval_batch_size=8), []
+    trainer.compute_metrics = lambda found: seen.append(found) or compute_metrics(found)
+    metrics = trainer.evaluate()
+    [found] = seen
+    return {
+        "rows": len(found.predictions),
+        "labels": found.label_ids.tolist(),
+        "top1": metrics["eval_top1"],
+        "logits": float(found.predictions.sum()),
+    }
+
+
+def repeated() -> dict:
+    """What this process sees in repeated augmentation, and what is said of synchronised BatchNorm without a GPU."""
+    plan = trainer_of(aug_repeats=2).get_train_dataloader().batch_sampler
+    rows, seeds = zip(*(pair for batch in plan for pair in batch), strict=True)
+    try:
+        said = str(trainer_of(sync_bn=True).step)
+    except ValueError as refused:
+        said = str(refused)
+    return {"rows": rows, "seeds": seeds, "sync_bn": said}
+
+
+def best() -> dict:
+    """A run whose second of three evaluations is the best: its weights come back on every process."""
+    scores = iter([1.0, 3.0, 2.0, 0.0])
+    every = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    chosen = {"load_best_model_at_end": True, "metric_for_best_model": "top1", "save_total_limit": 1}
+    folder = Path(os.environ["RUNS"]) / "best"
+    trainer = trainer_of("automix", eval_rows=8, output_dir=str(folder), **every, **chosen)
+    trainer.compute_metrics = lambda _: {"top1": next(scores)}
+    trainer.train()
+    PartialState().wait_for_everyone()
+    return {
+        "best": Path(trainer.state.best_model_checkpoint).name,
+        "equal": equal_on_all(trainer),
+        "files": sorted(path.name for path in folder.iterdir()),
+    }
+
+
+def resumed() -> dict:
+    """The run that was killed before this launch, resumed; and the same run without a pause."""
+    root = Path(os.environ["RUNS"])
+    recipe = str(root / "recipe.yaml")
+    exits = [main([recipe, "--output_dir", str(root / "whole")])]
+    exits += [main([recipe, "--output_dir", str(root / "killed"), "--resume"])]
+    return {"exits": exits}
+
+
+def sharded() -> dict:
+    """A run whose network is split over the processes, whole and resumed; the same without; what is refused."""
+    root, state = Path(os.environ["RUNS"]), PartialState()
+    recipe, folders = str(root / "vit.yaml"), [str(root / name) for name in ("unsplit", "split", "split-cut")]
+    exits = [main([recipe, "--output_dir", folders[0]])]
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    exits += [main([recipe, "--output_dir", folders[1]])]
+    if state.is_main_process:
+        begun = (Path(folders[1]) / "run.json").read_text().replace('"finished"', '"running"')
+        shutil.copytree(Path(folders[1]) / "checkpoint-3", Path(folders[2]) / "checkpoint-3")
+        (Path(folders[2]) / "run.json").write_text(begun)
+    state.wait_for_everyone()
+    exits += [main([recipe, "--output_dir", folders[2], "--resume"])]
+    held = [p.to_local().numel() / p.numel() for p in trainer_of("cutmix", network=VIT).step.net.model.parameters()]
+    refused = {}
+    for words in ("--method automix", "--method puzzlemix", "--method manifoldmix", "--ema_decay 0.9"):
+        with redirect_stderr(io.StringIO()) as told:
+            exits += [main([recipe, "--output_dir", str(root / "refused"), *words.split()])]
+        refused[words] = told.getvalue()
+    os.environ["ACCELERATE_USE_FSDP"] = "false"
+    return {"exits": exits, "held": held, "refused": refused}
+
+
+def own_folder(name: str) -> list[str]:
+    """The command line of the run with a folder on this machine's own disk."""
+    root = Path(os.environ["RUNS"])
+    return [str(root / "recipe.yaml"), "--output_dir", str(root / f"machine-{os.environ['GROUP_RANK']}" / name)]
+
+
+def broken() -> None:
+    """A run of two machines, where the data cannot be read any more on the second."""
+    step = MixupTrainer.training_step
+
+    def fails_on_the_second(trainer, *args, **kwargs):
+        if trainer.state.global_step == 5 and trainer.args.process_index == 1:
+            raise DataError("Row 3 cannot be read: the disk is gone.")
+        return step(trainer, *args, **kwargs)
+
+    MixupTrainer.training_step = fails_on_the_second
+    sys.exit(main(own_folder("run")))
+
+
+def machines() -> dict:
+    """What two machines say to a folder that one of them lacks, the broken run resumed, and a run with one folder."""
+    root, [recipe, *words] = Path(os.environ["RUNS"]), own_folder("run")
+    told = io.StringIO()
+    with redirect_stderr(told):
+        exits = [main([*own_folder("half"), "--resume"])]
+    exits += [main([recipe, *words, "--resume"])]
+    exits += [main([recipe, "--output_dir", str(root / "shared"), "--num_train_epochs", "1"])]
+    return {"exits": exits, "told": told.getvalue()}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    results, *cases = sys.argv[1:]
+    for case in cases:
+        found = globals()[case]()
+        state = PartialState()
+        name = f"{case}-{state.num_processes}-{state.process_index}.json"
+        (Path(results) / name).write_text(json.dumps(found))

@@ -1,0 +1,231 @@
+"""A run that was cut off goes on to the same last bit; a save that fails costs nothing that was there."""
+
+import json
+import resource
+import shutil
+from contextlib import contextmanager
+
+import pytest
+import torch
+from fixtures.training import Rows, Watcher, alike, are_rows, losses, make, native_vit, timm_resnet, timm_vit, wrapped
+from safetensors.torch import load_file
+from torch import nn
+from transformers import TrainerCallback, set_seed
+
+from hf_mixup.data import Images, load_data
+from hf_mixup.models import save_published
+from hf_mixup.tasks.classification import classification
+from hf_mixup.trainer import MixupStep
+from hf_mixup.trainer.checkpointing import SaveError, last_checkpoint
+
+STEPS, STEPS_OF_AN_EPOCH = 6, 2
+SHORT = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None, "max_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """64 uint8 images of the built-in data set."""
+    data = load_data()
+    return Images(data.train.select(range(64)), data.image_column, data.label_column, 28)
+
+
+def trainer_of(folder, method, sample, **changes):
+    set_seed(0)
+    model, processor = wrapped("resnet18", side=28, drop_rate=0.3)
+    model.timm_model.reset_classifier(10)
+    long = {"max_steps": -1, "num_train_epochs": STEPS // STEPS_OF_AN_EPOCH, "gradient_accumulation_steps": 2}
+    usual = {"per_device_train_batch_size": 16, "optimizer": "momentum", "crop_padding": 2, "ema_decay": 0.9}
+    given = {"method": method, "processing_class": processor, **SHORT, **long, **usual, **changes}
+    return make(folder, model, sample, **given)
+
+
+def state(trainer) -> dict:
+    """All that a run has learnt: network, buffers, the method's networks, the average, momentum."""
+    found = {f"step.{name}": value.clone() for name, value in trainer.step.state_dict().items()}
+    found |= {f"ema.{name}": value.clone() for name, value in trainer.averaged.ema.module.state_dict().items()}
+    slots = trainer.optimizer.state_dict()["state"]
+    return found | {f"momentum.{number}": slot["momentum_buffer"].clone() for number, slot in slots.items()}
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("mixup", {}),
+        ("manifoldmix", {}),
+        ("puzzlemix", {"method_args": {"grids": (2, 4)}}),
+        ("automix", {}),
+        ("automix", {"eval_weights": "ema"}),
+        ("mixup", {"aug_repeats": 2, "warmup_epochs": 1, "lr_per_epoch": True}),
+    ],
+)
+def test_a_resumed_run_ends_at_the_same_bits(tmp_path, sample, method, changes):
+    whole = trainer_of(tmp_path / "whole", method, sample, **changes)
+    whole.train()
+    expected = state(whole)
+    for cut in (STEPS_OF_AN_EPOCH + 1, STEPS_OF_AN_EPOCH):  # inside an epoch, and between two
+        part = tmp_path / f"cut-{cut}"
+        shutil.copytree(tmp_path / "whole" / f"checkpoint-{cut}", part / f"checkpoint-{cut}")
+        again = trainer_of(part, method, sample, **changes)
+        again.train(resume_from_checkpoint=True)
+        assert losses(again) == losses(whole)
+        assert alike(state(again), expected)
+
+
+@pytest.mark.parametrize("model", [native_vit, timm_vit])
+def test_networks_whose_weights_are_renamed_resume_too(tmp_path, model):
+    whole = make(tmp_path, model(), method="mixup", **SHORT)
+    whole.train()
+    shutil.rmtree(tmp_path / "checkpoint-3")
+    again = make(tmp_path, model(), method="mixup", **SHORT)
+    again.train(resume_from_checkpoint=True)
+    assert alike(again.model.state_dict(), whole.model.state_dict())
+
+
+def test_what_a_method_learnt_is_read_back_from_the_checkpoint(tmp_path):
+    trainer = make(tmp_path, method="automix", **SHORT)
+    trainer.train()
+    again = make(tmp_path, method="automix", **SHORT)
+    before = {name: value.clone() for name, value in again.step.method.state_dict().items()}
+    again._load_from_checkpoint(str(tmp_path / "checkpoint-3"))
+    assert alike(again.step.method.state_dict(), load_file(tmp_path / "checkpoint-3" / "method.safetensors"))
+    assert not alike(again.step.method.state_dict(), before)
+
+
+@pytest.mark.parametrize("teacher", ["folder", None])
+def test_a_teacher_is_kept_unless_its_weights_are_found_again(tmp_path, teacher):
+    if teacher:
+        teacher = str(tmp_path / "teacher")
+        save_published(*wrapped(), teacher)
+    changes = SHORT | {"method": "attentivemix", "method_args": {"teacher": teacher, "teacher_size": 32}}
+    whole = make(tmp_path, **changes)
+    whole.train()
+    assert (tmp_path / "checkpoint-2" / "method.safetensors").is_file() == (teacher is None)
+    shutil.rmtree(tmp_path / "checkpoint-3")
+    again = make(tmp_path, **changes)
+    with torch.no_grad():
+        for value in again.model.parameters():  # what a frozen copy of the network would be made of
+            value.mul_(2)
+    again.train(resume_from_checkpoint=True)
+    assert alike(again.model.state_dict(), whole.model.state_dict())
+    assert alike(again.method.state_dict(), whole.method.state_dict())
+
+
+def test_a_checkpoint_of_another_method_is_refused_with_the_way_out(tmp_path):
+    make(tmp_path, method="mixup", **SHORT).train()
+    with pytest.raises(FileNotFoundError, match="method.safetensors.*recipe"):
+        make(tmp_path, method="automix", **SHORT).train(resume_from_checkpoint=True)
+
+
+def test_mixing_that_was_switched_off_stays_off_after_resuming(tmp_path):
+    changes = {**SHORT, "method": "mixup", "mixup_off_epoch": 1, "max_steps": 6}
+    data = Rows(32)
+    make(tmp_path, data=data, **changes).train()
+    shutil.rmtree(tmp_path / "checkpoint-6")
+    seen, model = [], timm_resnet()
+    model.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    make(tmp_path, model, data, **changes).train(resume_from_checkpoint=True)
+    assert len(seen) == 1 and are_rows(seen[0], data.x)
+
+
+def test_the_state_of_a_task_is_kept(tmp_path):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, net, batch, rng):
+            self.calls += 1
+            return classification(net, batch, rng)
+
+    make(tmp_path, method="erm", task=Counting(), **SHORT).train()
+    shutil.rmtree(tmp_path / "checkpoint-3")
+    again = make(tmp_path, method="erm", task=Counting(), **SHORT)
+    again.train(resume_from_checkpoint=True)
+    assert float(again.task.calls) == 3
+
+
+class Full(TrainerCallback):
+    """From a step on, no file may grow beyond `size`, as on a disk that is full."""
+
+    def __init__(self, step, size):
+        self.step, self.size = step, size
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == self.step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
+
+
+@contextmanager
+def unlimited_afterwards():
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "method.safetensors", "optimizer.pt"])
+def test_a_save_that_fails_leaves_earlier_checkpoints_and_says_the_way_out(tmp_path, name):
+    changes = {**SHORT, "save_total_limit": 1, "optimizer": "adamw"}
+    whole = make(tmp_path / "whole", method="automix", **changes)
+    whole.train()
+    size = (tmp_path / "whole" / "checkpoint-3" / name).stat().st_size - 1  # the files before it are smaller
+    with unlimited_afterwards(), pytest.raises(SaveError, match="checkpoint-2 .*MiB.*checkpoint-1.*--resume"):
+        make(tmp_path / "cut", callbacks=[Full(2, size)], method="automix", **changes).train()
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["checkpoint-1"]
+    again = make(tmp_path / "cut", method="automix", **changes)
+    again.train(resume_from_checkpoint=True)
+    assert alike(again.step.state_dict(), whole.step.state_dict())
+
+
+class Cut:
+    """The process ends in the middle of a save: its preprocessor's turn comes after the network's."""
+
+    def __init__(self, at):
+        self.at, self.count = at, 0
+
+    def save_pretrained(self, folder):
+        self.count += 1
+        if self.count == self.at:
+            raise KeyboardInterrupt
+
+
+def test_a_half_written_checkpoint_is_never_taken_for_one(tmp_path):
+    whole = make(tmp_path / "whole", method="automix", **SHORT)
+    whole.train()
+    run = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        make(run, method="automix", processing_class=Cut(2), **SHORT).train()
+    assert (run / ".saving" / "checkpoint-2" / "model.safetensors").is_file()
+    assert last_checkpoint(run) == str(run / "checkpoint-1")
+    again = make(run, method="automix", **SHORT)
+    again.train(resume_from_checkpoint=True)
+    assert alike(again.step.state_dict(), whole.step.state_dict())
+    assert {path.name for path in run.iterdir()} == {"checkpoint-1", "checkpoint-2", "checkpoint-3"}
+
+
+def test_a_checkpoint_says_where_the_best_one_is(tmp_path):
+    every = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "metric_for_best_model": "loss"}
+    make(tmp_path, method="mixup", eval_dataset=Rows(8), **SHORT, **every).train()
+    written = json.loads((tmp_path / "checkpoint-3" / "trainer_state.json").read_text())
+    assert written["best_model_checkpoint"] == str(tmp_path / f"checkpoint-{written['best_global_step']}")
+
+
+def test_the_same_seed_makes_the_same_network_with_and_without_saving(tmp_path):
+    ends = []
+    for changes in ({}, SHORT):
+        watcher = Watcher()
+        make(tmp_path, callbacks=[watcher], **{"max_steps": 3, "method": "mixup"} | changes).train()
+        ends.append(watcher.weights[-1])
+    assert alike(*ends)
+
+
+def test_a_step_leaves_its_batch_as_it_was(make_net, images):
+    from hf_mixup import load
+
+    step, batch = (
+        MixupStep(make_net(), load("mixup"), classification),
+        {"pixel_values": images(), "labels": torch.arange(5).repeat(2)[:6]},
+    )
+    before = {name: value.clone() for name, value in batch.items()}
+    step((0, 0, 0, 0), **batch)
+    assert alike(before, batch)
