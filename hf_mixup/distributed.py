@@ -1,9 +1,10 @@
-"""What the processes of one run know of each other: errors, disks, and that one of them has ended."""
+"""Communication between the processes of a run: errors, shared disks, lost processes, and synchronised buffers."""
 
 import secrets
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
@@ -11,8 +12,12 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from torch.distributed import DistError
 
-# what gloo and the store say when the other end of a connection is gone; NCCL has an error class of its own
-ENDED = (
+from . import errors
+from .errors import MixupError, PeerProcessError
+
+Result = TypeVar("Result")
+# messages of gloo and of torch's store when the connection to another process is lost; NCCL raises DistError
+CONNECTION_LOST = (
     "closed by peer",
     "reset by peer",
     "pair closure",
@@ -23,47 +28,64 @@ ENDED = (
 )
 
 
-class OtherProcess(ValueError):
-    """Another process of the run cannot go on, and so this one cannot; the message is the other's."""
-
-
-class LeftAlone(RuntimeError):
-    """Another process of the run ended while this one needed it."""
-
-
 @contextmanager
-def together() -> Iterator[None]:
-    """An error that one process meets inside ends all of them: there its own, on the others OtherProcess.
+def raise_on_all_ranks() -> Iterator[None]:
+    """Raise an error that one rank meets inside on all ranks: there the original, elsewhere PeerProcessError.
 
-    Nothing inside may wait for other processes.
+    The code inside must not wait for other ranks.
     """
     error = None
     try:
         yield
     except Exception as caught:
         error = caught
-    said = gather_object([str(error) if error else ""])
+    messages = gather_object([str(error) if error else ""])
     if error is not None:
         raise error
-    if other := next(filter(None, said), None):
-        raise OtherProcess(other)
+    if message := next(filter(None, messages), None):
+        raise PeerProcessError(message)
 
 
-def ended(error: BaseException) -> bool:
-    """Whether an error says that the connection to another process of the run is gone."""
+def on_main_process(call: Callable[[], Result]) -> Result | None:
+    """The result of `call` on the main process, None on the other ranks, which wait; a MixupError is raised on all."""
+    state, failure, result = PartialState(), None, None
+    if state.is_main_process:
+        try:
+            result = call()
+        except MixupError as error:
+            failure = (type(error).__name__, str(error))
+        except Exception as error:
+            _broadcast(state, ("PeerProcessError", f"The main process failed: {type(error).__name__}"))
+            raise
+    failure = _broadcast(state, failure)
+    if failure is not None:
+        name, message = failure
+        raise getattr(errors, name)(message)
+    return result
+
+
+def _broadcast(state: PartialState, value: object) -> object:
+    values = [value]
+    if state.num_processes > 1:
+        broadcast_object_list(values)
+    return values[0]
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Whether an error says that the connection to another process of the run is lost."""
     if not isinstance(error, RuntimeError) or PartialState().num_processes == 1:
         return False
-    return isinstance(error, DistError) or any(sign in str(error) for sign in ENDED)
+    return isinstance(error, DistError) or any(message in str(error) for message in CONNECTION_LOST)
 
 
-def machines() -> int:
-    """The number of machines this run is on, as its launcher counts them."""
+def num_machines() -> int:
+    """The number of machines of the run, as its launcher counts them."""
     return sum(gather_object([int(PartialState().is_local_main_process)]))
 
 
-def disks_differ(folder: Path) -> bool:
-    """Whether `folder`, which exists, is another one on some machine than on the first."""
-    if machines() == 1:
+def has_separate_disks(folder: Path) -> bool:
+    """Whether `folder`, which exists, is on some machine another one than on the first."""
+    if num_machines() == 1:
         return False
     state = PartialState()
     [token] = broadcast_object_list([secrets.token_hex(8)])
@@ -71,16 +93,16 @@ def disks_differ(folder: Path) -> bool:
     if state.is_main_process:
         mark.touch()
     state.wait_for_everyone()
-    seen = gather_object([mark.exists()])
+    found = gather_object([mark.exists()])
     if state.is_main_process:
         mark.unlink()
-    return not all(seen)
+    return not all(found)
 
 
-def share_buffers(module: nn.Module, but: Collection[str] = ()) -> None:
-    """Give all processes the buffers of the first, such as BatchNorm's statistics, which each has from its own rows."""
+def broadcast_buffers(module: nn.Module, exclude: Collection[str] = ()) -> None:
+    """Copy the first rank's buffers, such as BatchNorm statistics, which differ between ranks, to all ranks."""
     state = PartialState()
     if state.num_processes > 1:
         for name, buffer in module.named_buffers():
-            if name not in but and buffer.device.type == state.device.type:
+            if name not in exclude and buffer.device.type == state.device.type:
                 torch.distributed.broadcast(buffer, 0)

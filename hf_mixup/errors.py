@@ -1,24 +1,95 @@
-"""The one error of this package, and the nearest name it can suggest."""
+"""Every error that hf_mixup raises for its user; each carries the exit status of the command that it ends."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
-class DataError(ValueError):
-    """Something about the data that the user can put right; the message holds the value and the way out."""
+
+class MixupError(Exception):
+    """The message says what is wrong with which value, and what to do."""
+
+    exit_status = BAD_INPUT
+    every_rank = False  # whether each rank prints it; by default one process a machine does
+
+
+class ConfigError(MixupError, ValueError):
+    """A recipe, command line or value that cannot be used."""
+
+
+class DataError(MixupError, ValueError):
+    """A data set, column, label or image that cannot be used."""
 
     def __init__(self, message: str):
-        # torch raises what a worker process met once more, with the whole traceback for a message
+        # torch re-raises the error of a loader worker with the worker's whole traceback as its message
         own = message.rpartition(f"{__name__}.{type(self).__name__}: ")[2]
         super().__init__(" ".join(line.strip() for line in own.splitlines() if line.strip()))
 
 
-class Unreachable(DataError):
-    """The data are elsewhere, and the way there failed: what was asked for may be right."""
+class DataUnreachable(DataError):
+    """A data set could not be read because of the network or the server; the request may be valid."""
+
+    exit_status = FAILED
+
+
+class ModelError(MixupError, ValueError):
+    """A model that could not be loaded or built as requested."""
+
+
+class RecordError(MixupError, ValueError):
+    """A file that is not a valid run record."""
+
+
+class RunError(MixupError, ValueError):
+    """A run that cannot start with these settings. Nothing was written."""
+
+
+class ExistingRunError(RunError):
+    """The output folder holds a run of the same recipe, and --resume was not given."""
+
+
+class SaveError(MixupError, OSError):
+    """A checkpoint or result could not be written; earlier files are unchanged."""
+
+    exit_status, every_rank = FAILED, True
+
+
+class CheckpointError(MixupError, ValueError):
+    """A checkpoint that is incomplete, damaged, or of other settings."""
+
+
+class CardError(MixupError, ValueError):
+    """Runs that cannot be combined in one model card."""
+
+
+class PushRefused(MixupError, ValueError):
+    """The destination cannot be pushed to with these settings or this login."""
+
+
+class PushError(MixupError, RuntimeError):
+    """The upload failed; the folder is complete on disk and can be pushed later."""
+
+    exit_status = FAILED
+
+
+class PeerProcessError(MixupError, ValueError):
+    """Another process of the run failed; the message is that process's."""
+
+
+class PeerProcessDied(MixupError, RuntimeError):
+    """Another process of the run ended while this one was communicating with it."""
+
+    exit_status, every_rank = FAILED, True
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Training was stopped by a signal, after saving a checkpoint to resume from."""
+
+    exit_status = INTERRUPTED
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """A sentence " Did you mean 'x'?", or nothing if no choice is close; compares without regard to case."""
+    """A sentence " Did you mean 'x'?", or "" if no choice is close; upper and lower case are equal."""
     by_lower = {choice.lower(): choice for choice in choices}
     found = get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
     return f" Did you mean {by_lower[found[0]]!r}?" if found else ""

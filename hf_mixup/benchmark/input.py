@@ -21,7 +21,7 @@ from pathlib import Path
 import datasets
 import torch
 
-from ..data import DataError
+from ..errors import DataError
 from ..runs.record import commit
 from ..testing import LocalHub
 from .input_data import CASES, QUICK, Case, made, own, publish

@@ -13,7 +13,8 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from ..data import DataError, load_data
+from ..data import load_data
+from ..errors import DataError
 
 SHARDS = 8
 TEST_ROWS = 64

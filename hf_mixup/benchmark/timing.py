@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from ..files import atomic_write
 from ..ops.sampling import generator
 
 PACKAGES = ("torch", "torchvision", "timm", "kornia", "mixup", "mlxops-aug", "numpy", "hf_mixup")
@@ -104,8 +105,5 @@ def _processor() -> str:
 
 
 def write(path: Path, record: dict) -> None:
-    """Write a record, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1) + "\n")
-    part.replace(path)
+    """Write a record, atomically."""
+    atomic_write(path, json.dumps(record, indent=1) + "\n")

@@ -7,12 +7,9 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ..hub.destination import Destination, PushError, PushRefused, checked
+from ..errors import INTERRUPTED, MixupError, PushRefused
+from ..hub.destination import Destination, checked
 from ..publish.push import finished, push
-from ..publish.seeds import CardError
-from ..runs.record import RecordError
-
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,14 +21,11 @@ def main(argv: list[str] | None = None) -> int:
         destination = checked(_destination(options))
         address = push(options.folder, destination, options.seeds)
     except KeyboardInterrupt:
-        print("Interrupted. The folder is as it was: push it again with the same command.", file=sys.stderr)
+        print("Interrupted. The folder is unchanged: push it again with the same command.", file=sys.stderr)
         return INTERRUPTED
-    except (PushRefused, RecordError, CardError) as error:
+    except MixupError as error:
         print(error, file=sys.stderr)
-        return BAD_INPUT
-    except PushError as error:
-        print(error, file=sys.stderr)
-        return FAILED
+        return error.exit_status
     if Destination.of(options.folder) is None:  # else the run's own place stays
         destination.save(options.folder)
     print(f"Pushed to {address}")

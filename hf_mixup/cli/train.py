@@ -1,4 +1,4 @@
-"""`python -m hf_mixup RECIPE.yaml [--field value ...]`: train, evaluate, save, document."""
+"""Train a recipe: `python -m hf_mixup RECIPE.yaml [--field value ...]` trains, evaluates, exports and pushes."""
 
 import os
 import shlex
@@ -9,27 +9,20 @@ from accelerate import PartialState
 from transformers.utils import logging
 
 from ..config import MixupConfig, parse
-from ..data import Data, DataError, Unreachable, load_data
-from ..distributed import LeftAlone
-from ..hub.destination import PushError
-from ..publish.workflow import check_login, publish
+from ..data import Data, load_data
+from ..errors import INTERRUPTED, DataError, ExistingRunError, MixupError, PeerProcessDied
+from ..publish.workflow import check_login, publish, run
 from ..runs.dry_run import dry_run
-from ..runs.output_dir import UsedFolder, begun_with
-from ..runs.run import run
-from ..trainer.checkpointing import SaveError
-
-BAD_INPUT = 2
-FAILED = 1
-INTERRUPTED = 130
+from ..runs.output_dir import original_data_commit
 
 
 def main(argv: list[str]) -> int:
-    """The exit status of a run: 0, or 2 for bad input, 1 for a failure outside, 130 when interrupted."""
-    logging.disable_progress_bar()  # transformers' own, for files; training keeps its bar
+    """The exit status: 0, or 2 for bad input, 1 for a failure outside, 130 when interrupted."""
+    logging.disable_progress_bar()  # transformers' bars for files; the training bar stays
     data = None
     try:
         config = parse(argv)
-        tell_processes()
+        report_processes()
         check_login(config)
         data = load(config)
         if config.dry_run:
@@ -39,67 +32,55 @@ def main(argv: list[str]) -> int:
         if config.push_to_hub and PartialState().is_main_process:
             print(f"Pushed to {publish(config)}")
         return 0
-    except (KeyboardInterrupt, LeftAlone) as stopped:
-        return cut_off(stopped, argv)
-    except (SaveError, PushError) as error:
-        say(str(error), everywhere=isinstance(error, SaveError))
-        return FAILED
-    except UsedFolder as error:
-        say(f"{error} The command: {resuming(argv)}")
-        return BAD_INPUT
-    except ValueError as error:
-        if not is_ours(error):
-            raise
-        # what one process met while training, the others may not know
-        say(str(error), everywhere=data is not None and isinstance(error, DataError))
-        return FAILED if isinstance(error, Unreachable) else BAD_INPUT
+    except KeyboardInterrupt as interrupt:
+        say(f"{str(interrupt) or 'Interrupted.'} Continue with: {resume_command(argv)}")
+        return INTERRUPTED
+    except MixupError as error:
+        # what one rank meets in the data while training, the other ranks may not
+        say(message(error, argv), every_rank=error.every_rank or (data is not None and isinstance(error, DataError)))
+        return error.exit_status
 
 
-def cut_off(stopped: KeyboardInterrupt | LeftAlone, argv: list[str]) -> int:
-    """Say how to continue a run that was interrupted or lost a process, and give the exit status."""
-    alone = isinstance(stopped, LeftAlone)
-    if alone:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, before this is said
-    say(f"{str(stopped) or 'Interrupted.'} Continue with: {resuming(argv)}", everywhere=alone)
-    return FAILED if alone else INTERRUPTED
+def message(error: MixupError, argv: list[str]) -> str:
+    """The text of an error, with the command that continues the run where there is one."""
+    if isinstance(error, PeerProcessDied):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher sends it before this message is printed
+        return f"{error} Continue with: {resume_command(argv)}"
+    return f"{error} The command: {resume_command(argv)}" if isinstance(error, ExistingRunError) else str(error)
 
 
-def is_ours(error: ValueError) -> bool:
-    """Whether an error was raised on purpose, about something that the user can put right."""
-    return type(error).__module__.startswith("hf_mixup")
-
-
-def resuming(argv: list[str]) -> str:
-    """The command that continues this run with as many processes."""
+def resume_command(argv: list[str]) -> str:
+    """The command that continues this run with the same number of processes."""
     count, start = PartialState().num_processes, "python"
     if count > 1:
         start = f"accelerate launch --multi_gpu --num_processes {count}"
-        launcher = os.environ  # torch's says which of how many machines this is
+        launcher = os.environ  # torch's launcher sets the number and rank of the machines
         if int(launcher.get("GROUP_WORLD_SIZE", 1)) > 1:
-            place = {"num_machines": "GROUP_WORLD_SIZE", "machine_rank": "GROUP_RANK"}
-            place |= {"main_process_ip": "MASTER_ADDR", "main_process_port": "MASTER_PORT"}
-            start += "".join(f" --{option} {launcher.get(name)}" for option, name in place.items())
+            machine = {"num_machines": "GROUP_WORLD_SIZE", "machine_rank": "GROUP_RANK"}
+            machine |= {"main_process_ip": "MASTER_ADDR", "main_process_port": "MASTER_PORT"}
+            start += "".join(f" --{option} {launcher.get(name)}" for option, name in machine.items())
     return f"{start} -m hf_mixup {shlex.join(argv if argv[-1] == '--resume' else [*argv, '--resume'])}"
 
 
 def load(config: MixupConfig) -> Data:
-    """The data of a recipe; of a run that is resumed, those that it began with, whatever the Hub has now."""
+    """The data of a recipe; a resumed run reads the commit that it started with."""
     names = ("data", "data_config", "revision", "streaming", "image_column", "label_column")
     names += ("train_split", "eval_split", "num_examples", "rows_per_shard", "skip_corrupt")
     values = {name: getattr(config, name) for name in names}
-    return load_data(**values | {"revision": begun_with(config) or config.revision})
+    return load_data(**values | {"revision": original_data_commit(config) or config.revision})
 
 
-def tell_processes() -> None:
-    """Print the number of processes, and warn where a launcher was asked for several and started one."""
+def report_processes() -> None:
+    """Print the number of processes, and warn where a launcher was to start several and started one."""
     state = PartialState()
     if state.is_main_process:
         print(f"{state.num_processes} process(es) on {state.device.type}")
-    # with several, accelerate sets the first; without MPI, `accelerate launch --cpu` then starts one, and no WORLD_SIZE
+    # for several processes accelerate sets MASTER_ADDR; without MPI, `accelerate launch --cpu` then starts one process
+    # without WORLD_SIZE
     if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ and state.num_processes == 1:
         say(
-            "Warning: several processes were asked for and 1 started. Without MPI, CPUs take: "
-            "accelerate launch --multi_gpu --num_processes N -m hf_mixup RECIPE.yaml --use_cpu"
+            "Warning: the launcher was to start several processes and started one. To start several on CPUs without "
+            "MPI: accelerate launch --multi_gpu --num_processes N -m hf_mixup RECIPE.yaml --use_cpu"
         )
 
 
@@ -129,7 +110,7 @@ def report(config: MixupConfig, record: dict) -> None:
     )
 
 
-def say(text: str, everywhere: bool = False) -> None:
-    """Print a message for people on the error stream: once on each machine, or on each process that has it."""
-    if everywhere or PartialState().is_local_main_process:
+def say(text: str, every_rank: bool = False) -> None:
+    """Print a message on stderr: once on each machine, or on every rank that calls this."""
+    if every_rank or PartialState().is_local_main_process:
         print(text, file=sys.stderr)

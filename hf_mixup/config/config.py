@@ -13,8 +13,10 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_mixup.config.parser import find, merge, read, words
-from hf_mixup.config.types import ConfigError, about, check, convert, kinds
+from hf_mixup.config.types import about, check, convert, kinds
 from hf_mixup.config.validation import check_together, set_floor
+
+from ..errors import ConfigError
 
 __all__ = ["ConfigError", "MixupConfig", "help_text", "parse"]
 

@@ -10,7 +10,9 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
-from hf_mixup.config.types import ConfigError, convert, expected, is_enum, kinds, short
+from hf_mixup.config.types import convert, expected, is_enum, kinds, short
+
+from ..errors import ConfigError
 
 Fields = Mapping[str, Field]
 COMMAND_LINE = "the command line"

@@ -8,6 +8,8 @@ from dataclasses import Field, field
 from enum import Enum
 from typing import Any, Union, get_args, get_origin
 
+from ..errors import ConfigError
+
 YES_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 NUMBER = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?")  # digits alone stay text: they were quoted
 SINGULAR = {
@@ -28,10 +30,6 @@ RANGES = {  # fields of TrainingArguments that accept values no run can use
     "per_device_eval_batch_size": "[1, inf)",
     "gradient_accumulation_steps": "[1, inf)",
 }
-
-
-class ConfigError(ValueError):
-    """A recipe, command line or value that cannot be used; the message is one paragraph and says the way out."""
 
 
 def about(default: Any, text: str, within: str = "", choices: tuple[str, ...] = ()) -> Any:

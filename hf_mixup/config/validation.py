@@ -7,7 +7,8 @@ from huggingface_hub import get_token
 from transformers import TrainingArguments
 
 from hf_mixup.config.parser import ARGUMENTS
-from hf_mixup.config.types import ConfigError
+
+from ..errors import ConfigError
 
 REFUSED = {
     "hub_token": "it would be kept in run records. Set the environment variable HF_TOKEN, or run `hf auth login`",

@@ -11,7 +11,7 @@ stream = Stream(data.train, data.image_column, data.label_column, size=28, class
 loader = StreamLoader(stream, 128, seed=0, rank=0, world=1, num_workers=2)
 """
 
-from ..errors import DataError, Unreachable
+from ..errors import DataError, DataUnreachable
 from .augment import augment, normalise
 from .batch_sampler import BatchPlan, ImageLoader, TrainLoader, eval_loader, train_loader
 from .images import Images, collate
@@ -33,7 +33,7 @@ __all__ = [
     "StreamPlan",
     "TrainLoader",
     "Transform",
-    "Unreachable",
+    "DataUnreachable",
     "augment",
     "borrowed_generators",
     "check_order",

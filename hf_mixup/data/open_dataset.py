@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ..errors import DataError, Unreachable, nearest
+from ..errors import DataError, DataUnreachable, nearest
 from ..hub.retry import may_pass, reason, retried, status_of
 from .streaming.parquet import footer
 from .streaming.remote_files import HUB, LOGIN, TOKEN, fetch, sizes
@@ -80,7 +80,7 @@ def open_splits(data: str, config: str | None, revision: str | None, streaming: 
     except DataError:
         raise
     except FAILURES as error:
-        kind = Unreachable if network_error(error) else DataError
+        kind = DataUnreachable if network_error(error) else DataError
         raise kind(_load_message(data, config, error)) from error
     return Found(found[0], pin, *found[1:])
 
@@ -172,7 +172,7 @@ def resolve(data: str, revision: str | None, token: str | None) -> str:
         unasked = isinstance(error, OfflineModeIsEnabled) or may_pass(error)
         if unasked and re.fullmatch(r"[0-9a-f]{40}", revision or ""):
             return revision  # a sha says it all, and its files may be in the cache
-        raise (Unreachable if may_pass(error) else DataError)(_hub_message(data, revision, error)) from error
+        raise (DataUnreachable if may_pass(error) else DataError)(_hub_message(data, revision, error)) from error
 
 
 def _hub_message(data: str, revision: str | None, error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -19,6 +18,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
+from ..errors import PushRefused
+from ..files import atomic_write
 from .commits import MOVED, make_branch
 from .retry import may_pass, reason, retried, status_of, without_secrets
 
@@ -31,14 +32,6 @@ BEFORE = 10.0  # seconds after which a run begins although the Hub does not answ
 logger = logging.getLogger(__name__)
 
 
-class PushRefused(ValueError):
-    """Pushing there cannot work; the message says why and what to change."""
-
-
-class PushError(RuntimeError):
-    """The folder is complete on disk, but could not be pushed; the message says how to push it later."""
-
-
 @dataclass(frozen=True)
 class Destination:
     """A model repository (`name` or `namespace/name`), a branch of it, and how the run gets there. Never a token."""
@@ -49,10 +42,8 @@ class Destination:
     create_pr: bool = False
 
     def save(self, folder: Path) -> None:
-        """Leave it in the run's folder, whole or not at all, in a hidden file that is not pushed."""
-        aside = folder / f"{NAME}.new"
-        aside.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        os.replace(aside, folder / NAME)
+        """Store it in the run's folder, in a hidden file that is not pushed."""
+        atomic_write(folder / NAME, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def of(cls, folder: Path) -> "Destination | None":

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 )
 from yaml import YAMLError
 
+from ..errors import ModelError
 from .retry import reason, retried, status_of
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -33,10 +34,6 @@ CACHED = re.compile(r"models--([^/]+)--([^/]+)/snapshots/[0-9a-f]{40}")
 LARGEST = 16 * 2**20  # bytes of a JSON file
 CLASSES = 10**6  # at most
 LOGIN = "log in (`hf auth login`, or HF_TOKEN)"
-
-
-class ModelError(ValueError):
-    """A model that cannot be had or built as asked; the message names the value and the way out."""
 
 
 def fetch(name: str, revision: str | None = None, *, code: bool = False) -> Path:

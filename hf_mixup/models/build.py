@@ -18,7 +18,8 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..hub.download import ModelError, origin
+from ..errors import ModelError
+from ..hub.download import origin
 from . import architectures as networks  # noqa: F401  registers them with timm
 from .finetune import CHANNELS, check_one_size, load_checkpoint, pretrained_cfg, registered_cfg, timm_processor
 from .safe_load import explained

@@ -19,7 +19,8 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import PILImageResampling
 
-from ..hub.download import ModelError, fetch
+from ..errors import ModelError
+from ..hub.download import fetch
 from .safe_load import check_weights, explained, read_config
 
 CHANNELS = 3  # unless model_args say in_chans

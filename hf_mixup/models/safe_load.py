@@ -19,7 +19,8 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..hub.download import ModelError, check_saved
+from ..errors import ModelError
+from ..hub.download import check_saved
 
 NEVER = {"pretrained", "pretrained_cfg", "checkpoint_path", "features_only"}  # what timm would get weights from
 OTHER_WEIGHTS = ("transformers_weights", "quantization_config")

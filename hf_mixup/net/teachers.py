@@ -7,7 +7,8 @@ import torch
 from huggingface_hub.errors import HTTPError
 from torch import nn
 
-from ..hub.download import ModelError, fetch
+from ..errors import ModelError
+from ..hub.download import fetch
 from ..models.safe_load import load_network
 
 

@@ -1,6 +1,5 @@
 """A finished run as others load it: the published folder and its card."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 from transformers.image_processing_utils import BaseImageProcessor
 
+from ..errors import CardError
+from ..files import atomic_write
 from ..hub.download import CONFIG, read_json
 from ..methods import load
 from ..models import architectures as networks
@@ -16,7 +17,6 @@ from ..runs import record
 from ..trainer.checkpointing import save_extra
 from .model_card import eval_results, hub_id, model_card, recipe
 from .sample_grid import NAME, write_picture
-from .seeds import CardError
 
 CARD, RECIPE, EVAL_RESULTS = "README.md", "recipe.yaml", ".eval_results/hf_mixup.yaml"
 PATIENCE = 10.0  # seconds to wait for the Hub's word on a data set
@@ -94,10 +94,10 @@ def _write_card(folder: Path, run: dict, place: tuple = (None, None), others: Se
         place=place,
         others=others,
     )
-    _write(folder / CARD, str(card))
-    _write(folder / RECIPE, recipe(run))
+    atomic_write(folder / CARD, str(card))
+    atomic_write(folder / RECIPE, recipe(run))
     if (told := eval_results(run)) is not None:
-        _write(folder / EVAL_RESULTS, told)
+        atomic_write(folder / EVAL_RESULTS, told)
 
 
 def class_names(network: dict) -> list[str]:
@@ -106,11 +106,3 @@ def class_names(network: dict) -> list[str]:
         return [str(name) for name in network["label_names"]]
     named = network.get("id2label") or {}
     return [str(named[number]) for number in sorted(named, key=int)]
-
-
-def _write(file: Path, text: str) -> None:
-    """The file, whole or not at all."""
-    file.parent.mkdir(exist_ok=True)
-    aside = file.with_name(f".{file.name}.new")
-    aside.write_text(text, encoding="utf-8", newline="")
-    os.replace(aside, file)

@@ -7,7 +7,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..hub.download import ModelError, fetch, read_json
+from ..errors import ModelError
+from ..hub.download import fetch, read_json
 from ..methods import Method, available, load
 from ..models import architectures as networks  # noqa: F401  registers them with timm
 from ..models.safe_load import load_network, load_processor

@@ -1,33 +1,20 @@
 """A finished run to the Hub: what of its folder is pushed, and that it is whole."""
 
 import json
-import re
 import shlex
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
 
+from ..errors import CardError, PushError, PushRefused
 from ..hub.commits import commit
-from ..hub.destination import FAILURES, Destination, PushError, PushRefused, opened, why
+from ..hub.destination import FAILURES, Destination, opened, why
+from ..hub.published_files import CHECKPOINT, REQUIRED, is_published
 from ..hub.retry import retried
 from ..runs import record
 from .export import rewrite_card
-from .seeds import CardError
-
-# What a run makes. Everything else in the folder stays here, and everything else in the repository stays there.
-MADE = ("README.md", record.NAME, "config.json", "preprocessor_config.json", "processor_config.json")
-MADE += ("generation_config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
-MADE += ("method.safetensors", "task.safetensors", "mixed.png", "recipe.yaml", ".eval_results/*.yaml")
-NEEDED = ("config.json", "README.md")
-CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-
-
-def made(name: str) -> bool:
-    """Whether a file of this name, relative to the folder, is one that a run makes."""
-    return any(fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in MADE)
 
 
 def push(folder: Path, destination: Destination, others: Sequence[Path] = ()) -> str:
@@ -42,7 +29,7 @@ def push(folder: Path, destination: Destination, others: Sequence[Path] = ()) ->
     try:
         where = retried(lambda: opened(api, destination), "open the repository")
         rewrite_card(folder, where.repo, others, revision=where.revision)
-        done = commit(api, where.repo, finished(folder), made, "Run", where.revision, where.create_pr)
+        done = commit(api, where.repo, finished(folder), is_published, "Run", where.revision, where.create_pr)
     except CardError:
         raise
     except FAILURES as error:
@@ -71,7 +58,7 @@ def finished(folder: Path) -> dict[str, Path]:
         raise PushRefused(f"{folder} is no run: it has no {record.NAME}. Give the output_dir of a finished run.")
     if run.get("status") != "finished":
         raise PushRefused(f"The run in {folder} is not finished: end it with its own command and --resume, then push.")
-    files = {name: folder / name for name in sorted(_names(folder)) if made(name)}
+    files = {name: folder / name for name in sorted(_names(folder)) if is_published(name)}
     wrong = list(_wrong(folder, files))
     if wrong:
         raise PushRefused(
@@ -88,7 +75,7 @@ def _names(folder: Path) -> Iterator[str]:
 
 def _wrong(folder: Path, files: dict[str, Path]) -> Iterator[str]:
     """What keeps the files from being a whole run, in words."""
-    yield from (f"{name} is missing" for name in NEEDED if name not in files)
+    yield from (f"{name} is missing" for name in REQUIRED if name not in files)
     index = folder / "model.safetensors.index.json"
     weights = ["model.safetensors"]
     for name, path in files.items():

@@ -8,12 +8,13 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from ..hub.destination import CHECKPOINTS, FAILURES, Destination, PushError, PushRefused, checked, why
+from ..errors import PushError, PushRefused
+from ..hub.destination import CHECKPOINTS, FAILURES, Destination, checked, why
+from ..hub.published_files import CHECKPOINT
 from ..hub.retry import may_pass, retried
 from ..runs import record
 from ..trainer.checkpoint_pusher import STATE, best_name
 from ..trainer.checkpointing import FETCHED
-from .push import CHECKPOINT
 
 ASIDE = ".fetching"
 

@@ -3,14 +3,11 @@
 import statistics
 from collections.abc import Sequence
 
+from ..errors import CardError
 from .markdown import escaped
 
 # the Hub's name of a metric, ours, and how it is printed
 METRICS = (("accuracy", "top1", "Top-1"), ("accuracy", "top5", "Top-5"), ("nll", "nll", "NLL"), ("ece", "ece", "ECE"))
-
-
-class CardError(ValueError):
-    """Runs that cannot be told in one card; the message says which and why."""
 
 
 def same_recipe(runs: Sequence[dict]) -> list[dict]:

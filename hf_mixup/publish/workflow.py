@@ -1,60 +1,110 @@
-"""What of a run goes to the Hub and when: asked before it, checkpoints during it, the whole at its end."""
+"""A whole run: training into its output folder, export, and its uploads (before, during and after training)."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from huggingface_hub import HfApi
 from transformers.trainer_utils import HubStrategy
 
+from ..config import MixupConfig
+from ..data import Data
+from ..distributed import on_main_process
+from ..errors import PushRefused
 from ..hub.commits import address
-from ..hub.destination import BEFORE, CHECKPOINTS, FAILURES, Destination, PushError, PushRefused, checked, opened, why
+from ..hub.destination import BEFORE, CHECKPOINTS, FAILURES, Destination, checked, opened, why
 from ..hub.retry import may_pass, retried
+from ..models import base_model
 from ..runs import record
-from ..runs.output_dir import told_when_full
+from ..runs.output_dir import (
+    check_output_dir,
+    check_same_run,
+    common_checkpoint,
+    disk_full_as_save_error,
+    lock_output_dir,
+)
+from ..runs.run import final_metrics, fit, make_trainer
 from ..trainer import checkpoint_pusher
 from ..trainer.checkpoint_pusher import CheckpointPusher, PushCallback
-from ..trainer.checkpointing import last_checkpoint
+from ..trainer.checkpointing import last_checkpoint, save_on_this_rank, staged
+from .export import export
 from .push import push
 from .resume_from_hub import fetch_checkpoint
 
-Result = TypeVar("Result")
-WHEN_STOPPED = 10.0  # seconds of one that was interrupted or failed
+WHEN_STOPPED = 10.0  # seconds that an interrupted or failed run waits for its last upload
 
 logger = logging.getLogger(__name__)
 
 
+def run(config: MixupConfig, data: Data) -> dict:
+    """Train with `config` on `data`, export everything to `config.output_dir`, and return the run record.
+
+    A run that is already finished is not repeated. Nothing is pushed but checkpoints: see `publish`.
+    """
+    folder = Path(config.output_dir)
+    with lock_output_dir(folder) as separate_disks:
+        resume_from_hub(config)
+        previous = check_output_dir(config, folder)
+        finished = previous is not None and previous["status"] == "finished"
+        return previous if finished else _train(config, data, folder, previous, separate_disks)
+
+
+def _train(config: MixupConfig, data: Data, folder: Path, previous: dict | None, separate_disks: bool) -> dict:
+    start = common_checkpoint(folder) if config.resume else None
+    trainer, processor = make_trainer(config, data)
+    trainer.args.save_on_each_node = separate_disks  # each machine keeps the whole run
+    base = base_model(config.model, config.pretrained)
+    opening = record.opening(config, data, trainer.model, trainer.method, trainer.args.world_size, base)
+    check_same_run(previous, opening)
+    if trainer.args.should_save:
+        with disk_full_as_save_error(folder):
+            record.write(opening, folder)
+    with checkpoint_uploads(config, trainer, start):
+        fit(trainer, folder, start)
+        skipped = {"train": trainer.train_dataset.skipped, "eval": trainer.eval_dataset.skipped}
+        finished = record.closing(opening, trainer, final_metrics(trainer), skipped)
+        trainer.gather()
+        if trainer.args.should_save:
+            with (
+                disk_full_as_save_error(folder),
+                save_on_this_rank(trainer.model),
+                staged(folder, record.NAME) as staging,
+            ):
+                export(staging, trainer, processor, config, finished)
+        trainer.accelerator.wait_for_everyone()
+    return finished
+
+
 def destination_of(config) -> Destination:
-    """Where a configuration's run belongs: `hub_model_id`, or the name of its folder."""
+    """The repository of a configuration's run: `hub_model_id`, or the name of its output folder."""
     repo = config.hub_model_id or Path(config.output_dir).resolve().name
     return Destination(repo, config.hub_revision, config.hub_private_repo, config.hub_create_pr)
 
 
 def check_login(config) -> None:
-    """Raise PushRefused, on every process, if a run that is to be pushed cannot be. Nothing is made."""
+    """Raise PushRefused, on all ranks, if the configuration's push would be refused. Nothing is created."""
     if not config.push_to_hub:
         return
     if config.hub_revision == CHECKPOINTS:
         raise PushRefused(f"hub_revision is {CHECKPOINTS!r}, the branch of the checkpoints: choose another.")
     if config.hub_create_pr and config.hub_revision not in (None, "main"):
-        raise PushRefused(f"hub_create_pr and hub_revision {config.hub_revision!r} do not go together: leave out one.")
-    _on_main(lambda: checked(destination_of(config)))
+        raise PushRefused(
+            f"hub_create_pr cannot be combined with hub_revision {config.hub_revision!r}: leave out one of them."
+        )
+    on_main_process(lambda: checked(destination_of(config)))
 
 
 def publish(config) -> str:
-    """Push the finished run's folder and give its address, or that of the pull request."""
+    """Push the folder of the finished run and return the repository's address, or the pull request's."""
     folder, destination = Path(config.output_dir), destination_of(config)
-    with told_when_full(folder):
+    with disk_full_as_save_error(folder):
         destination.save(folder)
     return push(folder, destination)
 
 
-def continue_from_hub(config) -> None:
-    """Fetch the newest checkpoint of this recipe from the run's own repository where its folder has nothing yet."""
+def resume_from_hub(config) -> None:
+    """Download the newest checkpoint of this recipe from the run's own repository if the local folder is empty."""
     folder = Path(config.output_dir)
     if not (config.resume and _pushes_checkpoints(config)):
         return
@@ -63,26 +113,26 @@ def continue_from_hub(config) -> None:
         if record.read(folder) is None and last_checkpoint(folder) is None:
             fetch_checkpoint(destination_of(config), folder, config.recipe_hash())
 
-    _on_main(fetch)
+    on_main_process(fetch)
 
 
 @contextmanager
-def checkpoints_pushed(config, trainer, start: str | None) -> Iterator[None]:
-    """Make the repository, and push the checkpoints that are saved inside, beginning with that of a resumed run."""
+def checkpoint_uploads(config, trainer, start: str | None) -> Iterator[None]:
+    """Create the repository, and upload the checkpoints saved inside, starting with the one that is resumed from."""
     if not config.push_to_hub:
         yield
         return
     folder, destination = Path(config.output_dir), destination_of(config)
-    there = _on_main(lambda: _open(destination))
+    there = on_main_process(lambda: _open(destination))
     if not trainer.is_world_process_zero():
         yield
         return
-    with told_when_full(folder):
+    with disk_full_as_save_error(folder):
         destination.save(folder)
-    pusher = CheckpointPusher(there or destination, folder, opened=there is not None)
+    pusher = CheckpointPusher(there or destination, folder, opened=there is not None, beside=(record.NAME,))
     if _pushes_checkpoints(config):
         trainer.add_callback(PushCallback(pusher, start))
-        print(f"Checkpoints go to {address(HfApi(), pusher.destination.repo, CHECKPOINTS)}")
+        print(f"Checkpoints are pushed to {address(HfApi(), pusher.destination.repo, CHECKPOINTS)}")
     try:
         yield
     except BaseException as error:
@@ -92,39 +142,16 @@ def checkpoints_pushed(config, trainer, start: str | None) -> Iterator[None]:
 
 
 def _pushes_checkpoints(config) -> bool:
-    """Pull requests, which are for a finished run, have no checkpoints."""
+    """Whether checkpoints are uploaded; a pull request is for a finished run only."""
     return config.push_to_hub and not config.hub_create_pr and config.hub_strategy != HubStrategy.END
 
 
 def _open(destination: Destination) -> Destination | None:
-    """Make the repository and its branch; None from a Hub that does not answer, which is asked again later."""
+    """Create the repository and its branch; None if the Hub does not answer: the pusher then tries again later."""
     try:
-        return retried(lambda: opened(HfApi(), destination), "make the repository", patience=BEFORE)
+        return retried(lambda: opened(HfApi(), destination), "create the repository", patience=BEFORE)
     except FAILURES as error:
         if not may_pass(error):
             raise PushRefused(f"Cannot push to {destination.repo!r}: {why(error, destination)}.") from None
-        logger.warning("Warning: the repository could not be made: %s.", why(error, destination))
+        logger.warning("Warning: the repository could not be created: %s.", why(error, destination))
         return None
-
-
-def _on_main(call: Callable[[], Result]) -> Result | None:
-    """What `call` gives on the main process, None on the others, which wait; what is wrong is raised on all of them."""
-    state, said, result = PartialState(), [None], None
-    if state.is_main_process:
-        try:
-            result = call()
-        except (PushRefused, PushError, record.RecordError) as error:
-            said = [(isinstance(error, PushError), str(error))]
-        except Exception as error:
-            _tell(state, [(True, f"The main process failed: {type(error).__name__}")])
-            raise
-    _tell(state, said)
-    if said[0] is not None:
-        lost, text = said[0]
-        raise (PushError if lost else PushRefused)(text)
-    return result
-
-
-def _tell(state: PartialState, said: list) -> None:
-    if state.num_processes > 1:
-        broadcast_object_list(said)

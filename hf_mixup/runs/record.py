@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import platform
 import resource
 import subprocess
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from ..models import base_model
+from ..errors import RecordError
+from ..files import atomic_write
 
 SCHEMA_VERSION = 1
 NAME = "run.json"
@@ -20,11 +20,7 @@ PACKAGES = ("torch", "torchvision", "transformers", "datasets", "accelerate", "t
 METRICS = ("top1", "top5", "nll", "ece")
 
 
-class RecordError(ValueError):
-    """A file that is no run record; the message says what to do."""
-
-
-def opening(config, data, model, method, world_size: int) -> dict:
+def opening(config, data, model, method, world_size: int, base_model: str | None) -> dict:
     """What is known before the first step; fractions are 0 to 1, sizes in rows and parameters."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -42,7 +38,7 @@ def opening(config, data, model, method, world_size: int) -> dict:
             "name": portable(config.model),
             "args": portable(config.model_args),
             "parameters": _count(model),
-            "base_model": base_model(config.model, config.pretrained),
+            "base_model": base_model,
         },
         "seed": config.seed,
         "world_size": world_size,
@@ -109,11 +105,8 @@ def local_name(path: str) -> str:
 
 
 def write(record: dict, folder: Path) -> None:
-    """Put the record into `folder`, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{NAME}"
-    aside.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
-    os.replace(aside, folder / NAME)
+    """Write the record into `folder`, atomically."""
+    atomic_write(folder / NAME, json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 def read(folder: str | Path) -> dict | None:

@@ -1,4 +1,4 @@
-"""A run from its configuration to its folder: train, evaluate, save, document."""
+"""A run from its configuration: what it is built of, training, and its final evaluation."""
 
 import copy
 from pathlib import Path
@@ -9,58 +9,20 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from ..config import MixupConfig
 from ..data import Data, Images, Stream, Transform, crop_share, eval_transform, to_rgb, train_transform
+from ..errors import RunError, TrainingInterrupted
 from ..methods import Method, load
 from ..metrics import compute_metrics
 from ..models import build_model
-from ..publish.export import export
-from ..publish.workflow import checkpoints_pushed, continue_from_hub
 from ..trainer import MixupTrainer
 from ..trainer.callbacks import BarCallback, ReportCallback, StopCallback
-from ..trainer.checkpointing import last_checkpoint, moved_at_end, written_here
+from ..trainer.checkpointing import last_checkpoint
 from . import record
-from .output_dir import RunError, check_folder, check_world, claimed, common_checkpoint, told_when_full
 
 DAMAGED = (UnpicklingError, SafetensorError, RuntimeError)  # what reading a checkpoint's files raises
 
 
-class Stopped(KeyboardInterrupt):
-    """The run was interrupted; a checkpoint is there to resume from."""
-
-
-def run(config: MixupConfig, data: Data) -> dict:
-    """Train as `config` says on `data`, leave everything in `config.output_dir`, and give the run's record."""
-    folder = Path(config.output_dir)
-    with claimed(folder) as apart:
-        continue_from_hub(config)
-        before = check_folder(config, folder)
-        finished = before is not None and before["status"] == "finished"
-        return before if finished else _train(config, data, folder, before, apart)
-
-
-def _train(config: MixupConfig, data: Data, folder: Path, before: dict | None, apart: bool) -> dict:
-    start = common_checkpoint(folder) if config.resume else None
-    trainer, processor = make_trainer(config, data)
-    trainer.args.save_on_each_node = apart  # each machine keeps all of the run
-    opening = record.opening(config, data, trainer.model, trainer.method, trainer.args.world_size)
-    check_world(before, opening)
-    if trainer.args.should_save:
-        with told_when_full(folder):
-            record.write(opening, folder)
-    with checkpoints_pushed(config, trainer, start):
-        _fit(trainer, folder, start)
-        final = final_metrics(trainer)
-        skipped = {"train": trainer.train_dataset.skipped, "eval": trainer.eval_dataset.skipped}
-        finished = record.closing(opening, trainer, final, skipped)
-        trainer.gather()
-        if trainer.args.should_save:
-            with told_when_full(folder), written_here(trainer.model), moved_at_end(folder, record.NAME) as aside:
-                export(aside, trainer, processor, config, finished)
-        trainer.accelerator.wait_for_everyone()
-    return finished
-
-
-def _fit(trainer: MixupTrainer, folder: Path, start: str | None) -> None:
-    """Train from the checkpoint `start` on; Stopped if somebody asked to stop."""
+def fit(trainer: MixupTrainer, folder: Path, start: str | None) -> None:
+    """Train, from the checkpoint `start` if it is given; TrainingInterrupted after SIGINT or SIGTERM."""
     stop = StopCallback(trainer.accelerator)
     trainer.add_callback(stop)
     try:
@@ -69,13 +31,15 @@ def _fit(trainer: MixupTrainer, folder: Path, start: str | None) -> None:
         if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
             raise
         raise RunError(
-            f"A file of {start} is damaged, or is none that a checkpoint holds ({type(error).__name__}): delete this "
-            "folder to go on from the checkpoint before it, or begin anew in another --output_dir."
+            f"A file of {start} is damaged, or is not a checkpoint file ({type(error).__name__}): delete this folder "
+            "to continue from the checkpoint before it, or start again in another --output_dir."
         ) from None
     finally:
         stop.restore()
     if stop.stopped:
-        raise Stopped(f"Stopped after step {trainer.state.global_step}; {last_checkpoint(folder)} is complete.")
+        raise TrainingInterrupted(
+            f"Stopped after step {trainer.state.global_step}; {last_checkpoint(folder)} is complete."
+        )
 
 
 def final_metrics(trainer: MixupTrainer) -> dict[str, float]:

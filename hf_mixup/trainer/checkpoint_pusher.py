@@ -17,9 +17,8 @@ from transformers.trainer_utils import HubStrategy
 
 from ..hub.commits import commit, make_branch
 from ..hub.destination import CHECKPOINTS, Destination, opened, why
+from ..hub.published_files import CHECKPOINT, is_published
 from ..hub.retry import retried
-from ..publish.push import CHECKPOINT, made
-from ..runs import record
 
 ASIDE = ".pushing"
 STATE = "trainer_state.json"
@@ -52,11 +51,18 @@ class CheckpointPusher:
     """Pushes the newest checkpoint to the branch `checkpoints` of a repository, in a thread of its own.
 
     While one is being pushed, newer ones take each other's place. One that fails is logged and tried again: with the
-    next, after a minute, and when `close` is called.
+    next, after a minute, and when `close` is called. `beside`: files of the run's folder that go with each.
     """
 
-    def __init__(self, destination: Destination, run: Path, opened: bool = False, token: str | None = None):
-        self.destination, self.run, self._token = destination, run, token
+    def __init__(
+        self,
+        destination: Destination,
+        run: Path,
+        opened: bool = False,
+        token: str | None = None,
+        beside: tuple[str, ...] = (),
+    ):
+        self.destination, self.run, self._token, self.beside = destination, run, token, beside
         self._opened, self._ready, self._told = opened, False, False
         self._pushed: set[str] = set()
         self._waiting: Checkpoint | None = None
@@ -68,7 +74,7 @@ class CheckpointPusher:
     def offer(self, checkpoint: Path) -> None:
         """Push this checkpoint, whose folder may go away, as soon as the one before is done."""
         try:
-            taken = _aside(checkpoint, self.run, self._pushed)
+            taken = _aside(checkpoint, self.run, self._pushed, self.beside)
         except (OSError, ValueError) as error:
             logger.warning("%s is not pushed: it could not be set aside (%s).", checkpoint.name, error)
             return
@@ -135,7 +141,7 @@ class CheckpointPusher:
 
         def stale(name: str) -> bool:
             top = name.partition("/")[0]
-            return made(name) or (CHECKPOINT.fullmatch(top) is not None and top not in stay)
+            return is_published(name) or (CHECKPOINT.fullmatch(top) is not None and top not in stay)
 
         commit(api, self.destination.repo, checkpoint.files(), stale, checkpoint.name, CHECKPOINTS)
 
@@ -152,8 +158,8 @@ class CheckpointPusher:
         _drop(checkpoint)
 
 
-def _aside(checkpoint: Path, run: Path, pushed: set[str]) -> Checkpoint:
-    """The checkpoint as links to its files, which stay when it is removed, with the run's record beside it."""
+def _aside(checkpoint: Path, run: Path, pushed: set[str], beside: tuple[str, ...]) -> Checkpoint:
+    """Hard links to the checkpoint's files, which stay when it is deleted, and copies of the files `beside` it."""
     place = run / ASIDE / f"{time.monotonic_ns()}"
     best = best_name(checkpoint)
     names = {checkpoint.name} | ({best} - pushed if best and (run / best).is_dir() else set())
@@ -165,8 +171,8 @@ def _aside(checkpoint: Path, run: Path, pushed: set[str]) -> Checkpoint:
                 if not any(fnmatch(path.name, pattern) for pattern in NEVER):
                     _link(path, place / path.relative_to(run))
             _without_folders(place / name / STATE)
-        if (run / record.NAME).is_file():  # runs of other people's scripts have none
-            shutil.copyfile(run / record.NAME, place / record.NAME)
+        for name in beside:
+            shutil.copyfile(run / name, place / name)
     except (OSError, ValueError):
         _drop(taken)
         raise

@@ -13,7 +13,8 @@ from torch import nn
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from transformers.utils import PushToHubMixin
 
-from ..distributed import ended
+from ..distributed import is_connection_lost
+from ..errors import SaveError
 from .optimizers import Averaged
 from .step import MixupStep
 
@@ -22,16 +23,12 @@ METHOD = "method.safetensors"
 FETCHED = ".from_hub"  # marks a checkpoint from the Hub, where training images are not kept
 
 
-class SaveError(OSError):
-    """A checkpoint could not be written; what was there before is untouched."""
-
-
 def last_checkpoint(folder: str | Path) -> str | None:
     """The newest complete checkpoint in an output folder, None if there is none."""
     return get_last_checkpoint(str(folder)) if Path(folder).is_dir() else None
 
 
-def complete_checkpoints(folder: Path, rank: int, world: int) -> dict[int, Path]:
+def rank_checkpoints(folder: Path, rank: int, world: int) -> dict[int, Path]:
     """The checkpoints in an output folder by their step: those that hold what process `rank` of `world` wrote."""
     found = {int(path.name.split("-")[1]): path for path in folder.glob("checkpoint-*") if _is_checkpoint(path)}
     if world == 1:
@@ -68,7 +65,7 @@ def save_checkpoint_whole(trainer, save: Callable[[], None], trial=None) -> None
             state.save_to_json(str(aside / name / "trainer_state.json"))  # once more, with the best one's final name
             _settle(aside / name)
     except (OSError, RuntimeError, SafetensorError) as error:
-        if ended(error) or "DataLoader worker" in str(error):
+        if is_connection_lost(error) or "DataLoader worker" in str(error):
             raise
         shutil.rmtree(aside, ignore_errors=True)
         raise SaveError(_failed(name, run, error)) from error
@@ -135,7 +132,7 @@ def _failed(name: str, run: Path, error: Exception) -> str:
 
 
 @contextmanager
-def moved_at_end(folder: Path, last: str) -> Iterator[Path]:
+def staged(folder: Path, last: str) -> Iterator[Path]:
     """A folder aside, whose files go to `folder` one by one when all are written; the file `last` goes last."""
     aside = folder / ASIDE
     shutil.rmtree(aside, ignore_errors=True)
@@ -158,14 +155,14 @@ def save_network(model: nn.Module, folder: Path, as_checkpoint: bool, weights: d
     """
     if isinstance(model, PushToHubMixin):
         # else some native networks' weights get their old names, which the Trainer does not know when it loads them
-        with written_here(model):
+        with save_on_this_rank(model):
             model.save_pretrained(folder, save_original_format=not as_checkpoint, state_dict=weights)
     else:
         save_file(_copies(weights or model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
 
 
 @contextmanager
-def written_here(model: nn.Module) -> Iterator[None]:
+def save_on_this_rank(model: nn.Module) -> Iterator[None]:
     """Inside, `save_pretrained` writes on this process: transformers leaves all but the first of the run out."""
     model.should_save_on_this_rank = lambda is_main_process: is_main_process
     try:

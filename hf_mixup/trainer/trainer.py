@@ -9,7 +9,7 @@ from torch import nn
 from transformers import TimmWrapperImageProcessor, Trainer, TrainingArguments
 
 from ..data import Images, eval_loader
-from ..distributed import share_buffers
+from ..distributed import broadcast_buffers
 from ..methods import Method, load
 from ..models.build import synchronise
 from ..net import Net
@@ -210,9 +210,9 @@ class MixupTrainer(Trainer):
 
     def _share_buffers(self) -> None:
         """What is evaluated in parts is what the first process saves."""
-        share_buffers(self.step, but=self.step.private)
+        broadcast_buffers(self.step, exclude=self.step.private)
         if self.averaged is not None:
-            share_buffers(self.averaged.ema)
+            broadcast_buffers(self.averaged.ema)
 
     def _save_checkpoint(self, model, trial) -> None:
         self._share_buffers()

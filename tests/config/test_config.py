@@ -5,7 +5,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from hf_mixup.config.config import ConfigError, MixupConfig, help_text, parse
+from hf_mixup.config.config import MixupConfig, help_text, parse
+from hf_mixup.errors import ConfigError
 
 CANARY = "hf_canary0123456789"
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from hf_mixup.config.config import ConfigError, parse
+from hf_mixup.config.config import parse
+from hf_mixup.errors import ConfigError
 
 CANARY = "hf_canary0123456789"
 

@@ -8,9 +8,10 @@ import torch
 
 from hf_mixup import MixupConfig
 from hf_mixup.data import Images, load_data
+from hf_mixup.errors import ModelError
 from hf_mixup.models import build_model, save_published
-from hf_mixup.models.finetune import ModelError
-from hf_mixup.runs.run import make_trainer, run
+from hf_mixup.publish.workflow import run
+from hf_mixup.runs.run import make_trainer
 
 CNN = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
 VIT = {"embed_dim": 24, "depth": 2, "num_heads": 3}

@@ -19,7 +19,8 @@ from transformers import (
     pipeline,
 )
 
-from hf_mixup.models.build import ModelError, base_model, build_model, save_published
+from hf_mixup.errors import ModelError
+from hf_mixup.models.build import base_model, build_model, save_published
 
 CLASSES = ["cat", "dog", "eel"]
 TINY = {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128]}

@@ -1,3 +1,3 @@
-"""A local hub for each file of tests; `online` points no client at it: pass its address, or run with `hub_environment`."""
+"""A local hub for each test file; `online` sets no endpoint: pass the address, or run with `hub_environment`."""
 
 from fixtures.hub import api, here, hub, logged_in, online  # noqa: F401

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, TrainingArguments, ViTConfig, ViTImageProcessor
 
 import hf_mixup
-from hf_mixup.hub.download import ModelError, fetch, origin
+from hf_mixup.errors import ModelError
+from hf_mixup.hub.download import fetch, origin
 from hf_mixup.models import build_model, save_published
 
 SIZE = {"image_size": 16}

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor
 
 import hf_mixup
-from hf_mixup.hub.download import ModelError, fetch
+from hf_mixup.errors import ModelError
+from hf_mixup.hub.download import fetch
 from hf_mixup.models import build_model, save_published
 from hf_mixup.models.safe_load import load_network
 from hf_mixup.net.teachers import teacher

@@ -12,10 +12,10 @@ from markdown_it import MarkdownIt
 from transformers import AutoConfig
 
 from hf_mixup.config import parse
+from hf_mixup.errors import CardError
 from hf_mixup.publish.export import rewrite_card, shows_images
 from hf_mixup.publish.markdown import clean, code, escaped
 from hf_mixup.publish.model_card import eval_results, hub_id, recipe
-from hf_mixup.publish.seeds import CardError
 
 NASTY = [
     "</details><script>alert(1)</script>",

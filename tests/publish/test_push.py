@@ -15,8 +15,8 @@ from transformers import pipeline
 
 from hf_mixup.cli.push import main as push_later
 from hf_mixup.hub.destination import CHECKPOINTS, Destination
+from hf_mixup.hub.published_files import is_published
 from hf_mixup.publish import workflow as stages
-from hf_mixup.publish.push import made
 from hf_mixup.trainer import checkpoint_pusher
 
 CANARY = "hf_" + "canary" * 5
@@ -70,14 +70,14 @@ def pushed(hub, recipe, tmp_path_factory):
 def test_the_run_is_one_commit_on_main(pushed, api):
     expected = {"README.md", "config.json", "model.safetensors", "method.safetensors", "run.json"}
     assert expected <= files_of(api, "user/whole")
-    assert {name for name in content(pushed) if "/" not in name and made(name)} <= files_of(api, "user/whole")
+    assert {name for name in content(pushed) if "/" not in name and is_published(name)} <= files_of(api, "user/whole")
     assert [entry.title for entry in api.list_repo_commits("user/whole")] == ["Run", "initial commit"]
     assert api.repo_info("user/whole").private
 
 
 def test_all_that_a_run_leaves_at_the_top_of_its_folder_is_pushed(pushed):
     names = {name for name in content(pushed) if not name.startswith(("checkpoint-", ".hub.json"))}
-    assert not [name for name in names if not made(name)]
+    assert not [name for name in names if not is_published(name)]
 
 
 def test_the_last_checkpoint_is_on_its_branch_without_training_images(pushed, api):

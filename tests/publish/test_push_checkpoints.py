@@ -12,7 +12,8 @@ from fixtures.training import make
 from huggingface_hub import CommitOperationAdd
 from safetensors.torch import save_file
 
-from hf_mixup.hub.destination import CHECKPOINTS, Destination, PushError
+from hf_mixup.errors import PushError
+from hf_mixup.hub.destination import CHECKPOINTS, Destination
 from hf_mixup.publish.resume_from_hub import fetch_checkpoint
 from hf_mixup.trainer import checkpoint_pusher
 from hf_mixup.trainer.checkpoint_pusher import CheckpointPusher

@@ -15,8 +15,9 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 from safetensors.torch import save_file
 
 from hf_mixup.cli.push import main
+from hf_mixup.errors import PushError, PushRefused
 from hf_mixup.hub import retry
-from hf_mixup.hub.destination import Destination, PushError, PushRefused, checked
+from hf_mixup.hub.destination import Destination, checked
 from hf_mixup.publish.push import push
 
 NUMBERS = itertools.count()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 from hf_mixup.publish import export
-from hf_mixup.runs import run as train
+from hf_mixup.publish import workflow as train
 from hf_mixup.trainer import checkpointing as saving
 from hf_mixup.trainer.checkpointing import ASIDE, finish_move, last_checkpoint
 

@@ -13,10 +13,11 @@ from torch import nn
 from transformers import TrainerCallback, set_seed
 
 from hf_mixup.data import Images, load_data
+from hf_mixup.errors import SaveError
 from hf_mixup.models import save_published
 from hf_mixup.tasks.classification import classification
 from hf_mixup.trainer import MixupStep
-from hf_mixup.trainer.checkpointing import SaveError, last_checkpoint
+from hf_mixup.trainer.checkpointing import last_checkpoint
 
 STEPS, STEPS_OF_AN_EPOCH = 6, 2
 SHORT = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None, "max_steps": 3}

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from ...errors import DataError, Unreachable
+from ...errors import DataError, DataUnreachable
 from ...hub.retry import may_pass, reason, retried, status_of
 
 HUB = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
@@ -128,7 +128,7 @@ ADVICE = {
 
 
 def unreadable(path: str, error: Exception) -> DataError:
-    """One paragraph about a file that the Hub does not give; Unreachable if it may, another time."""
+    """One paragraph about a file that the Hub does not give; DataUnreachable if it may, another time."""
     status = 404 if isinstance(error, EntryNotFoundError) else status_of(error)
     advice = ADVICE.get(status, "Try again later; a run that saved checkpoints goes on with --resume.")
-    return (Unreachable if may_pass(error) else DataError)(f"{path} cannot be read ({reason(error)}). {advice}")
+    return (DataUnreachable if may_pass(error) else DataError)(f"{path} cannot be read ({reason(error)}). {advice}")

@@ -6,9 +6,9 @@ them. They are kept in a small file of the cache, by repository, commit, configu
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
@@ -18,6 +18,7 @@ from filelock import FileLock
 from huggingface_hub import constants
 
 from ...errors import DataError
+from ...files import atomic_write
 from . import parquet, webdataset
 from .prefetch import in_parallel
 from .remote_files import Pause, Remote, fetch, sizes
@@ -167,9 +168,5 @@ class Counted:
             return None
 
     def _write(self, counts: Counts) -> None:
-        aside = self.path.with_suffix(f".{os.getpid()}")
-        try:
-            aside.write_text(json.dumps({"files": counts}))
-            os.replace(aside, self.path)
-        except OSError:  # a full disk: counted again next time
-            aside.unlink(missing_ok=True)
+        with suppress(OSError):  # a full disk: counted again next time
+            atomic_write(self.path, json.dumps({"files": counts}))
