@@ -1,15 +1,23 @@
-"""Writing files so that a process that is killed, or a machine that loses power, leaves the old or the new content."""
+"""Writing files so that a killed process, or a machine that loses power, leaves either the old or the new content."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+STAGING = ".staging"
 
 
 def atomic_write(file: Path, text: str) -> None:
-    """Replace `file` by `text` (UTF-8) in one step; its folder is created if it does not exist."""
+    """Replace the content of `file` by `text` (UTF-8) in one step; missing folders are created."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}.new")
     try:
-        partial.write_text(text, encoding="utf-8", newline="")
+        with open(partial, "w", encoding="utf-8", newline="") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
@@ -23,3 +31,20 @@ def flush_to_disk(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def staged(folder: Path, last: str) -> Iterator[Path]:
+    """A staging folder whose files move into `folder` one by one once all are written; the file `last` moves last."""
+    staging = folder / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staging.mkdir()
+        yield staging
+        flush_to_disk(staging)
+        for path in sorted(filter(Path.is_file, staging.rglob("*")), key=lambda path: path.name == last):
+            target = folder / path.relative_to(staging)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(path, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

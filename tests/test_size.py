@@ -9,12 +9,9 @@ FILE_LINES, FUNCTION_LINES = 250, 30
 
 
 def length(function: ast.FunctionDef) -> int:
-    """Lines of a function from `def` to its last, without its docstring and decorators."""
-    lines = function.end_lineno - function.lineno + 1
-    first = function.body[0]
-    if ast.get_docstring(function) is not None:
-        lines -= first.end_lineno - first.lineno + 1
-    return lines
+    """Lines of a function's body, without its docstring."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return function.end_lineno - body[0].lineno + 1 if body else 0
 
 
 def functions(path: Path):

@@ -14,7 +14,7 @@ from ..methods import load
 from ..models import architectures as networks
 from ..models import save_published
 from ..runs import record
-from ..trainer.checkpointing import save_extra
+from ..trainer.weights import save_extra
 from .model_card import eval_results, hub_id, model_card, recipe
 from .sample_grid import NAME, write_picture
 
@@ -24,10 +24,10 @@ PATIENCE = 10.0  # seconds to wait for the Hub's word on a data set
 
 def export(folder: Path, trainer, processor: BaseImageProcessor, config, run: dict) -> None:
     """Write network, preprocessor, method, picture, recipe, card and run record into `folder`."""
-    if trainer.averaged is None:
+    if trainer.ema is None:
         _write_network(folder, trainer, processor, config, run)
     else:
-        with trainer.averaged.swapped():
+        with trainer.ema.swapped():
             _write_network(folder, trainer, processor, config, run)
     _write_card(folder, run)
     record.write(run, folder)

@@ -14,7 +14,7 @@ from ..models import architectures as networks  # noqa: F401  registers them wit
 from ..models.safe_load import load_network, load_processor
 from ..net import Net
 from ..runs.record import NAME, SCHEMA_VERSION
-from ..trainer.checkpointing import METHOD, load_method
+from ..trainer.weights import METHOD, load_method
 from ..version import __version__
 
 NETWORK = "transformers' AutoModelForImageClassification loads the network alone."

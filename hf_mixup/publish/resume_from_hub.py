@@ -1,4 +1,4 @@
-"""A checkpoint back from the Hub, for a run that goes on where its folder is not."""
+"""Downloading the newest checkpoint of a run from the Hub, to continue where the local output folder is empty."""
 
 import json
 import os
@@ -8,30 +8,32 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from ..errors import PushError, PushRefused
+from ..errors import CheckpointError, PushError, PushRefused
+from ..files import atomic_write
 from ..hub.destination import CHECKPOINTS, FAILURES, Destination, checked, why
 from ..hub.published_files import CHECKPOINT
 from ..hub.retry import may_pass, retried
 from ..runs import record
-from ..trainer.checkpoint_pusher import STATE, best_name
-from ..trainer.checkpointing import FETCHED
+from ..trainer import manifest
+from ..trainer.checkpoint_snapshot import best_name
+from ..trainer.weights import FROM_HUB
 
-ASIDE = ".fetching"
+DOWNLOADS = ".fetching"
 
 
 def fetch_checkpoint(destination: Destination, folder: Path, recipe_hash: str) -> None:
-    """Put the newest checkpoint of the recipe and its run's record into `folder`; nothing, where there is none.
+    """Download the newest checkpoint of the recipe, and its run record, into `folder`; nothing if there is none.
 
-    PushError where the Hub does not answer: beginning anew would take the place of what is there.
+    PushError if the Hub does not answer: a new run would overwrite the checkpoints that are there.
     """
     existed = folder.is_dir()
     try:
-        # only what this login may write is taken for the run's own
+        # only a repository that this login may write to is the run's own
         where = checked(destination)
-        name = retried(lambda: _fetch(where.repo, folder, recipe_hash), "fetch the last checkpoint")
+        name = retried(lambda: _download(where.repo, folder, recipe_hash), "download the last checkpoint")
     except (RepositoryNotFoundError, RevisionNotFoundError):
         return
-    except PushRefused:
+    except (PushRefused, CheckpointError):
         raise
     except FAILURES as error:
         if not may_pass(error):
@@ -39,57 +41,57 @@ def fetch_checkpoint(destination: Destination, folder: Path, recipe_hash: str) -
                 f"Cannot read the checkpoints of {destination.repo!r}: {why(error, destination)}."
             ) from None
         raise PushError(
-            f"{folder} is empty and {destination.repo!r} could not be asked for a checkpoint to go on from: "
-            f"{why(error, destination)}. Without --resume the run begins anew."
+            f"{folder} is empty, and a checkpoint to continue from could not be downloaded from {destination.repo!r}: "
+            f"{why(error, destination)}. Without --resume the run starts from the beginning."
         ) from None
     finally:
-        shutil.rmtree(folder / ASIDE, ignore_errors=True)
+        shutil.rmtree(folder / DOWNLOADS, ignore_errors=True)
         if not existed and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
     if name:
         print(f"Continuing from {name} of {where.repo} on the Hub.")
 
 
-def _fetch(repo: str, folder: Path, recipe_hash: str) -> str | None:
-    """The name of the checkpoint that was fetched."""
+def _download(repo: str, folder: Path, recipe_hash: str) -> str | None:
+    """The name of the downloaded checkpoint, None if the repository has none of this recipe."""
     head = HfApi().repo_info(repo, revision=CHECKPOINTS)
     names = [entry.rfilename for entry in head.siblings or []]
     steps = _steps(names)
     if not steps:
         return None
-    aside = folder / ASIDE
+    downloads = folder / DOWNLOADS
     if record.NAME in names:
-        hf_hub_download(repo, record.NAME, revision=head.sha, local_dir=aside)
-    if (record.read(aside) or {}).get("recipe_hash") != recipe_hash:
-        print(f"The checkpoints of {repo} on the Hub are of another recipe: beginning anew.")
+        hf_hub_download(repo, record.NAME, revision=head.sha, local_dir=downloads)
+    if (record.read(downloads) or {}).get("recipe_hash") != recipe_hash:
+        print(f"The checkpoints of {repo} on the Hub are of another recipe: starting from the beginning.")
         return None
     newest = steps[max(steps)]
-    snapshot_download(repo, revision=head.sha, local_dir=aside, allow_patterns=f"{newest}/*")
-    best = best_name(aside / newest)
+    snapshot_download(repo, revision=head.sha, local_dir=downloads, allow_patterns=f"{newest}/*")
+    best = best_name(downloads / newest)
     if best in steps.values() and best != newest:
-        snapshot_download(repo, revision=head.sha, local_dir=aside, allow_patterns=f"{best}/*")
-        _place(aside, folder, best)
-    _name_best(aside / newest / STATE, folder, best)
-    _place(aside, folder, newest)
-    os.replace(aside / record.NAME, folder / record.NAME)
+        snapshot_download(repo, revision=head.sha, local_dir=downloads, allow_patterns=f"{best}/*")
+        _place(downloads / best, folder, best)
+    _place(downloads / newest, folder, best)
+    os.replace(downloads / record.NAME, folder / record.NAME)
     return newest
 
 
 def _steps(names: list[str]) -> dict[int, str]:
-    """The complete checkpoints among a repository's files, by their step."""
+    """The complete checkpoints among a repository's files, by step."""
     if unsafe := [name for name in names if ".." in name.split("/") or name.startswith("/")]:
-        raise PushRefused(f"The branch {CHECKPOINTS!r} holds a file that would not stay in the folder: {unsafe[0]!r}.")
-    tops = [name.partition("/")[0] for name in names if name.partition("/")[2] == STATE]
-    return {int(found[1]): top for top in tops if (found := CHECKPOINT.fullmatch(top))}
+        raise PushRefused(f"The branch {CHECKPOINTS!r} holds a file that is outside of the folder: {unsafe[0]!r}.")
+    folders = [name.partition("/")[0] for name in names if name.partition("/")[2] == manifest.STATE]
+    return {int(found[1]): folder for folder in folders if (found := CHECKPOINT.fullmatch(folder))}
 
 
-def _name_best(file: Path, folder: Path, best: str | None) -> None:
-    """The best checkpoint's place on this machine, if it came along."""
-    state = json.loads(file.read_text())
-    there = best and ((folder / best).is_dir() or best == file.parent.name)
-    file.write_text(json.dumps({**state, "best_model_checkpoint": str(folder / best) if there else None}, indent=2))
-
-
-def _place(aside: Path, folder: Path, name: str) -> None:
-    (aside / name / FETCHED).touch()
-    os.replace(aside / name, folder / name)
+def _place(checkpoint: Path, folder: Path, best: str | None) -> None:
+    """Verify a downloaded checkpoint, set the local path of the best one in it, and move it into `folder`."""
+    if (checkpoint / manifest.NAME).is_file():
+        manifest.verify(checkpoint)
+    state = json.loads((checkpoint / manifest.STATE).read_text())
+    here = best and ((folder / best).is_dir() or best == checkpoint.name)
+    state["best_model_checkpoint"] = str(folder / best) if here else None
+    atomic_write(checkpoint / manifest.STATE, json.dumps(state, indent=2))
+    manifest.update(checkpoint, manifest.STATE)
+    (checkpoint / FROM_HUB).touch()
+    os.replace(checkpoint, folder / checkpoint.name)

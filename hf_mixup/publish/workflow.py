@@ -12,6 +12,7 @@ from ..config import MixupConfig
 from ..data import Data
 from ..distributed import on_main_process
 from ..errors import PushRefused
+from ..files import staged
 from ..hub.commits import address
 from ..hub.destination import BEFORE, CHECKPOINTS, FAILURES, Destination, checked, opened, why
 from ..hub.retry import may_pass, retried
@@ -27,7 +28,8 @@ from ..runs.output_dir import (
 from ..runs.run import final_metrics, fit, make_trainer
 from ..trainer import checkpoint_pusher
 from ..trainer.checkpoint_pusher import CheckpointPusher, PushCallback
-from ..trainer.checkpointing import last_checkpoint, save_on_this_rank, staged
+from ..trainer.checkpointing import last_checkpoint
+from ..trainer.weights import save_on_this_rank
 from .export import export
 from .push import push
 from .resume_from_hub import fetch_checkpoint

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from ..distributed import has_separate_disks, is_connection_lost, raise_on_all_ranks
 from ..errors import ExistingRunError, PeerProcessDied, RunError, SaveError
 from ..hub import destination
-from ..trainer.checkpointing import last_checkpoint, rank_checkpoints
+from ..trainer.checkpointing import last_checkpoint, rank_checkpoints, restore_replaced, warn_about_interrupted
 from . import record
 
 LOCK = ".lock"
@@ -39,6 +39,7 @@ def lock_output_dir(folder: Path) -> Iterator[bool]:
         with raise_on_all_ranks():
             if state.is_main_process or (separate_disks and state.is_local_main_process):
                 lock = _lock(folder)
+                restore_replaced(folder)
         yield separate_disks
     except BaseException as error:
         if lock is not None and not known:
@@ -140,6 +141,8 @@ def common_checkpoint(folder: Path) -> str | None:
     RunError where some ranks find one and others do not.
     """
     state = PartialState()
+    if state.is_local_main_process:
+        warn_about_interrupted(folder)
     mine = rank_checkpoints(folder, state.process_index, state.num_processes)
     found = gather_object([sorted(mine)])
     steps = set.intersection(*map(set, found))

@@ -14,9 +14,10 @@ from ..methods import Method, load
 from ..metrics import compute_metrics
 from ..models import build_model
 from ..trainer import MixupTrainer
-from ..trainer.callbacks import BarCallback, ReportCallback, StopCallback
+from ..trainer.callbacks import StopCallback
 from ..trainer.checkpointing import last_checkpoint
 from . import record
+from .progress import BarCallback, ReportCallback
 
 DAMAGED = (UnpicklingError, SafetensorError, RuntimeError)  # what reading a checkpoint's files raises
 
@@ -113,7 +114,7 @@ def make_method(config: MixupConfig) -> Method:
 def check_trainer(trainer: MixupTrainer) -> None:
     """Raise ValueError now for what would end the training later: batch, images, optimizer, schedule, best metric."""
     args = trainer.args
-    if args.per_device_train_batch_size == 1 and trainer.step.normalises_batch:
+    if args.per_device_train_batch_size == 1 and trainer.step.has_batchnorm:
         raise RunError(
             f"per_device_train_batch_size is 1, and {args.model} has BatchNorm, which needs two images: give 2 or more."
         )

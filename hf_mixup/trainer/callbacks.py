@@ -1,62 +1,32 @@
-"""What happens between steps: the method's clock, averaged weights, named losses, and stopping in good order."""
+"""What happens between steps, one callback for each: method, data order, losses, time, checks, signals."""
 
 import signal
 import time
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import TrainerCallback
-from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import has_length
 
 from ..data import StreamLoader
 from ..methods import Method
-from .dataloaders import warn_of_stream
-from .optimizers import steps_in_epoch
+from .dataloaders import warn_if_not_resumable
+from .manifest import OWN_STATE
+from .optimizers import check_optimizer
+from .schedules import steps_in_epoch
+
+STATE_OF_0_1 = "MethodCallback"  # the entry of `stateful_callbacks` in checkpoints of version 0.1
 
 
 class MethodCallback(TrainerCallback):
-    """Tells the method where in the training it is, calls it after each step and averages its named losses."""
+    """Sets the method's step before, and calls its `after_step` after, each optimizer step."""
 
     def __init__(self, trainer):
         self.trainer = trainer
-        self.sums: dict[str, Tensor] = {}
-        self.steps = 0
-        self.began = 0
-        self.started, self.evaluated = time.perf_counter(), 0.0
-
-    def on_train_begin(self, args, state, control, **_):
-        kept = state.stateful_callbacks.get(type(self).__name__, {"sums": {}, "steps": 0})
-        self.sums = {name: torch.tensor(value, device=args.device) for name, value in kept["sums"].items()}
-        self.steps = kept["steps"]
-        if kept["steps"]:
-            # the loss that is logged next is a mean from the last log on, before the checkpoint too
-            self.trainer._tr_loss += kept["loss"]
-            self.trainer._globalstep_last_logged = kept["logged"]
-        self.began = state.global_step
-        warn_of_stream(self.trainer)
-
-    def on_train_end(self, args, state, control, **_):
-        trainer = self.trainer
-        steps = state.global_step - trainer._globalstep_last_logged
-        if steps and state.global_step == self.began:
-            # resumed after the last step, when only logging was left to do
-            trainer.log({"loss": float(trainer._tr_loss) / steps})
-
-    def on_epoch_begin(self, args, state, control, train_dataloader=None, **_):
-        # here and not in the Trainer alone: after skipping batches it has a loader that does not know epochs
-        epoch = int(state.epoch or 0)
-        if isinstance(train_dataloader, StreamLoader) and has_length(train_dataloader) and not args.ignore_data_skip:
-            accumulated = args.gradient_accumulation_steps
-            done = state.global_step % steps_in_epoch(train_dataloader, accumulated)
-            train_dataloader.start(epoch, skipped=done * accumulated)
-        elif hasattr(train_dataloader, "set_epoch"):
-            train_dataloader.set_epoch(epoch)
-        self.started, self.evaluated = time.perf_counter(), 0.0
 
     def on_step_begin(self, args, state, control, **_):
-        step, self.trainer._micro = self.trainer.step, 0
+        step = self.trainer.step
+        self.trainer.reset_micro_batch()
         for module in step.method.modules():
             if isinstance(module, Method):
                 module.step, module.total_steps = state.global_step, state.max_steps
@@ -65,39 +35,43 @@ class MethodCallback(TrainerCallback):
 
     def on_optimizer_step(self, args, state, control, **_):
         self.trainer.step.method.after_step(self.trainer.step.net)
-        if self.trainer.averaged is not None:
-            self.trainer.averaged.update()
-        self.steps += 1
 
-    def on_evaluate(self, args, state, control, metrics=None, **_):
-        self.evaluated += (metrics or {}).get("eval_runtime", 0)
 
-    def on_epoch_end(self, args, state, control, **_):
-        self.count_seconds(state)
+class DataOrderCallback(TrainerCallback):
+    """Sets the epoch of the training loader, and the batches to skip in a resumed epoch of a stream."""
 
-    def keep(self, state) -> None:
-        """Keep with the state what a resumed run is to know: seconds of training, and losses not yet logged."""
-        self.count_seconds(state)
-        trainer = self.trainer
-        logged = trainer._globalstep_last_logged
-        loss = float(trainer.accelerator.reduce(trainer._tr_loss.clone(), "mean"))
-        sums = {name: float(value) for name, value in self.sums.items()}
-        kept = {"sums": sums, "steps": state.global_step - logged, "loss": loss, "logged": logged}
-        state.stateful_callbacks[type(self).__name__] = kept
+    def __init__(self, trainer):
+        self.trainer = trainer
 
-    def count_seconds(self, state) -> None:
-        """Keep the seconds of training since the last call with the state, for a resumed run to know them."""
-        now = time.perf_counter()
-        seconds, self.started, self.evaluated = now - self.started - self.evaluated, now, 0.0
-        state.log_history.append({"epoch": state.epoch, "step": state.global_step, "train_seconds": seconds})
+    def on_train_begin(self, args, state, control, **_):
+        warn_if_not_resumable(self.trainer)
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **_):
+        # after skipping batches the Trainer holds a wrapped loader, on which it cannot set the epoch
+        epoch = int(state.epoch or 0)
+        if isinstance(train_dataloader, StreamLoader) and has_length(train_dataloader) and not args.ignore_data_skip:
+            accumulated = args.gradient_accumulation_steps
+            done = state.global_step % steps_in_epoch(train_dataloader, accumulated)
+            train_dataloader.start(epoch, skipped=done * accumulated)
+        elif hasattr(train_dataloader, "set_epoch"):
+            train_dataloader.set_epoch(epoch)
+
+
+class LossCallback(TrainerCallback):
+    """Averages the method's named losses between logs; a checkpoint keeps the losses that are not logged yet."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.sums: dict[str, Tensor] = {}
+        self.steps = self.first_step = 0
 
     def add(self, losses: dict[str, Tensor], accumulated: int) -> None:
-        """Count in the named losses of one micro-batch, `accumulated` of which make a step."""
+        """Add the named losses of one micro-batch, of which `accumulated` make a step."""
         for name, loss in losses.items():
             self.sums[name] = self.sums.get(name, 0) + loss.detach() / accumulated
 
     def averages(self) -> dict[str, float]:
-        """Mean of each named loss over the steps since the last call; empty where there is only one."""
+        """Mean of each named loss over the steps since the last call; empty if there is only one loss."""
         sums, steps = self.sums, max(self.steps, 1)
         self.sums, self.steps = {}, 0
         if len(sums) < 2:
@@ -105,36 +79,103 @@ class MethodCallback(TrainerCallback):
         means = (torch.stack(list(sums.values())) / steps).tolist()
         return {f"loss_{name}": mean for name, mean in zip(sums, means)}
 
-
-class StopCallback(TrainerCallback):
-    """Ctrl-C and SIGTERM save a checkpoint after the present step and stop; a second one stops at once."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-    EVERY = 10  # steps between which processes ask each other
-
-    def __init__(self, accelerator):
-        self.accelerator, self.asked, self.stopped, self.before = accelerator, False, False, {}
+    def export_state(self, state) -> None:
+        """Write the losses that are not logged yet into the trainer's state, for a checkpoint. Every rank calls it."""
+        trainer = self.trainer
+        logged = trainer._globalstep_last_logged
+        loss = float(trainer.accelerator.reduce(trainer._tr_loss.clone(), "mean"))
+        sums = {name: float(value) for name, value in self.sums.items()}
+        kept = {"sums": sums, "steps": state.global_step - logged, "loss": loss, "logged": logged}
+        state.stateful_callbacks.pop(STATE_OF_0_1, None)
+        state.stateful_callbacks[OWN_STATE] = kept
 
     def on_train_begin(self, args, state, control, **_):
-        self.before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+        saved = state.stateful_callbacks
+        kept = saved.get(OWN_STATE) or saved.get(STATE_OF_0_1) or {"sums": {}, "steps": 0}
+        self.sums = {name: torch.tensor(value, device=args.device) for name, value in kept["sums"].items()}
+        self.steps = kept["steps"]
+        if kept["steps"]:
+            # the loss that is logged next is the mean since the last log, which was before the checkpoint
+            self.trainer._tr_loss += kept["loss"]
+            self.trainer._globalstep_last_logged = kept["logged"]
+        self.first_step = state.global_step
 
-    def _ask(self, number, frame):
-        self.asked = True
-        signal.signal(number, self.before[number])
+    def on_optimizer_step(self, args, state, control, **_):
+        self.steps += 1
+
+    def on_train_end(self, args, state, control, **_):
+        steps = state.global_step - self.trainer._globalstep_last_logged
+        if steps and state.global_step == self.first_step:
+            # resumed from a checkpoint of the last step, when only logging was left to do
+            self.trainer.log({"loss": float(self.trainer._tr_loss) / steps})
+
+
+class TimeCallback(TrainerCallback):
+    """Appends the seconds of training, without evaluation, to the log history: at each epoch's end and checkpoint."""
+
+    def __init__(self):
+        self.started, self.evaluated = time.perf_counter(), 0.0
+
+    def export_state(self, state) -> None:
+        """Append the seconds since the last call."""
+        now = time.perf_counter()
+        seconds, self.started, self.evaluated = now - self.started - self.evaluated, now, 0.0
+        state.log_history.append({"epoch": state.epoch, "step": state.global_step, "train_seconds": seconds})
+
+    def on_epoch_begin(self, args, state, control, **_):
+        self.started, self.evaluated = time.perf_counter(), 0.0
+
+    def on_evaluate(self, args, state, control, metrics=None, **_):
+        self.evaluated += (metrics or {}).get("eval_runtime", 0)
+
+    def on_epoch_end(self, args, state, control, **_):
+        self.export_state(state)
+
+
+class OptimizerCheckCallback(TrainerCallback):
+    """Checks at the first step that the optimizer holds the parameters that have gradients: see `check_optimizer`."""
+
+    def __init__(self, trainer):
+        self.trainer, self.checked = trainer, False
+
+    def on_train_begin(self, args, state, control, **_):
+        self.checked = False
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **_):
+        if not self.checked:
+            self.checked = True
+            check_optimizer(optimizer, self.trainer.step, self.trainer.optimizer_given)
+
+
+class StopCallback(TrainerCallback):
+    """On SIGINT (Ctrl-C) or SIGTERM, saves a checkpoint after the present step and stops; the second stops at once."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    EVERY = 10  # steps between the exchanges in which ranks agree to stop
+
+    def __init__(self, accelerator):
+        self.accelerator, self.requested, self.stopped, self.previous = accelerator, False, False, {}
+
+    def on_train_begin(self, args, state, control, **_):
+        self.previous = {number: signal.signal(number, self._request) for number in self.SIGNALS}
+
+    def _request(self, number, frame):
+        self.requested = True
+        signal.signal(number, self.previous[number])
 
     def on_step_end(self, args, state, control, **_):
-        if self._agreed(args, state):
+        if self._any_rank_requested(state):
             self.stopped = True
             control.should_save = control.should_training_stop = True
 
-    def _agreed(self, args, state) -> bool:
-        """Whether any process was asked to stop; asking the others costs a wait, so not at every step."""
+    def _any_rank_requested(self, state) -> bool:
+        """Whether any rank received a signal. The exchange waits for all ranks, so it is not made at every step."""
         if self.accelerator.num_processes == 1:
-            return self.asked
+            return self.requested
         if state.global_step % self.EVERY:
             return False
-        asked = torch.tensor([self.asked], dtype=torch.int32, device=self.accelerator.device)
-        return bool(self.accelerator.reduce(asked, "sum").item())
+        requested = torch.tensor([self.requested], dtype=torch.int32, device=self.accelerator.device)
+        return bool(self.accelerator.reduce(requested, "sum").item())
 
     def on_epoch_end(self, args, state, control, **_):
         if self.stopped:
@@ -144,30 +185,7 @@ class StopCallback(TrainerCallback):
         self.restore()
 
     def restore(self) -> None:
-        """Let signals do again what they did before the training."""
-        for number, handler in self.before.items():
+        """Reinstall the signal handlers that were active before training."""
+        for number, handler in self.previous.items():
             signal.signal(number, handler)
-        self.before = {}
-
-
-class BarCallback(ProgressCallback):
-    """Upstream's progress bars, without the logs between them."""
-
-    def on_log(self, args, state, control, logs=None, **_):
-        pass
-
-
-class ReportCallback(TrainerCallback):
-    """One line for each evaluation."""
-
-    WORDS = ("top1", "top5", "nll", "ece")
-
-    def __init__(self):
-        self.loss = float("nan")
-
-    def on_log(self, args, state, control, logs=None, **_):
-        self.loss = (logs or {}).get("loss", self.loss)
-        if state.is_world_process_zero and logs and "eval_loss" in logs:
-            words = [f"{name} {logs[f'eval_{name}']:.4f}" for name in self.WORDS if f"eval_{name}" in logs]
-            epoch = logs.get("epoch", state.epoch or 0)
-            tqdm.write(f"epoch {epoch:6.2f}  train loss {self.loss:.4f}  " + "  ".join(words))
+        self.previous = {}

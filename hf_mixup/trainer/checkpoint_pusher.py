@@ -1,14 +1,9 @@
-"""Checkpoints to the Hub while training goes on: one thread, one waiting place, nothing of it in training's way."""
+"""Uploads checkpoints to the Hub asynchronously, in one thread; training does not wait for it."""
 
-import json
 import logging
-import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -19,39 +14,19 @@ from ..hub.commits import commit, make_branch
 from ..hub.destination import CHECKPOINTS, Destination, opened, why
 from ..hub.published_files import CHECKPOINT, is_published
 from ..hub.retry import retried
+from .checkpoint_snapshot import PER_RANK, SNAPSHOTS, Snapshot, snapshot
 
-ASIDE = ".pushing"
-STATE = "trainer_state.json"
-IMAGES = "method-rank*.safetensors"  # what a method keeps of training images is its process's own
-NEVER = ("training_args.bin", IMAGES, ".*")  # upstream's training arguments may hold a token
-AT_THE_END = 120.0  # seconds a finished run waits for its last checkpoint to be pushed
-AGAIN = 60.0  # seconds until a push that failed is tried once more, unless a newer checkpoint comes first
+AT_THE_END = 120.0  # seconds that a finished run waits until its last checkpoint is uploaded
+RETRY_AFTER = 60.0  # seconds until a failed upload is tried again, unless a newer checkpoint comes first
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
-class Checkpoint:
-    """A complete checkpoint, linked aside in `place`, with the best one if it is not on the Hub yet.
-
-    `names` are those in `place`, `kept` all that the run's folder had then.
-    """
-
-    name: str
-    place: Path
-    names: frozenset[str]
-    kept: frozenset[str]
-
-    def files(self) -> dict[str, Path]:
-        """What is pushed, by its name there."""
-        return {path.relative_to(self.place).as_posix(): path for path in _files(self.place)}
-
-
 class CheckpointPusher:
-    """Pushes the newest checkpoint to the branch `checkpoints` of a repository, in a thread of its own.
+    """Uploads the newest checkpoint to the branch `checkpoints` of a repository, in a thread of its own.
 
-    While one is being pushed, newer ones take each other's place. One that fails is logged and tried again: with the
-    next, after a minute, and when `close` is called. `beside`: files of the run's folder that go with each.
+    During an upload one checkpoint waits; a newer one replaces it. A failed upload is logged and tried again: together
+    with the next, after a minute, and when `close` is called. `beside`: files of the run's folder uploaded with each.
     """
 
     def __init__(
@@ -63,40 +38,41 @@ class CheckpointPusher:
         beside: tuple[str, ...] = (),
     ):
         self.destination, self.run, self._token, self.beside = destination, run, token, beside
-        self._opened, self._ready, self._told = opened, False, False
-        self._pushed: set[str] = set()
-        self._waiting: Checkpoint | None = None
+        self._opened, self._branch_exists, self._warned = opened, False, False
+        self._uploaded: set[str] = set()
+        self._waiting: Snapshot | None = None
         self._fresh = self._closing = self._last = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        shutil.rmtree(run / ASIDE, ignore_errors=True)  # what a killed run left
+        shutil.rmtree(run / SNAPSHOTS, ignore_errors=True)  # left over from a killed run
 
     def offer(self, checkpoint: Path) -> None:
-        """Push this checkpoint, whose folder may go away, as soon as the one before is done."""
+        """Upload this checkpoint after the present upload. Its folder may be deleted meanwhile."""
         try:
-            taken = _aside(checkpoint, self.run, self._pushed, self.beside)
+            taken = snapshot(checkpoint, self.run, self._uploaded, self.beside)
         except (OSError, ValueError) as error:
-            logger.warning("%s is not pushed: it could not be set aside (%s).", checkpoint.name, error)
+            logger.warning("%s is not pushed: its files could not be linked (%s).", checkpoint.name, error)
             return
-        self._tell(checkpoint)
+        self._warn_about_rank_state(checkpoint)
         with self._changed:
-            before, self._waiting, self._fresh, self._closing = self._waiting, taken, True, False
+            replaced, self._waiting, self._fresh, self._closing = self._waiting, taken, True, False
             self._changed.notify_all()
-        _drop(before)
+        if replaced is not None:
+            replaced.delete()
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._work, name="CheckpointPusher", daemon=True)
             self._thread.start()
 
-    def _tell(self, checkpoint: Path) -> None:
-        if not self._told and any(checkpoint.glob(IMAGES)):
+    def _warn_about_rank_state(self, checkpoint: Path) -> None:
+        if not self._warned and any(checkpoint.glob(PER_RANK)):
             logger.warning(
-                "%s are not pushed, for they hold training images: a run that goes on from the Hub begins without.",
-                IMAGES,
+                "%s are not pushed, because they hold training images: a run resumed from the Hub starts without them.",
+                PER_RANK,
             )
-            self._told = True
+            self._warned = True
 
     def close(self, seconds: float) -> None:
-        """Wait so long at most until what was offered is pushed, or has failed once more."""
+        """Wait until the offered checkpoints are uploaded or have failed once more, at most for `seconds`."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -104,22 +80,22 @@ class CheckpointPusher:
             self._thread.join(seconds)
             if self._thread.is_alive():
                 logger.warning("The last checkpoint was not pushed within %.0f s: it is in %s only.", seconds, self.run)
-        shutil.rmtree(self.run / ASIDE, ignore_errors=True)
+        shutil.rmtree(self.run / SNAPSHOTS, ignore_errors=True)
 
     def _work(self) -> None:
-        while (checkpoint := self._next()) is not None:
+        while (taken := self._next()) is not None:
             try:
-                self._push(checkpoint)
-            except Exception as error:  # whatever it is, training goes on
-                self._failed(checkpoint, error)
+                self._upload(taken)
+            except Exception as error:  # training continues whatever happens here
+                self._failed(taken, error)
             else:
-                self._pushed |= checkpoint.names
-                _drop(checkpoint)
+                self._uploaded |= taken.names
+                taken.delete()
 
-    def _next(self) -> Checkpoint | None:
-        """What to push now, when there is something; None when all is done and no more will come."""
+    def _next(self) -> Snapshot | None:
+        """The next snapshot, as soon as there is one; None after `close` when none is left."""
         with self._changed:
-            until = time.monotonic() + AGAIN
+            until = time.monotonic() + RETRY_AFTER
             while not (self._closing or self._fresh):
                 left = until - time.monotonic()
                 if self._waiting is not None and left <= 0:
@@ -129,90 +105,38 @@ class CheckpointPusher:
             self._last = self._closing
             return taken
 
-    def _push(self, checkpoint: Checkpoint) -> None:
+    def _upload(self, taken: Snapshot) -> None:
         api = HfApi(token=self._token)
         if not self._opened:
             self.destination = retried(lambda: opened(api, self.destination), "open the repository")
             self._opened = True
-        if not self._ready:
-            retried(lambda: make_branch(api, self.destination.repo, CHECKPOINTS), "make the branch of the checkpoints")
-            self._ready = True
-        stay = self._pushed & checkpoint.kept - checkpoint.names  # of its own, what is not in it goes
+        if not self._branch_exists:
+            retried(lambda: make_branch(api, self.destination.repo, CHECKPOINTS), "create the branch of checkpoints")
+            self._branch_exists = True
+        stay = self._uploaded & taken.kept - taken.names
 
         def stale(name: str) -> bool:
             top = name.partition("/")[0]
             return is_published(name) or (CHECKPOINT.fullmatch(top) is not None and top not in stay)
 
-        commit(api, self.destination.repo, checkpoint.files(), stale, checkpoint.name, CHECKPOINTS)
+        commit(api, self.destination.repo, taken.files(), stale, taken.name, CHECKPOINTS)
 
-    def _failed(self, checkpoint: Checkpoint, error: Exception) -> None:
-        """Say so in one line, and let it wait again unless a newer one does."""
-        self._ready = False
-        if not checkpoint.place.exists():  # `close` has waited long enough, and said so
+    def _failed(self, taken: Snapshot, error: Exception) -> None:
+        """Log the failure, and keep the snapshot for the next try unless a newer one waits."""
+        self._branch_exists = False
+        if not taken.folder.exists():  # `close` timed out, logged it and deleted the snapshot
             return
-        told = f"{checkpoint.name} was not pushed to {self.destination.repo}: {why(error, self.destination)}"
-        logger.warning("%s.%s", told, "" if self._last else " It is tried again.")
+        text = f"{taken.name} was not pushed to {self.destination.repo}: {why(error, self.destination)}"
+        logger.warning("%s.%s", text, "" if self._last else " It is tried again.")
         with self._changed:
             if self._waiting is None and not self._last:
-                self._waiting, checkpoint = checkpoint, None
-        _drop(checkpoint)
-
-
-def _aside(checkpoint: Path, run: Path, pushed: set[str], beside: tuple[str, ...]) -> Checkpoint:
-    """Hard links to the checkpoint's files, which stay when it is deleted, and copies of the files `beside` it."""
-    place = run / ASIDE / f"{time.monotonic_ns()}"
-    best = best_name(checkpoint)
-    names = {checkpoint.name} | ({best} - pushed if best and (run / best).is_dir() else set())
-    kept = frozenset(path.name for path in run.glob("checkpoint-*"))
-    taken = Checkpoint(checkpoint.name, place, frozenset(names), kept)
-    try:
-        for name in names:
-            for path in _files(run / name):
-                if not any(fnmatch(path.name, pattern) for pattern in NEVER):
-                    _link(path, place / path.relative_to(run))
-            _without_folders(place / name / STATE)
-        for name in beside:
-            shutil.copyfile(run / name, place / name)
-    except (OSError, ValueError):
-        _drop(taken)
-        raise
-    return taken
-
-
-def best_name(checkpoint: Path) -> str | None:
-    """The name of the best checkpoint so far, if the run looks for one."""
-    best = json.loads((checkpoint / STATE).read_text()).get("best_model_checkpoint")
-    return best and Path(best).name
-
-
-def _link(path: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(path, target)
-    except OSError:  # a file system without links
-        shutil.copyfile(path, target)
-
-
-def _without_folders(file: Path) -> None:
-    """Name the best checkpoint without this machine's folders, in a file of its own."""
-    state = json.loads(file.read_text())
-    if state.get("best_model_checkpoint"):
-        state["best_model_checkpoint"] = Path(state["best_model_checkpoint"]).name
-    file.unlink()  # the link, not what it leads to
-    file.write_text(json.dumps(state, indent=2) + "\n")
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def _drop(checkpoint: Checkpoint | None) -> None:
-    if checkpoint is not None:
-        shutil.rmtree(checkpoint.place, ignore_errors=True)
+                self._waiting, taken = taken, None
+        if taken is not None:
+            taken.delete()
 
 
 def push_checkpoint(trainer, checkpoint: Path) -> None:
-    """Push a checkpoint of a trainer with `push_to_hub`, whose repository is there; its training waits at its end."""
+    """Upload a checkpoint of a user's own script with `push_to_hub`; its training waits for the upload at its end."""
     args, callbacks = trainer.args, trainer.callback_handler.callbacks
     if not trainer.is_world_process_zero() or args.hub_strategy == HubStrategy.END:
         return
@@ -225,7 +149,7 @@ def push_checkpoint(trainer, checkpoint: Path) -> None:
 
 
 class WaitCallback(TrainerCallback):
-    """Waits, at the end of a training, until its last checkpoint is pushed."""
+    """Waits, at the end of training, until the last checkpoint is uploaded."""
 
     def __init__(self, pusher: CheckpointPusher):
         self.pusher = pusher
@@ -235,7 +159,7 @@ class WaitCallback(TrainerCallback):
 
 
 class PushCallback(TrainerCallback):
-    """Offers each checkpoint to the pusher when it has its final name; a resumed run's first, which may be lost."""
+    """Offers each new checkpoint to the pusher; a resumed run also the one it resumed from."""
 
     def __init__(self, pusher: CheckpointPusher, start: str | None):
         self.pusher, self.start = pusher, start

@@ -1,7 +1,7 @@
-"""A network whose weights are shared out over the processes (FSDP, torch's `fully_shard`), and its whole weights again.
+"""FSDP: the network's weights sharded over the processes by torch's `fully_shard`, and gathered for saving.
 
-accelerate starts the processes and leaves the sharding to us: it would shard the training step, and the network is what
-is saved, evaluated and published.
+accelerate only starts the processes: it would shard the whole training step, but the network alone is saved, evaluated
+and published.
 """
 
 import copy
@@ -22,90 +22,111 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from transformers import TrainerCallback
 
 from ..methods import Method
 from ..net import Net
 
-WANTED = "ACCELERATE_USE_FSDP"
-WHOLE = StateDictOptions(full_state_dict=True)
-# settings that need a second copy of the network, or its weights outside of a pass
+REQUESTED = "ACCELERATE_USE_FSDP"
+OPTIMIZER, UPSTREAM_OPTIMIZER, SCHEDULER = "optimizer_full.pt", "optimizer.pt", "scheduler.pt"
+FULL = StateDictOptions(full_state_dict=True)
+# settings that require a second copy of the network, or its full weights outside of a forward pass
 REFUSED = ("ema_decay", "load_best_model_at_end", "torch_compile", "channels_last")
 
 
-def wanted() -> bool:
-    """Whether the launcher asks for it."""
-    return os.environ.get(WANTED, "false").lower() == "true"
+def requested() -> bool:
+    """Whether the launcher requests FSDP."""
+    return os.environ.get(REQUESTED, "false").lower() == "true"
 
 
 @contextmanager
-def untold() -> Iterator[None]:
-    """Inside, accelerate does not know that sharding is wanted."""
-    kept = os.environ.get(WANTED)
-    os.environ[WANTED] = "false"
+def hidden_from_accelerate() -> Iterator[None]:
+    """Inside, the launcher's request is hidden, so that accelerate does not shard anything."""
+    value = os.environ.get(REQUESTED)
+    os.environ[REQUESTED] = "false"
     try:
         yield
     finally:
-        os.environ.pop(WANTED)
-        os.environ.update({} if kept is None else {WANTED: kept})
+        os.environ.pop(REQUESTED)
+        os.environ.update({} if value is None else {REQUESTED: value})
 
 
-def check_shardable(method: Method, task, args) -> None:
-    """Raise ValueError for what cannot run with a network that is in parts."""
+def check_supported(method: Method, task, args) -> None:
+    """ValueError for what cannot run with a sharded network."""
     if args.world_size == 1:
-        raise ValueError("FSDP splits the network over processes, and there is one: start more, or leave it out.")
+        raise ValueError("FSDP shards the network over processes, and there is one: start more, or leave it out.")
     parts = [part for part in method.modules() if isinstance(part, Method)]
-    looks = [part.name for part in parts if part.needs_net or part.group in ("hidden", "attention", "learned")]
-    if not looks and any(True for _ in method.parameters()):
-        looks = [method.name]
-    if looks:
+    inside = [part.name for part in parts if part.needs_net or part.group in ("hidden", "attention", "learned")]
+    if not inside and any(True for _ in method.parameters()):
+        inside = [method.name]
+    if inside:
         raise ValueError(
-            f"FSDP splits the network, and method {looks[0]!r} looks inside it or has networks of its own: take "
-            "another, or recipes/accelerate/ddp.yaml."
+            f"FSDP shards the network; method {inside[0]!r} reads it outside of its forward pass, or has networks of "
+            "its own: choose another method, or use recipes/accelerate/ddp.yaml."
         )
     if isinstance(task, nn.Module) and any(True for _ in task.parameters()):
-        raise ValueError("FSDP is not for tasks with networks of their own: use recipes/accelerate/ddp.yaml.")
+        raise ValueError("FSDP does not support tasks with networks of their own: use recipes/accelerate/ddp.yaml.")
     for name in REFUSED:
         if value := getattr(args, name, None):
-            raise ValueError(f"{name} is {value}, which FSDP does not know: leave it out, or use DDP.")
+            raise ValueError(f"{name} is {value}, which FSDP does not support: leave it out, or use DDP.")
     if args.mixed_precision == "fp16":
-        raise ValueError("Mixed precision fp16 is not for FSDP: use bf16.")
+        raise ValueError("FSDP does not support mixed precision fp16: use bf16.")
 
 
-def shard(net: Net, device: torch.device) -> nn.Module:
-    """Share out `net`'s weights in place, each stage or block by itself; gives a whole copy on the CPU."""
-    whole = copy.deepcopy(net.model).cpu()
-    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    for layer in net.parts.layers:
-        fully_shard(layer.module, mesh=mesh)
-    fully_shard(net.model, mesh=mesh)
-    return whole
+class ShardedNetwork:
+    """The sharded weights of `net`'s model, in place; each stage or block is one unit. Every rank calls each method."""
+
+    def __init__(self, net: Net, args):
+        self.model, self.args = net.model, args
+        self.unsharded = copy.deepcopy(net.model).cpu()
+        mesh = init_device_mesh(args.device.type, (torch.distributed.get_world_size(),))
+        for layer in net.parts.layers:
+            fully_shard(layer.module, mesh=mesh)
+        fully_shard(net.model, mesh=mesh)
+
+    def full_state(self) -> dict[str, Tensor]:
+        """All weights and buffers: on the CPU of the first rank, or on all ranks if each machine saves; else {}."""
+        return get_model_state_dict(self.model, options=self._options())
+
+    def _options(self) -> StateDictOptions:
+        return StateDictOptions(full_state_dict=True, cpu_offload=not self.args.save_on_each_node)
+
+    def load(self, folder: Path) -> None:
+        """Load a checkpoint's weights into the shards."""
+        set_model_state_dict(self.model, load_file(folder / "model.safetensors"), options=FULL)
+
+    def gathered(self) -> nn.Module:
+        """The unsharded network with the trained weights, on the ranks that save."""
+        self.unsharded.load_state_dict(self.full_state() or self.unsharded.state_dict())
+        return self.unsharded
+
+    def save_optimizer(self, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+        """Write the full state of the optimizer instead of upstream's, which holds one rank's shards."""
+        state = get_optimizer_state_dict(self.model, optimizer, options=self._options())
+        if self.args.should_save:
+            (folder / UPSTREAM_OPTIMIZER).unlink(missing_ok=True)
+            torch.save(state, folder / OPTIMIZER)
+
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+        """Load the full state of the optimizer into its shards."""
+        file = folder / OPTIMIZER if (folder / OPTIMIZER).is_file() else folder / UPSTREAM_OPTIMIZER  # version 0.1
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        set_optimizer_state_dict(self.model, optimizer, state, options=FULL)
 
 
-def whole_state(model: nn.Module, everywhere: bool) -> dict[str, Tensor]:
-    """All weights and buffers of a network that is in parts, on the CPU of the first process; {} on the others.
-
-    Every process asks. `everywhere`: all of them get it, where each machine saves for itself.
-    """
-    return get_model_state_dict(model, options=_options(everywhere))
+def callbacks(trainer) -> list[TrainerCallback]:
+    """The callbacks that a trainer needs if FSDP is requested."""
+    return [ResumeOptimizerCallback(trainer)] if requested() else []
 
 
-def _options(everywhere: bool) -> StateDictOptions:
-    return StateDictOptions(full_state_dict=True, cpu_offload=not everywhere)
+class ResumeOptimizerCallback(TrainerCallback):
+    """Loads the optimizer's full state, and the scheduler, when a sharded training resumes from a checkpoint."""
 
+    def __init__(self, trainer):
+        self.trainer = trainer
 
-def load_whole(model: nn.Module, folder: Path) -> None:
-    """Read a network's weights from a checkpoint into its parts."""
-    set_model_state_dict(model, load_file(folder / "model.safetensors"), options=WHOLE)
-
-
-def save_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Path, args) -> None:
-    """Write the whole state of the optimizer, which each process has a part of."""
-    state = get_optimizer_state_dict(model, optimizer, options=_options(args.save_on_each_node))
-    if args.should_save:
-        torch.save(state, file)
-
-
-def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, file: Path) -> None:
-    """Read the state of the optimizer back into its parts."""
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    set_optimizer_state_dict(model, optimizer, state, options=WHOLE)
+    def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **_):
+        folder = self.trainer.resumed_from
+        if folder is not None and (folder / SCHEDULER).is_file():
+            self.trainer.sharded.load_optimizer(optimizer.optimizer, folder)
+            lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER, weights_only=True))

@@ -1,4 +1,4 @@
-"""What an image processor says of mean and deviation, for the training step and for methods that need real pixels."""
+"""Mean and standard deviation of the image processor, for the training step and for methods that need real pixels."""
 
 from functools import partial
 
@@ -8,8 +8,8 @@ from ..methods import Method
 AUGMENTATIONS = ("crop_padding", "crop_mode", "flip", "erasing")  # fields of MixupConfig
 
 
-def preparation(args, processor) -> tuple:
-    """`augment` and `normalise` for uint8 batches; None without a preprocessor to say mean and deviation."""
+def preprocessing(args, processor) -> tuple:
+    """`augment` and `normalise` for uint8 batches; (None, None) if the image processor has no mean and std."""
     mean, std = _statistics(processor)
     if mean is None or std is None:
         return None, None
@@ -18,13 +18,13 @@ def preparation(args, processor) -> tuple:
 
 
 def _statistics(processor) -> tuple:
-    """Mean and deviation of each channel that a preprocessor normalises with; None where it does not say."""
+    """Mean and standard deviation per channel of an image processor, each None where it has none."""
     config = getattr(processor, "data_config", None) or vars(processor or object)
     return tuple(config.get(name, config.get(f"image_{name}")) for name in ("mean", "std"))
 
 
-def tell_pixels(method: Method, processor) -> None:
-    """Methods that need real pixels, and were not told how they are normalised, take the preprocessor's word."""
+def fill_mean_and_std(method: Method, processor) -> None:
+    """Fill `mean` and `std` from the image processor, in methods that have these fields and left them None."""
     for part in method.modules():
         for name, values in zip(("mean", "std"), _statistics(processor)):
             if getattr(part, name, values) is None:

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from fixtures.streams import labels, loader_of, opened
 
 from hf_mixup.cli.train import main
-from hf_mixup.trainer.callbacks import ReportCallback
+from hf_mixup.runs.progress import ReportCallback
 
 RESULTS = Path(os.environ["RESULTS"])
 KILLED_AFTER = 7

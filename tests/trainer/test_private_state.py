@@ -4,7 +4,7 @@ import torch
 from fixtures.training import make
 from safetensors.torch import load_file
 
-from hf_mixup.trainer.checkpointing import save_extra
+from hf_mixup.trainer.weights import save_extra
 
 
 def trained(folder, **changes):

@@ -10,13 +10,13 @@ import torch
 from fixtures.training import Rows, Watcher, alike, are_rows, losses, make, native_vit, timm_resnet, timm_vit, wrapped
 from safetensors.torch import load_file
 from torch import nn
-from transformers import TrainerCallback, set_seed
+from transformers import Trainer, TrainerCallback, set_seed
 
 from hf_mixup.data import Images, load_data
-from hf_mixup.errors import SaveError
+from hf_mixup.errors import CheckpointError, SaveError
 from hf_mixup.models import save_published
 from hf_mixup.tasks.classification import classification
-from hf_mixup.trainer import MixupStep
+from hf_mixup.trainer import MixupStep, manifest
 from hf_mixup.trainer.checkpointing import last_checkpoint
 
 STEPS, STEPS_OF_AN_EPOCH = 6, 2
@@ -43,7 +43,7 @@ def trainer_of(folder, method, sample, **changes):
 def state(trainer) -> dict:
     """All that a run has learnt: network, buffers, the method's networks, the average, momentum."""
     found = {f"step.{name}": value.clone() for name, value in trainer.step.state_dict().items()}
-    found |= {f"ema.{name}": value.clone() for name, value in trainer.averaged.ema.module.state_dict().items()}
+    found |= {f"ema.{name}": value.clone() for name, value in trainer.ema.average.module.state_dict().items()}
     slots = trainer.optimizer.state_dict()["state"]
     return found | {f"momentum.{number}": slot["momentum_buffer"].clone() for number, slot in slots.items()}
 
@@ -113,7 +113,7 @@ def test_a_teacher_is_kept_unless_its_weights_are_found_again(tmp_path, teacher)
 
 def test_a_checkpoint_of_another_method_is_refused_with_the_way_out(tmp_path):
     make(tmp_path, method="mixup", **SHORT).train()
-    with pytest.raises(FileNotFoundError, match="method.safetensors.*recipe"):
+    with pytest.raises(CheckpointError, match="method.safetensors.*recipe"):
         make(tmp_path, method="automix", **SHORT).train(resume_from_checkpoint=True)
 
 
@@ -190,18 +190,49 @@ class Cut:
             raise KeyboardInterrupt
 
 
-def test_a_half_written_checkpoint_is_never_taken_for_one(tmp_path):
+def test_an_interrupted_checkpoint_is_skipped_with_a_warning(tmp_path, caplog):
     whole = make(tmp_path / "whole", method="automix", **SHORT)
     whole.train()
     run = tmp_path / "cut"
     with pytest.raises(KeyboardInterrupt):
         make(run, method="automix", processing_class=Cut(2), **SHORT).train()
-    assert (run / ".saving" / "checkpoint-2" / "model.safetensors").is_file()
+    assert (run / "checkpoint-2" / "model.safetensors").is_file()
     assert last_checkpoint(run) == str(run / "checkpoint-1")
     again = make(run, method="automix", **SHORT)
+    with pytest.raises(CheckpointError, match="checkpoint-2 has no manifest.json.*resume from .*checkpoint-1"):
+        again.train(resume_from_checkpoint=str(run / "checkpoint-2"))
     again.train(resume_from_checkpoint=True)
+    assert "checkpoint-2 is skipped" in caplog.text
     assert alike(again.step.state_dict(), whole.step.state_dict())
     assert {path.name for path in run.iterdir()} == {"checkpoint-1", "checkpoint-2", "checkpoint-3"}
+
+
+def test_no_checkpoint_to_resume_from_is_an_error(tmp_path):
+    with pytest.raises(CheckpointError, match="No valid checkpoint"):
+        make(tmp_path, method="erm", **SHORT).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("method", ["erm", "automix"])
+def test_a_checkpoint_of_the_stock_trainer_is_resumed_with_a_warning(tmp_path, caplog, method):
+    set_seed(0)
+    args = make(tmp_path, method="erm", **SHORT).args
+    model, _ = wrapped("resnet18", side=16)
+    Trainer(model, args, train_dataset=Rows(16)).train()
+    shutil.rmtree(tmp_path / "checkpoint-3")
+    trainer = make(tmp_path, wrapped("resnet18", side=16)[0], Rows(16), method=method, **SHORT)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 3 and "is loaded without verification" in caplog.text
+    assert ("holds no state of method" in caplog.text) == (method == "automix")
+
+
+def test_saving_a_step_again_replaces_its_checkpoint(tmp_path):
+    changes = {**SHORT, "save_total_limit": 1, "max_steps": 2}
+    make(tmp_path, method="erm", **changes).train()
+    first = (tmp_path / "checkpoint-2" / "model.safetensors").read_bytes()
+    make(tmp_path, method="mixup", **changes).train()
+    assert (tmp_path / "checkpoint-2" / "model.safetensors").read_bytes() != first
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+    manifest.verify(tmp_path / "checkpoint-2")
 
 
 def test_a_checkpoint_says_where_the_best_one_is(tmp_path):

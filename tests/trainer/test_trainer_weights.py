@@ -33,7 +33,7 @@ def trained(folder, choice, **changes):
 def test_the_average_after_three_steps_is_the_closed_form(tmp_path):
     trainer, watcher = trained(tmp_path, "ema")
     expected = averaged(watcher.weights, DECAY)
-    for name, value in trainer.averaged.ema.module.state_dict().items():
+    for name, value in trainer.ema.average.module.state_dict().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
 
 
@@ -53,7 +53,7 @@ def test_the_chosen_weights_are_evaluated_and_training_goes_on_with_its_own(tmp_
 def test_the_chosen_weights_are_saved_as_the_model_and_the_others_beside(tmp_path, choice, beside):
     trainer, _ = trained(tmp_path, choice, save_strategy="steps", save_steps=3)
     saved, other = weights(tmp_path / "checkpoint-3"), load_file(tmp_path / "checkpoint-3" / beside)
-    own, ema = trainer.model.state_dict(), trainer.averaged.ema.module.state_dict()
+    own, ema = trainer.model.state_dict(), trainer.ema.average.module.state_dict()
     assert alike(saved, own if choice == "model" else ema)
     assert alike(other, ema if choice == "model" else own)
     assert not alike(own, ema)

@@ -1,0 +1,36 @@
+"""The training step of a trainer, made from its network, method, task and arguments."""
+
+from functools import partial
+
+import torch
+
+from ..models.build import synchronise
+from ..net import Net
+from ..ops.losses import binary_cross_entropy, soft_cross_entropy
+from .ema import EMA
+from .fsdp import ShardedNetwork
+from .preprocessing import fill_mean_and_std, preprocessing
+from .step import MixupStep
+
+
+def make_step(trainer) -> tuple[MixupStep, EMA | None, ShardedNetwork | None]:
+    """The step around the trainer's present network, with its EMA and its sharded weights where they are requested."""
+    model, method, args = trainer.model, trainer.method, trainer.args
+    if getattr(args, "sync_bn", False):
+        synchronise(model, args.world_size)
+    loss = soft_cross_entropy
+    if getattr(args, "loss", "ce") == "bce":
+        loss = partial(binary_cross_entropy, threshold=args.bce_threshold, total=args.bce_sum)
+    net = Net(model, loss, getattr(args, "label_smoothing", 0.0))
+    if args.torch_compile:
+        net.compile_model(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+    memory_format = torch.channels_last if getattr(args, "channels_last", False) else torch.contiguous_format
+    model.to(memory_format=memory_format)
+    fill_mean_and_std(method, trainer.processing_class)
+    method.build_once(net)
+    method.to(args.device)
+    decay = getattr(args, "ema_decay", None)
+    ema = EMA(model, decay, evaluated=args.eval_weights == "ema") if decay else None
+    sharded = ShardedNetwork(net, args) if trainer.fsdp else None
+    prepare = preprocessing(args, trainer.processing_class)
+    return MixupStep(net, method, trainer.task, *prepare, memory_format), ema, sharded

@@ -1,0 +1,58 @@
+"""Learning-rate schedules: epochs in optimizer steps, final rates of single groups, rates that change once an epoch."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import has_length
+
+
+def steps_in_epoch(loader: DataLoader, accumulated: int) -> int:
+    """Optimizer steps of an epoch of `loader`, each over `accumulated` batches."""
+    if not has_length(loader):
+        raise ValueError("warmup_epochs and lr_per_epoch require the length of an epoch: give num_examples.")
+    return max(math.ceil(len(loader) / accumulated), 1)
+
+
+def finish_schedule(scheduler: torch.optim.lr_scheduler.LRScheduler, args, num_training_steps: int) -> None:
+    """Apply the `floor` of each parameter group, and `lr_per_epoch`, to `scheduler`."""
+    set_floors(scheduler)
+    if getattr(args, "lr_per_epoch", False):
+        warmup = args.get_warmup_steps(num_training_steps)
+        set_epochs(scheduler, warmup, args.steps_in_epoch(num_training_steps))
+
+
+def set_floors(scheduler: torch.optim.lr_scheduler.LambdaLR) -> None:
+    """Scale the schedule of each group with a `floor`, so that its learning rate ends there."""
+    for number, group in enumerate(scheduler.optimizer.param_groups):
+        if group.get("floor") is not None:
+            share = group["floor"] / group["initial_lr"]
+            scheduler.lr_lambdas[number] = _floored(scheduler.lr_lambdas[number], share)
+
+
+def set_epochs(scheduler: torch.optim.lr_scheduler.LRScheduler, warmup: int, steps_in_epoch: float) -> None:
+    """Keep learning rates constant within an epoch, at the value of its first step; warm-up steps are unchanged."""
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        raise ValueError(f"lr_per_epoch does not support {type(scheduler).__name__}: leave it out.")
+    scheduler.lr_lambdas = [_by_epoch(factor, warmup, steps_in_epoch) for factor in scheduler.lr_lambdas]
+
+
+def _by_epoch(factor: Callable[[int], float], warmup: int, steps_in_epoch: float) -> Callable[[int], float]:
+    def at_epoch_start(step: int) -> float:
+        first = round(int(step / steps_in_epoch + 1e-6) * steps_in_epoch)
+        return factor(step if step < warmup else max(first, warmup))
+
+    return at_epoch_start
+
+
+def _floored(factor: Callable[[int], float], share: float) -> Callable[[int], float]:
+    """`factor`, scaled so that its lowest value becomes `share` of the initial learning rate."""
+    lowest = getattr(factor, "keywords", {}).get("min_lr_rate", 0.0)
+
+    # a function, because the scheduler saves callable objects in its checkpoint
+    def scaled(step: int) -> float:
+        value = factor(step)
+        return value if value < lowest else share + (1 - share) * (value - lowest) / (1 - lowest)
+
+    return scaled

@@ -1,0 +1,141 @@
+"""The weight files of a checkpoint: the network, and what method, task and EMA save beside it."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import TimmWrapperImageProcessor
+from transformers.utils import PushToHubMixin
+
+from ..errors import CheckpointError
+from . import manifest
+from .ema import EMA
+from .step import MixupStep
+
+METHOD, TASK = "method.safetensors", "task.safetensors"
+FROM_HUB = ".from_hub"  # marks a checkpoint downloaded from the Hub, which holds no per-rank state
+
+logger = logging.getLogger(__name__)
+
+
+def save_model(trainer, folder: Path, as_checkpoint: bool) -> None:
+    """Write the evaluated weights, configuration, image processor, and the state of method, task and EMA.
+
+    Every rank calls it; those with `args.should_save` write.
+    """
+    weights = None if trainer.sharded is None else trainer.sharded.full_state()
+    if not trainer.args.should_save:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    with nullcontext() if trainer.ema is None else trainer.ema.swapped():
+        save_network(model, folder, as_checkpoint, weights)
+    processor = trainer.processing_class
+    if not isinstance(processor, (TimmWrapperImageProcessor, type(None))):  # timm's is in config.json
+        processor.save_pretrained(folder)
+    save_extra(folder, trainer.step, trainer.ema)
+
+
+def save_network(model: nn.Module, folder: Path, as_checkpoint: bool, weights: dict | None = None) -> None:
+    """Write weights and configuration for `from_pretrained`; of a module that is not transformers', the weights only.
+
+    `weights`: the full state dict of a sharded network.
+    """
+    if isinstance(model, PushToHubMixin):
+        # otherwise some native networks' weights get their original names, which the Trainer cannot load
+        with save_on_this_rank(model):
+            model.save_pretrained(folder, save_original_format=not as_checkpoint, state_dict=weights)
+    else:
+        save_file(_copies(weights or model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@contextmanager
+def save_on_this_rank(model: nn.Module) -> Iterator[None]:
+    """Let `save_pretrained` write on this rank: transformers writes on the first rank of the run only."""
+    model.should_save_on_this_rank = lambda is_main_process: is_main_process
+    try:
+        yield
+    finally:
+        del model.should_save_on_this_rank
+
+
+def save_extra(folder: Path, step: MixupStep, ema: EMA | None) -> None:
+    """Write the state of method, task and EMA (`method.safetensors` and so on), each only if it has any."""
+    weights = {METHOD: split_state(step.method)[0]}
+    if isinstance(step.task, nn.Module):
+        weights[TASK] = step.task.state_dict()
+    if ema is not None:
+        weights |= dict([ema.other_weights()])
+    for name, state in weights.items():
+        if state:
+            save_file(_copies(state), folder / name)
+
+
+def split_state(method: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The part of a method's state that may be published, and the per-rank part, which holds training images.
+
+    A teacher that is rebuilt from its name is in neither.
+    """
+    parts = dict(method.named_modules())
+    private = {f"{name}.{key}".lstrip(".") for name, part in parts.items() for key in getattr(part, "private", ())}
+    rebuilt = tuple(f"{name}." for name, part in parts.items() if getattr(part, "remade", False))
+    state = {key: value for key, value in method.state_dict().items() if not key.startswith(rebuilt)}
+    return {k: v for k, v in state.items() if k not in private}, {k: v for k, v in state.items() if k in private}
+
+
+def save_rank_state(folder: Path, step: MixupStep, rank: int) -> None:
+    """Write the method's per-rank state, if it has any."""
+    if private := split_state(step.method)[1]:
+        save_file(_copies(private), folder / f"method-rank{rank}.safetensors")
+
+
+def load_method(folder: Path, method: nn.Module, rank: int | None = None) -> None:
+    """Load a method's state; from a checkpoint also the per-rank state of `rank`."""
+    public, private = split_state(method)
+    rebuilt = {key: value for key, value in method.state_dict().items() if key not in public | private}
+    state = _read(folder / METHOD) if public else {}
+    if private and rank is not None and not (folder / FROM_HUB).is_file():
+        private = _read(folder / f"method-rank{rank}.safetensors")
+    method.load_state_dict(rebuilt | state | private)
+
+
+def load_extra(folder: Path, step: MixupStep, ema: EMA | None, rank: int = 0) -> None:
+    """Load what `save_extra` and `save_rank_state` wrote.
+
+    A checkpoint of transformers' Trainer holds none of it: method, task and EMA then start new, with a warning.
+    """
+    has_method, has_task = step.method.state_dict(), isinstance(step.task, nn.Module) and step.task.state_dict()
+    if manifest.status(folder) == manifest.UNVERIFIED and not _has_extra(folder):
+        if has_method or has_task or ema is not None:
+            logger.warning("%s holds no state of method, task or EMA: they start new.", folder)
+        return
+    if has_method:
+        load_method(folder, step.method, rank)
+    if has_task:
+        step.task.load_state_dict(_read(folder / TASK))
+    if ema is not None:
+        ema.restore(_read(folder / ema.other_weights()[0]))
+
+
+def _has_extra(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (METHOD, TASK, *EMA.FILES)) or any(
+        folder.glob("method-rank*.safetensors")
+    )
+
+
+def _copies(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous CPU copies: safetensors refuses tensors that share memory."""
+    return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
+
+
+def _read(file: Path) -> dict[str, torch.Tensor]:
+    if not file.is_file():
+        raise CheckpointError(
+            f"{file} is missing: the checkpoint was saved with other settings. Resume with the recipe that it was "
+            "saved with."
+        )
+    return load_file(file)
