@@ -106,12 +106,12 @@ def load_method(folder: Path, method: nn.Module, rank: int | None = None) -> Non
 def load_extra(folder: Path, step: MixupStep, ema: EMA | None, rank: int = 0) -> None:
     """Load what `save_extra` and `save_rank_state` wrote.
 
-    A checkpoint of transformers' Trainer holds none of it: method, task and EMA then start new, with a warning.
+    A checkpoint of transformers' Trainer holds none of it: buffers and EMA then start new, with a warning, and
+    CheckpointError is raised if method or task have networks, which its optimizer does not include.
     """
     has_method, has_task = step.method.state_dict(), isinstance(step.task, nn.Module) and step.task.state_dict()
     if manifest.status(folder) == manifest.UNVERIFIED and not _has_extra(folder):
-        if has_method or has_task or ema is not None:
-            logger.warning("%s holds no state of method, task or EMA: they start new.", folder)
+        _start_new(folder, step, bool(has_method or has_task or ema is not None))
         return
     if has_method:
         load_method(folder, step.method, rank)
@@ -119,6 +119,17 @@ def load_extra(folder: Path, step: MixupStep, ema: EMA | None, rank: int = 0) ->
         step.task.load_state_dict(_read(folder / TASK))
     if ema is not None:
         ema.restore(_read(folder / ema.other_weights()[0]))
+
+
+def _start_new(folder: Path, step: MixupStep, has_state: bool) -> None:
+    modules = [module for module in (step.method, step.task) if isinstance(module, nn.Module)]
+    if any(p.requires_grad for module in modules for p in module.parameters()):
+        raise CheckpointError(
+            f"{folder} was saved by transformers' Trainer and has no state of the networks of method "
+            f"{step.method.name!r}: start a new run from its weights, with from_pretrained({str(folder)!r})."
+        )
+    if has_state:
+        logger.warning("%s holds no state of method, task or EMA: they start new.", folder)
 
 
 def _has_extra(folder: Path) -> bool:

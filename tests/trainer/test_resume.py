@@ -10,13 +10,13 @@ import torch
 from fixtures.training import Rows, Watcher, alike, are_rows, losses, make, native_vit, timm_resnet, timm_vit, wrapped
 from safetensors.torch import load_file
 from torch import nn
-from transformers import Trainer, TrainerCallback, set_seed
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from hf_mixup.data import Images, load_data
 from hf_mixup.errors import CheckpointError, SaveError
 from hf_mixup.models import save_published
 from hf_mixup.tasks.classification import classification
-from hf_mixup.trainer import MixupStep, manifest
+from hf_mixup.trainer import MixupStep, MixupTrainer, manifest
 from hf_mixup.trainer.checkpointing import last_checkpoint
 
 STEPS, STEPS_OF_AN_EPOCH = 6, 2
@@ -212,17 +212,19 @@ def test_no_checkpoint_to_resume_from_is_an_error(tmp_path):
         make(tmp_path, method="erm", **SHORT).train(resume_from_checkpoint=True)
 
 
-@pytest.mark.parametrize("method", ["erm", "automix"])
+@pytest.mark.parametrize("method", ["erm", "attentivemix", "automix"])
 def test_a_checkpoint_of_the_stock_trainer_is_resumed_with_a_warning(tmp_path, caplog, method):
-    set_seed(0)
-    args = make(tmp_path, method="erm", **SHORT).args
-    model, _ = wrapped("resnet18", side=16)
-    Trainer(model, args, train_dataset=Rows(16)).train()
+    args = TrainingArguments(tmp_path, max_steps=3, save_steps=1, report_to="none", use_cpu=True, disable_tqdm=True)
+    Trainer(timm_resnet(), args, train_dataset=Rows(16)).train()
     shutil.rmtree(tmp_path / "checkpoint-3")
-    trainer = make(tmp_path, wrapped("resnet18", side=16)[0], Rows(16), method=method, **SHORT)
+    trainer = MixupTrainer(timm_resnet(), args, train_dataset=Rows(16), method=method)
+    if method == "automix":
+        with pytest.raises(CheckpointError, match="no state of the networks of method 'automix'.*from_pretrained"):
+            trainer.train(resume_from_checkpoint=True)
+        return
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 3 and "is loaded without verification" in caplog.text
-    assert ("holds no state of method" in caplog.text) == (method == "automix")
+    assert ("holds no state of method" in caplog.text) == (method == "attentivemix")
 
 
 def test_saving_a_step_again_replaces_its_checkpoint(tmp_path):
