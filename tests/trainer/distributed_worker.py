@@ -18,7 +18,14 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from safetensors.torch import save_file
-from transformers import ResNetConfig, ResNetForImageClassification, TrainerCallback, set_seed
+from torch.distributed.tensor import DTensor
+from transformers import (
+    ResNetConfig,
+    ResNetForImageClassification,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from hf_mixup.cli.train import main
 from hf_mixup.config import MixupConfig
@@ -263,6 +270,52 @@ def sharded() -> dict:
         refused[words] = told.getvalue()
     os.environ["ACCELERATE_USE_FSDP"] = "false"
     return {"exits": exits, "held": held, "refused": refused}
+
+
+class Rows(torch.utils.data.Dataset):
+    """64 random images, the same on each process."""
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, i):
+        return {"pixel_values": torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(i)), "labels": i % 5}
+
+
+def scripted(kind, fsdp: bool) -> tuple[dict, dict]:
+    """The parameters before and after five steps of a user's own script, whole, with FSDP or DDP."""
+    os.environ["ACCELERATE_USE_FSDP"] = str(fsdp).lower()
+    set_seed(0)
+    model = ResNetForImageClassification(NATIVE_CONFIG)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    fields = {"max_steps": 5, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "report_to": "none"}
+    fields |= {"use_cpu": True, "save_strategy": "no", "eval_strategy": "no", "disable_tqdm": True}
+    args = kind(output_dir=tempfile.mkdtemp(), **fields)
+    trainer = MixupTrainer(model, args, method="cutmix", train_dataset=Rows())
+    trainer.train()
+    os.environ["ACCELERATE_USE_FSDP"] = "false"
+    now = {name: p.detach() for name, p in trainer.model.named_parameters()}
+    return before, {name: p.full_tensor() if isinstance(p, DTensor) else p for name, p in now.items()}
+
+
+def fsdp_scripts() -> dict:
+    """How many parameters move in scripts with FSDP, and how far they end from DDP's; a stale optimizer is refused."""
+    found = {}
+    for kind in (TrainingArguments, MixupConfig):
+        (before, split), (_, whole) = scripted(kind, True), scripted(kind, False)
+        moved = sum(not torch.equal(split[name], before[name]) for name in before)
+        far = max(float((split[name] - whole[name]).abs().max()) for name in before)
+        found[kind.__name__] = {"moved": moved, "of": len(before), "far": far}
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    model = ResNetForImageClassification(NATIVE_CONFIG)
+    args = TrainingArguments(tempfile.mkdtemp(), use_cpu=True, max_steps=1, report_to="none", disable_tqdm=True)
+    stale = (torch.optim.SGD(model.parameters(), 0.1), None)
+    try:
+        MixupTrainer(model, args, method="cutmix", train_dataset=Rows(), optimizers=stale).train()
+    except ValueError as error:
+        found["stale"] = str(error)
+    os.environ["ACCELERATE_USE_FSDP"] = "false"
+    return found
 
 
 def own_folder(name: str) -> list[str]:

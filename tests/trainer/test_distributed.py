@@ -71,6 +71,7 @@ def runs(recipe, killed):
 def results(runs):
     """`results("static")`: what a case returned, a dict for each process."""
     cases = (*METHODS, "recursive", "gradients", "evaluation", "repeated", "best", "resumed", "sharded")
+    cases += ("fsdp_scripts",)
     two = python(*LAUNCH, WORKER, runs, *cases, environment={"RUNS": str(runs)})
     said = two.communicate()[1]
     assert two.returncode == 0, said
@@ -160,6 +161,18 @@ def test_a_network_in_parts_trains_as_a_whole_one_and_resumes_to_the_same_bits(r
         assert all(torch.equal(loaded[f"timm_model.{name}"], value) for name, value in split.items())
 
 
+@pytest.mark.parametrize("arguments", ["TrainingArguments", "MixupConfig"])
+def test_fsdp_moves_all_parameters_of_a_script_as_ddp_does(arguments, results):
+    for found in results("fsdp_scripts"):
+        assert found[arguments]["moved"] == found[arguments]["of"] > 0
+        assert found[arguments]["far"] < 1e-6
+
+
+def test_an_optimizer_created_before_sharding_is_refused(results):
+    for found in results("fsdp_scripts"):
+        assert "does not hold" in found["stale"] and "they would never move" in found["stale"]
+
+
 def test_what_cannot_train_with_a_network_in_parts_is_refused_by_name(results):
     for found in results("sharded"):
         assert set(found["exits"][3:]) == {2}
@@ -242,8 +255,8 @@ def test_machines_with_folders_of_their_own_resume_to_the_same_bits(machines, re
 def test_machines_that_lack_a_checkpoint_refuse_to_resume(machines):
     assert [found["exits"][0] for found in machines] == [2, 2]
     for found in machines:
-        assert "No checkpoint is whole on all machines" in found["told"]
-        assert "process 1: none" in found["told"] and "[4, 5]" in found["told"]
+        assert "No checkpoint is complete on all machines" in found["told"]
+        assert "rank 1: none" in found["told"] and "[4, 5]" in found["told"]
 
 
 def test_machines_with_one_folder_leave_one_record(machines, runs):

@@ -217,7 +217,8 @@ def test_a_checkpoint_of_the_stock_trainer_is_resumed_with_a_warning(tmp_path, c
     args = TrainingArguments(tmp_path, max_steps=3, save_steps=1, report_to="none", use_cpu=True, disable_tqdm=True)
     Trainer(timm_resnet(), args, train_dataset=Rows(16)).train()
     shutil.rmtree(tmp_path / "checkpoint-3")
-    trainer = MixupTrainer(timm_resnet(), args, train_dataset=Rows(16), method=method)
+    teacherless = {"teacher": None} if method == "attentivemix" else {}
+    trainer = MixupTrainer(timm_resnet(), args, train_dataset=Rows(16), method={"name": method, **teacherless})
     if method == "automix":
         with pytest.raises(CheckpointError, match="no state of the networks of method 'automix'.*from_pretrained"):
             trainer.train(resume_from_checkpoint=True)
