@@ -1,10 +1,13 @@
 """Kill a streamed run at random moments, resume it, and compare the weights it ends with, bit for bit.
 
 python scripts/kill_and_resume.py --rounds 10 --processes 2
+python scripts/kill_and_resume.py --rounds 20 --while_saving
 
 A Hub on this machine holds a data set of several shards made from the embedded sample (or --data names another one, on
-the Hub or here). Each round leaves one line in hub_cards/records/kill_and_resume/; rounds that are there already are
-not run again. Exit status 1 if any round ended with other weights.
+the Hub or a local folder). With --while_saving the run has a larger network, keeps one checkpoint (save_total_limit: 1)
+and is killed while it saves. Each round appends one line to a file in hub_cards/records/kill_and_resume/; rounds that
+are recorded already are not run again. Exit status 1 if any round left no complete checkpoint or ended with other
+weights.
 """
 
 import argparse
@@ -25,8 +28,10 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 from safetensors.torch import load_file
 
+from hf_mixup.errors import CheckpointError
 from hf_mixup.runs.record import commit, device_name, versions
 from hf_mixup.testing import LocalHub
+from hf_mixup.trainer import manifest
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "hub_cards" / "records" / "kill_and_resume"
@@ -52,12 +57,22 @@ RECIPE = {
 }
 
 
+WHILE_SAVING = {
+    "model_args": {"layers": [1, 1, 1, 1], "channels": [64, 128, 256, 512]},
+    "optimizer": "adamw",
+    "num_train_epochs": 1,
+    "save_total_limit": 1,
+}
+LONGEST_WAIT = {False: 0.1, True: 0.6}  # seconds between the first sign of a checkpoint and the kill, by while_saving
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=10, help="how often to kill")
     parser.add_argument("--processes", type=int, default=1, help="processes of a run (gloo)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--while_saving", action="store_true", help="kill during saving, with save_total_limit: 1")
     parser.add_argument("--data", help="data set, on the Hub or a folder (default: the sample, in shards)")
     parser.add_argument("--rows", type=int, default=400, help="rows of the sample in use")
     parser.add_argument("--shards", type=int, default=3, help="shards that they are in")
@@ -82,7 +97,7 @@ def push_sample(hub: LocalHub, folder: Path, rows: int, shards: int) -> str:
 
 
 def start(recipe: Path, folder: Path, processes: int, environment: dict, *words: str) -> subprocess.Popen:
-    """A training in processes of its own."""
+    """Start a training."""
     launch = [
         "-m",
         "accelerate.commands.launch",
@@ -102,14 +117,14 @@ def start(recipe: Path, folder: Path, processes: int, environment: dict, *words:
 
 
 def finish(process: subprocess.Popen) -> None:
-    """Wait for a training that has to end well."""
+    """Wait for a training that must succeed."""
     said = process.communicate()[1]
     if process.returncode:
         raise SystemExit(f"A training failed:\n{said}")
 
 
 def kill(process: subprocess.Popen) -> None:
-    """SIGKILL for the training and all that it started, the youngest first."""
+    """Send SIGKILL to the training and its child processes, the youngest first."""
     for number in [*reversed(descendants(process.pid)), process.pid]:
         try:
             os.kill(number, signal.SIGKILL)
@@ -119,7 +134,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def descendants(parent: int) -> list[int]:
-    """The processes that a process started, and those that they started."""
+    """The child processes of a process, and theirs."""
     try:
         found = [int(number) for number in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
     except FileNotFoundError:
@@ -128,19 +143,30 @@ def descendants(parent: int) -> list[int]:
 
 
 def steps_of(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a folder, in order."""
+    """The steps of the checkpoints in a folder, complete or not, in order."""
     names = (path.name.partition("-")[2] for path in folder.glob("checkpoint-*"))
     return sorted(int(name) for name in names if name.isdigit())
 
 
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint has a manifest that its files match."""
+    try:
+        manifest.verify(checkpoint)
+    except CheckpointError:
+        return False
+    return True
+
+
 def killed(process: subprocess.Popen, folder: Path, step: int, wait: float) -> dict:
-    """What the training, killed so many seconds after it saved `step`, has left."""
+    """Kill the training `wait` seconds after it began to save `step`, and return what it left."""
     while process.poll() is None and not any(found >= step for found in steps_of(folder)):
         time.sleep(0.002)
     time.sleep(wait)
     ended = process.poll() is not None
     kill(process)
-    return {"after_step": step, "seconds_later": round(wait, 4), "ended_before": ended, "checkpoints": steps_of(folder)}
+    left = {step: is_complete(folder / f"checkpoint-{step}") for step in steps_of(folder)}
+    found = {"after_step": step, "seconds_later": round(wait, 4), "ended_before": ended, "checkpoints": [*left]}
+    return found | {"incomplete": [step for step, complete in left.items() if not complete]}
 
 
 def equal(one: Path, other: Path) -> bool:
@@ -151,9 +177,10 @@ def equal(one: Path, other: Path) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 if every round, of now and of before, ended with the weights of the run that nobody killed."""
+    """0 if every recorded round left a complete checkpoint and ended with the weights of the run without a kill."""
     options = parse(arguments)
-    file = options.records / f"processes-{options.processes}-seed-{options.seed}.jsonl"
+    kind = "saving-" if options.while_saving else ""
+    file = options.records / f"{kind}processes-{options.processes}-seed-{options.seed}.jsonl"
     done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     if len(done) < options.rounds:
         with tempfile.TemporaryDirectory() as root, LocalHub(Path(root) / "hub") as hub:
@@ -163,8 +190,8 @@ def main(arguments: list[str] | None = None) -> int:
                 with file.open("a") as lines:
                     lines.write(json.dumps(record) + "\n")
                 print(f"round {record['round']}: killed after step {record['after_step']}, equal: {record['equal']}")
-    good = sum(record["equal"] for record in done)
-    print(f"{good} of {len(done)} rounds ended with the same bits: {file}")
+    good = sum(record["equal"] and len(record["checkpoints"]) > len(record.get("incomplete", [])) for record in done)
+    print(f"{good} of {len(done)} rounds left a complete checkpoint and ended with the same bits: {file}")
     return int(good < len(done))
 
 
@@ -177,7 +204,7 @@ def rounds(options: argparse.Namespace, root: Path, hub: LocalHub, numbers: rang
     elif not Path(data).is_dir():
         environment = {}  # the real Hub, or the one of the environment
     recipe = root / "recipe.yaml"
-    fields = RECIPE | {"data": data, "save_total_limit": None}
+    fields = RECIPE | {"data": data, "save_total_limit": None} | (WHILE_SAVING if options.while_saving else {})
     recipe.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in fields.items()))
     finish(start(recipe, root / "whole", options.processes, environment))
     whole = json.loads((root / "whole" / "run.json").read_text())
@@ -185,9 +212,10 @@ def rounds(options: argparse.Namespace, root: Path, hub: LocalHub, numbers: rang
     about |= {"device": device_name(torch.device("cpu")), "commit": commit(), "versions": versions()}
     for number in numbers:
         draw, folder = random.Random(f"{options.seed} {number}"), root / f"round-{number}"
-        step = draw.randrange(RECIPE["save_steps"], whole["steps"], RECIPE["save_steps"])
+        first = 2 if options.while_saving else 1  # the first checkpoint must be complete
+        step = draw.randrange(RECIPE["save_steps"] * first, whole["steps"], RECIPE["save_steps"])
         process = start(recipe, folder, options.processes, environment)
-        found = killed(process, folder, step, wait=draw.uniform(0, 0.1))
+        found = killed(process, folder, step, wait=draw.uniform(0, LONGEST_WAIT[options.while_saving]))
         finish(start(recipe, folder, options.processes, environment, "--resume"))
         found |= {"equal": equal(root / "whole", folder)}
         yield {"round": number, "seed": options.seed, "processes": options.processes, **found, **about}

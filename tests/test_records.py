@@ -77,7 +77,7 @@ def test_two_processes_reach_what_the_readme_says():
 
 
 def test_twenty_killed_runs_ended_with_the_same_bits():
-    files = sorted((RECORDS / "kill_and_resume").glob("*.jsonl"))
+    files = sorted((RECORDS / "kill_and_resume").glob("processes-*.jsonl"))
     rounds = [json.loads(line) for path in files for line in path.read_text().splitlines()]
     assert [sum(found["processes"] == count for found in rounds) for count in (1, 2)] == [10, 10]
     assert all(found["equal"] and not found["ended_before"] for found in rounds)

@@ -170,7 +170,7 @@ def test_the_learning_rate_may_change_once_an_epoch(tmp_path):
     one, other = scheduled(by_step, 40), scheduled(by_epoch, 40)
     assert other[:8] == one[:8] and other[40] == one[40] == pytest.approx(0.01)
     assert [other[step] for step in range(8, 40)] == [one[step - step % 8] for step in range(8, 40)]
-    with pytest.raises(ValueError, match="lr_per_epoch is not for ReduceLROnPlateau: leave it out"):
+    with pytest.raises(ValueError, match="lr_per_epoch does not support ReduceLROnPlateau: leave it out"):
         odd = plan | {"min_lr": 0.0, "lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"}
         make(tmp_path, lr_per_epoch=True, eval_dataset=Rows(8), **odd).create_optimizer_and_scheduler(40)
 
