@@ -138,7 +138,7 @@ def test_a_generator_has_a_momentum_of_its_own_where_there_is_one(tmp_path):
     trainer.train()
     moving = {id(p) for p, state in optimizer.state.items() if state.get("momentum_buffer") is not None}
     assert moving and not moving & generator
-    with pytest.raises(ValueError, match="generator_momentum is 0.0, and AdamW has no momentum: leave it out"):
+    with pytest.raises(ValueError, match="generator_momentum is 0.0; AdamW has no momentum: leave it out"):
         make(tmp_path, optimizer="adamw", **arguments).create_optimizer()
 
 
