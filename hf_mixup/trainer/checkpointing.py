@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -19,6 +20,11 @@ from .weights import save_rank_state
 REPLACED = ".replaced-"  # prefix of a complete checkpoint while its step is saved again
 
 logger = logging.getLogger(__name__)
+
+# transformers before 5.13 loads the optimizer of a run on several CPU processes to "cpu:0", which torch cannot restore
+torch.serialization.register_package(
+    100, lambda storage: None, lambda storage, location: storage if location.startswith("cpu:") else None
+)
 
 
 def checkpoints(run: Path) -> dict[int, Path]:
