@@ -1,4 +1,4 @@
-"""Data: two checked splits, uint8 batches in a planned order, and augmentation of whole batches on the device.
+"""Load and check data sets, iterate over uint8 batches in a planned order, and augment batches on the device.
 
 data = load_data(data="sample")
 images = Images(data.train, data.image_column, data.label_column, size=28)
@@ -16,8 +16,9 @@ from .augment import augment, normalise
 from .batch_sampler import BatchPlan, ImageLoader, TrainLoader, eval_loader, train_loader
 from .images import Images, collate
 from .load import Data, load_data
-from .streaming.dataset import Stream, StreamLoader, check_order, order_of, write_order
+from .streaming.dataset import Stream, StreamLoader
 from .streaming.order import StreamPlan
+from .streaming.resume import check_order, order_of, write_order
 from .streaming.shards import Shards
 from .transforms import Transform, borrowed_generators, crop_share, eval_transform, to_rgb, train_transform
 

@@ -1,7 +1,7 @@
-"""Random crop, flip and erasing of a whole batch on its device, with a draw for each image.
+"""Random crop, flip and erasing of a whole batch on its device, with separate draws for each image.
 
-No loop over images and no wait for the device: the draws of all images are one small CPU tensor, sent once; where each
-pixel comes from is index arithmetic, and one gather fetches them all.
+There is no loop over images and no synchronisation: the draws of all images are one small CPU tensor that is copied to
+the device once, the source index of each pixel is computed, and one gather reads all pixels.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 # Random erasing (Zhong et al., 2017) with timm's limits: share of the area, and height over width.
 ERASED_AREA = (0.02, 1 / 3)
 ERASED_ASPECT = (0.3, 1 / 0.3)
-# Rows of the table of draws: crop top and left, flip, erase or not, area, aspect, box top and left.
+# Rows of the table of draws: crop top and left, flip, erase, area, aspect, box top and left.
 DRAWS = 8
 
 
@@ -30,12 +30,12 @@ def augment(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Tensor:
-    """The uint8 images (B, 3, H, W) cropped, flipped, normalised and erased: float32 (B, 3, H, W), where `x` is.
+    """The uint8 images (B, 3, H, W) cropped, flipped, normalised and erased: float32 (B, 3, H, W), on their device.
 
     `crop_padding` pixels are added on each side ("constant": black, or "reflect") before a crop of the size of `x`;
-    `flip` and `erasing` are shares of images. An erased box is filled with normal noise ("pixel") or the "mean", after
-    normalisation. `rng` is a CPU generator; it gives the same table of draws whichever steps are on, so that switching
-    one on leaves the others alone.
+    `flip` and `erasing` are probabilities. An erased box is filled with normal noise ("pixel") or the "mean", after
+    normalisation. `rng` is a CPU generator; the table of draws is always complete, so that enabling one step does not
+    change the draws of the others.
     """
     _check(x, crop_padding, crop_mode, erasing_fill)
     draws = torch.rand(DRAWS, len(x), generator=rng).to(x.device, non_blocking=True)
@@ -49,9 +49,9 @@ def augment(
 def normalise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """`(x / 255 - mean) / std` as float32, for uint8 (B, 3, H, W) or (3, H, W): bit-equal to ToTensor and Normalize."""
     if x.dtype != torch.uint8:
-        raise ValueError(f"normalise takes uint8 images, not {x.dtype}: float images are normalised already.")
+        raise ValueError(f"normalise expects uint8 images, not {x.dtype}: float images are already normalised.")
     mean, std = (_channels(values, x.device) for values in (mean, std))
-    # A division, not a product with 1/255: the last bit would differ from the evaluation transform's.
+    # Divide: multiplying by 1/255 differs from the evaluation transform in the last bit.
     return x.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 
@@ -61,7 +61,7 @@ def _channels(values: Sequence[float], device: torch.device) -> Tensor:
 
 def _check(x: Tensor, padding: int, crop_mode: str, erasing_fill: str) -> None:
     if x.dtype != torch.uint8 or x.dim() != 4:
-        raise ValueError(f"augment takes uint8 (B, C, H, W) images, not {x.dtype} {tuple(x.shape)}.")
+        raise ValueError(f"augment expects uint8 (B, C, H, W) images, not {x.dtype} {tuple(x.shape)}.")
     if crop_mode not in ("constant", "reflect"):
         raise ValueError(f"Unknown crop_mode {crop_mode!r}. Choose one of: 'constant', 'reflect'.")
     if erasing_fill not in ("pixel", "mean"):
@@ -69,19 +69,19 @@ def _check(x: Tensor, padding: int, crop_mode: str, erasing_fill: str) -> None:
     if padding < 0 or (crop_mode == "reflect" and padding >= min(x.shape[-2:])):
         side = min(x.shape[-2:])
         raise ValueError(
-            f"crop_padding={padding} does not fit images of side {side}: 0 to {side - 1} can be reflected."
+            f"crop_padding={padding} does not fit images of side {side}: give 0 to {side - 1} for crop_mode='reflect'."
         )
 
 
 def _crop_and_flip(x: Tensor, draws: Tensor, padding: int, mode: str, flip: float) -> Tensor:
-    """Each image's own window of the padded image, mirrored where its third draw is below `flip`: uint8."""
+    """A random window of each padded image, mirrored if its third draw is below `flip`: uint8."""
     images, channels, height, width = x.shape
     offset = (draws[:2] * (2 * padding + 1)).long()
     columns = torch.arange(width, device=x.device)
     columns = torch.where(draws[2, :, None] < flip, width - 1 - columns, columns) + offset[1, :, None]
     rows = torch.arange(height, device=x.device) + offset[0, :, None]
     if mode == "reflect":
-        # Reflected indices point into the image itself: nothing to pad.
+        # reflected indices are inside the image, which needs no padding
         rows, columns = _reflect(rows - padding, height), _reflect(columns - padding, width)
     elif padding:
         x = F.pad(x, (padding,) * 4)
@@ -94,7 +94,7 @@ def _reflect(index: Tensor, size: int) -> Tensor:
 
 
 def _erase(x: Tensor, draws: Tensor, share: float, fill: str, noise_seed: int) -> Tensor:
-    """Normalised images with their boxes filled; zero is the mean there."""
+    """Normalised images with filled boxes; after normalisation the mean is zero."""
     box = _boxes(draws, share, x.shape[-2], x.shape[-1])
     if fill == "mean":
         return x.masked_fill_(box, 0.0)
@@ -105,8 +105,8 @@ def _erase(x: Tensor, draws: Tensor, share: float, fill: str, noise_seed: int) -
 def _boxes(draws: Tensor, share: float, height: int, width: int) -> Tensor:
     """True inside one box for each image whose fourth draw is below `share`: (B, 1, H, W).
 
-    timm draws again, up to ten times, when a box is larger than the image; here such a side is cut to the image's,
-    since an unknown number of tries cannot be batched. It concerns only large boxes with an extreme aspect.
+    If a box is larger than the image, timm draws again, up to ten times; here its side is clipped to that of the image,
+    because a variable number of draws cannot be batched. This affects only large boxes with an extreme aspect ratio.
     """
     area = (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * draws[4]) * (height * width)
     low, high = (math.log(value) for value in ERASED_ASPECT)

@@ -1,4 +1,4 @@
-"""The order of the data as a plan: a pure function of (seed, epoch, processes, batch size)."""
+"""The order of a map-style split as a plan: a pure function of (seed, epoch, processes, batch size)."""
 
 from collections.abc import Iterator
 
@@ -7,20 +7,22 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from ..errors import DataError
-from .images import Images, collate, unstopped
+from .images import Images, collate, ignore_sigterm
 
 
 class BatchPlan(Sampler):
-    """A batch sampler: lists of `(row, seed)`, one list a batch, for this rank and the epoch last set.
+    """A batch sampler: yields each batch of this rank and the current epoch as a list of `(row, seed)`.
 
-    A new permutation each epoch, cut into batches of all ranks together; rank r takes the r-th part of each. So ranks
-    are disjoint and equally long, and two ranks of 32 see in each step what one of 64 sees. `seed` of a row is for its
-    augmentation and depends on (seed, epoch, row) alone. The tail that fills no batch on every rank is dropped (other
-    rows each epoch), or with `drop_last=False` shared equally, so that fewer than `world` rows are left out.
+    A new permutation in each epoch is cut into global batches; rank r takes the r-th part of each. So ranks are
+    disjoint and equally long, and two ranks with batch size 32 read in each step the rows that one rank reads with 64.
+    The `seed` of a row is for its augmentation and depends on (seed, epoch, row) alone. The tail that fills no batch on
+    every rank is dropped (different rows in each epoch), or with `drop_last=False` shared equally: then fewer than
+    `world` rows are dropped.
 
-    With `repeats` above 1 a batch of all ranks holds so many copies of each of its rows, each with a seed of its own,
-    and rank r takes every world-th place, so that copies are on different ranks where these are as many: repeated
-    augmentation (Hoffer et al., 2020), as in timm's RepeatAugSampler. An epoch is as long, and sees as many rows fewer.
+    With `repeats` above 1 a global batch holds `repeats` copies of each of its rows, each with its own seed, and rank r
+    takes every world-th entry, so that with `repeats` or more ranks all copies are on different ranks: repeated
+    augmentation (Hoffer et al., 2020), as in timm's RepeatAugSampler. An epoch has the same length, and `repeats` times
+    fewer different rows.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class BatchPlan(Sampler):
         repeats: int = 1,
     ):
         if repeats < 1:
-            raise DataError(f"repeats={repeats}: give 1, which repeats nothing, or more.")
+            raise DataError(f"repeats={repeats}: give 1, which is no repetition, or more.")
         needed = world * (batch_size if drop_last else 1)
         if batch_size < 1 or not 0 <= rank < world:
             raise DataError(
@@ -51,7 +53,7 @@ class BatchPlan(Sampler):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration gives the order of this epoch."""
+        """Set the epoch of the next iteration."""
         self.epoch = int(epoch)
 
     def __len__(self) -> int:
@@ -68,7 +70,7 @@ class BatchPlan(Sampler):
             yield list(zip(self._share(order[places]), self._share(seeds[places]), strict=True))
 
     def _share(self, values: np.ndarray) -> list[int]:
-        """This rank's part of what all ranks see in a step."""
+        """This rank's part of a global batch."""
         share = len(values) // self.world
         if self.repeats > 1:
             return values[: share * self.world][self.rank :: self.world].tolist()
@@ -76,7 +78,7 @@ class BatchPlan(Sampler):
 
 
 class ImageLoader(DataLoader):
-    """A DataLoader over `Images`, decoded before workers start: they share one copy instead of making each one."""
+    """A DataLoader over `Images`, which are decoded before worker processes start, so that these share one copy."""
 
     def __iter__(self):
         self.dataset.load()
@@ -86,11 +88,11 @@ class ImageLoader(DataLoader):
 class TrainLoader(ImageLoader):
     """Batches `{"pixel_values": uint8 (B, 3, H, W), "labels": int64 (B,)}` in the order of a BatchPlan.
 
-    accelerate's `skip_first_batches` wraps the plan itself: it shares the epoch and skips without decoding.
+    accelerate's `skip_first_batches` works on the plan: skipped batches are not decoded, and the epoch stays set.
     """
 
     def set_epoch(self, epoch: int) -> None:
-        """Forwards the epoch to the plan."""
+        """Set the epoch of the plan."""
         self.batch_sampler.set_epoch(epoch)
 
 
@@ -98,28 +100,28 @@ def train_loader(images: Images, plan: BatchPlan, num_workers: int = 0, pin_memo
     """A loader of this rank's batches of the plan, with `set_epoch`; the same batches for any number of workers."""
     if plan.rows != len(images):
         raise DataError(
-            f"The plan is for {plan.rows} rows, the images are {len(images)}: use BatchPlan(len(images), ...)."
+            f"The plan is for {plan.rows} rows, but there are {len(images)} images: use BatchPlan(len(images), ...)."
         )
-    # Its own generator: a DataLoader without one draws from the global one each epoch.
+    # A generator, because without it a DataLoader draws from the global one in each epoch.
     return TrainLoader(
         images,
         batch_sampler=plan,
         num_workers=num_workers,
         pin_memory=pin_memory,
         collate_fn=collate,
-        worker_init_fn=unstopped,
+        worker_init_fn=ignore_sigterm,
         generator=torch.Generator(),
     )
 
 
 def eval_loader(images: Images, batch_size: int, num_workers: int = 0, pin_memory: bool = False) -> ImageLoader:
-    """A loader of every row once, in the split's order; the last batch may be smaller."""
+    """A loader of every row once, in the order of the split; the last batch may be smaller."""
     return ImageLoader(
         images,
         batch_size=batch_size,
         num_workers=num_workers,
         pin_memory=pin_memory,
         collate_fn=collate,
-        worker_init_fn=unstopped,
+        worker_init_fn=ignore_sigterm,
         generator=torch.Generator(),
     )

@@ -1,4 +1,4 @@
-"""What the columns of a data set must hold: images and class numbers; checked over whole columns, not row by row."""
+"""Checks of the image and label columns, over whole columns instead of row by row."""
 
 import datasets
 import numpy as np
@@ -9,7 +9,7 @@ from ..errors import DataError, nearest
 
 
 def check_columns(features: datasets.Features | None, names: list[str], image: str, label: str, where: str) -> None:
-    """Nothing, or a DataError that names the columns there are and the nearest one."""
+    """DataError, with the existing columns and the nearest name, unless the two columns hold images and labels."""
     features = features or {}
     for column, role in ((image, "image"), (label, "label")):
         if column not in names:
@@ -18,10 +18,10 @@ def check_columns(features: datasets.Features | None, names: list[str], image: s
                 f"{where} has no column {column!r}; its columns are {sorted(names)}.{advice} "
                 f"Pass {role}_column=... with the right one."
             )
-    kind = features.get(image)
-    if kind is not None and not isinstance(kind, datasets.Image) and not _holds_files(kind):
+    feature = features.get(image)
+    if feature is not None and not isinstance(feature, datasets.Image) and not _holds_image_files(feature):
         raise DataError(
-            f"Column {image!r} of {where} holds {kind}, not images.{_advice(features, names, image, 'image')} "
+            f"Column {image!r} of {where} holds {feature}, not images.{_advice(features, names, image, 'image')} "
             "Pass image_column=... with a column of images, of encoded bytes or of file paths."
         )
     if image == label:
@@ -34,28 +34,28 @@ def _advice(features: dict, names: list[str], column: str, role: str) -> str:
     return f" Columns of type {wanted.__name__}: {fitting}." if fitting else nearest(column, set(names) - {column})
 
 
-def _holds_files(kind: object) -> bool:
-    """Whether datasets can read the column as images: bytes, paths, or both in a struct."""
-    if isinstance(kind, dict):
-        return "bytes" in kind
-    return isinstance(kind, datasets.Value) and kind.dtype in ("binary", "large_binary", "string", "large_string")
+def _holds_image_files(feature: object) -> bool:
+    """Whether `datasets` can decode the column as images: it holds bytes, paths, or both in a struct."""
+    if isinstance(feature, dict):
+        return "bytes" in feature
+    return isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary", "string", "large_string")
 
 
 def column_values(dataset: datasets.Dataset, column: str) -> pa.ChunkedArray:
-    """A whole column as Arrow, without decoding anything."""
+    """A whole column as an Arrow array; images are not decoded."""
     values = dataset.select_columns([column]).with_format("arrow")[:][column]
     if pa.types.is_dictionary(values.type):
         values = pc.dictionary_decode(values)
     return values.cast(pa.int64()) if pa.types.is_boolean(values.type) else values
 
 
-def is_text(kind: pa.DataType) -> bool:
-    """Whether an Arrow type is one of strings."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+def is_text(dtype: pa.DataType) -> bool:
+    """Whether this Arrow type is a string type."""
+    return pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
 
 
 def find_classes(feature: object, values: pa.ChunkedArray, where: str) -> list[str]:
-    """The class names: a ClassLabel's own, the sorted strings of a text column, or "0" to "K-1" of integers."""
+    """The class names: those of a ClassLabel, the sorted strings of a text column, or "0" to "K-1" of integers."""
     if isinstance(feature, datasets.ClassLabel):
         return list(feature.names)
     if is_text(values.type):
@@ -69,13 +69,16 @@ def find_classes(feature: object, values: pa.ChunkedArray, where: str) -> list[s
 
 
 def encode(values: pa.ChunkedArray, classes: list[str], where: str) -> np.ndarray:
-    """The class numbers, int64 (rows,), all checked to be in 0..K-1; DataError names the first row that is not."""
+    """The class numbers, int64 (rows,), all in 0..K-1; DataError names the first row with another label."""
     if is_text(values.type):
         numbers = pc.index_in(values, pa.array(classes, values.type))
     elif pa.types.is_integer(values.type):
         numbers = values
     else:
-        raise DataError(f"The labels of {where} are {values.type}, those of the training split are not: use one type.")
+        raise DataError(
+            f"The labels of {where} are {values.type}, those of the training split have another type: use the same "
+            "type in both."
+        )
     numbers = pc.fill_null(numbers.cast(pa.int64()), -1).to_numpy()
     wrong = np.flatnonzero((numbers < 0) | (numbers >= len(classes)))
     if len(wrong):
@@ -85,36 +88,34 @@ def encode(values: pa.ChunkedArray, classes: list[str], where: str) -> np.ndarra
 
 
 def bad_label(value: object, what: str, classes: list[str], count: int | None = None) -> str:
-    """The message for a label outside the classes; `count` is the number of such rows, where it is known."""
+    """The error message for a label outside the classes; `count` is the number of such rows, if known."""
     known, hint = f"0..{len(classes) - 1}", ""
     if isinstance(value, str):
-        known, hint = f"the {len(classes)} classes known", nearest(value, classes)
+        known, hint = f"the {len(classes)} classes", nearest(value, classes)
     if value is None or value == -1:
-        hint = " None and -1 mark rows without a label, as in secret test splits: choose another split, or drop them."
+        hint = " None and -1 mark rows without a label, as in hidden test splits: choose another split, or drop them."
     others = f" ({count} such row(s))" if count else ""
     return f"{what} has the label {value!r}, which is not in {known}{others}.{hint}"
 
 
 def integer_labels(dataset: datasets.Dataset, column: str) -> np.ndarray:
-    """The class numbers of a data set that holds integers already, int64 (rows,)."""
+    """The class numbers of a column of integers, int64 (rows,)."""
     values = column_values(dataset, column)
     if not pa.types.is_integer(values.type) or values.null_count:
         raise DataError(
             f"The label column {column!r} holds {values.type} with {values.null_count} empty cell(s), not class "
-            "numbers: load the data with load_data, which encodes classes and checks them."
+            "numbers: load the data with load_data, which encodes and checks labels."
         )
     return np.array(values.to_numpy(), dtype=np.int64)
 
 
 def with_classes(dataset: datasets.Dataset, column: str, classes: list[str], where: str) -> datasets.Dataset:
-    """The data set with a checked ClassLabel column of these classes; images are not touched."""
+    """The data set with a checked ClassLabel column of these classes; images are not decoded."""
     numbers = encode(column_values(dataset, column), classes, where)
     feature = dataset.features[column]
     if isinstance(feature, datasets.ClassLabel) and feature.names == classes:
         return dataset
     order = dataset.column_names
-    bare = dataset.remove_columns([column])
-    new = bare.add_column(
-        column, pa.array(numbers), feature=datasets.Features({column: datasets.ClassLabel(names=classes)})[column]
-    )
-    return new.select_columns(order)
+    without = dataset.remove_columns([column])
+    encoded = without.add_column(column, pa.array(numbers), feature=datasets.ClassLabel(names=classes))
+    return encoded.select_columns(order)

@@ -1,4 +1,4 @@
-"""One split as a map-style torch Dataset of uint8 images, decoded once and kept in memory where that is small."""
+"""A split as a map-style torch Dataset of uint8 images; a small split is decoded once and kept in memory."""
 
 import logging
 import os
@@ -16,30 +16,31 @@ from torchvision.transforms import InterpolationMode
 
 from ..errors import DataError
 from .columns import integer_labels
-from .transforms import Transform, Undecodable, borrowed_generators, decode, to_rgb
+from .transforms import ImageDecodeError, Transform, borrowed_generators, decode, to_rgb
 
 logger = logging.getLogger(__name__)
 
-# A split of at most this many bytes, resized, is kept in memory with keep="auto".
+# keep="auto" keeps a split in memory if its resized images take at most this many bytes.
 KEEP_LIMIT = 2**30
-# Rows read from the Arrow file at once while the split is decoded.
+# Rows read from the Arrow file at once while a split is decoded.
 CHUNK = 512
 THREADS = min(8, os.cpu_count() or 1)
-# Row numbers named in the log of skipped images.
-NAMED_ROWS = 5
+# Row numbers listed in the log message about skipped images.
+LOGGED_ROWS = 5
 
 
 class Images(Dataset):
     """`images[row]` is `{"pixel_values": uint8 (3, size, size), "labels": int}`; rows are ints or `(row, seed)` pairs.
 
-    Without `transform`, an image is prepared the same way each time: by `prepare` (such as `eval_transform(cfg)`), or
-    by default its shorter side is resized to `resize` (default `size`), bicubic, and the centre is cropped. Such a
-    split is decoded once and kept as one tensor if it takes at most 1 GiB (`keep="auto"`; or True, or False).
-    `transform`, such as `train_transform(...)`, runs instead on each RGB image, under the row's seed; nothing is kept.
+    Without `transform`, images are prepared without randomness: by `prepare` (such as `eval_transform(cfg)`), or by
+    default the shorter side is resized to `resize` (default `size`), bicubic, and the centre is cropped. Such a split
+    is decoded once and kept as one tensor if it takes at most 1 GiB (`keep="auto"`; True and False override this).
+    `transform`, such as `train_transform(...)`, runs on each RGB image instead, with the row's seed; nothing is kept.
 
-    An image that cannot be read is a DataError that names split and row. With `skip_corrupt`, a kept split leaves such
-    rows out (`rows` holds the row numbers that stay); one that is not kept gives the next good row instead, so that its
-    length stands. `skipped` counts them, across worker processes. `home`: `Data.home`, which no path may leave.
+    An image that cannot be decoded is a DataError that names split and row. With `skip_corrupt`, a kept split omits
+    such rows (`rows` holds the remaining row numbers); otherwise the next good row replaces them, so that the length
+    does not change. `skipped` counts them, across worker processes. `home`: `Data.home`; image paths outside it are
+    refused.
     """
 
     def __init__(
@@ -63,19 +64,19 @@ class Images(Dataset):
         self.split = str(dataset.split or "data")
         self.size, self.skip_corrupt, self.image_column, self.home = size, skip_corrupt, image_column, home
         self.labels = torch.from_numpy(integer_labels(dataset, label_column))
-        self.cells = _undecoded(dataset, image_column)
+        self.cells = _encoded_images(dataset, image_column)
         self.random = transform is not None
-        self.transform = transform or prepare or centre(size, resize or size)
+        self.transform = transform or prepare or centre_crop(size, resize or size)
         small = len(dataset) * 3 * size * size <= KEEP_LIMIT
         self.kept = not self.random and (small if keep == "auto" else keep)
         self.pixels: Tensor | None = None
         self.rows: Sequence[int] = range(len(dataset))
-        # Shared, so that what worker processes find is counted here; a flag a row, so that nothing is counted twice.
+        # shared, so that rows found by worker processes are counted here; a flag per row, so that none counts twice
         self.bad = torch.zeros(len(dataset), dtype=torch.bool).share_memory_()
 
     @property
     def skipped(self) -> int:
-        """The number of rows found so far that do not decode."""
+        """The number of rows found so far that cannot be decoded."""
         return int(self.bad.sum())
 
     def __len__(self) -> int:
@@ -87,7 +88,7 @@ class Images(Dataset):
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int | tuple[int, int]]) -> list[dict]:
-        # In a worker the split would be decoded whole once more; decoding the rows asked for is cheaper.
+        # Not in a worker, which would decode the whole split again.
         if self.kept and get_worker_info() is None:
             self.load()
         numbers, seeds = zip(*(self._row_and_seed(row) for row in rows), strict=True)
@@ -99,7 +100,7 @@ class Images(Dataset):
         return [{"pixel_values": image, "labels": label} for image, label in zip(pixels, labels, strict=True)]
 
     def load(self) -> None:
-        """Decodes the split into memory if it is one to keep and is not there yet."""
+        """Decode the split into memory, if it is kept and this has not been done."""
         if not self.kept or self.pixels is not None:
             return
         total = len(self.cells)
@@ -107,21 +108,21 @@ class Images(Dataset):
         with ThreadPoolExecutor(THREADS) as pool:
             for start in range(0, total, CHUNK):
                 rows = range(start, min(start + CHUNK, total))
-                for row, image in zip(rows, pool.map(self._try, self._read(rows), rows), strict=True):
+                for row, image in zip(rows, pool.map(self._image, self._read(rows), rows), strict=True):
                     if image is not None:
                         pixels[row] = image
         if self.skipped:
             good = torch.nonzero(~self.bad)[:, 0]
             pixels, self.labels, self.rows = pixels[good], self.labels[good], good.tolist()
-            self._log()
-        self._some_are_left()
+            self._log_skipped()
+        self._check_any_good()
         self.pixels = pixels
 
     def _row_and_seed(self, row: int | tuple[int, int]) -> tuple[int, int]:
         number, seed = row if isinstance(row, tuple) else (row, None)
         if self.random and seed is None:
             raise DataError(
-                f"Row {number} comes without a seed for its transform: index with (row, seed), as BatchPlan does."
+                f"Row {number} has no seed, which the transform requires: index with (row, seed), as BatchPlan does."
             )
         if not -len(self.rows) <= number < len(self.rows):
             raise IndexError(f"Row {number} of {len(self.rows)} in split {self.split!r}.")
@@ -131,29 +132,29 @@ class Images(Dataset):
         return self.cells[list(rows)][self.image_column]
 
     def _decode_rows(self, rows: list[int], seeds: Sequence[int | None]) -> tuple[list[int], list[Tensor]]:
-        """Row numbers and images, both of the next good row where one is bad and skipped."""
+        """Row numbers and images; a skipped row is replaced by the next good one."""
         known = self.skipped
         found = []
         for row, cell, seed in zip(rows, self._read(rows), seeds, strict=True):
-            image = self._try(cell, row, seed)
+            image = self._image(cell, row, seed)
             while image is None:
-                self._some_are_left()
+                self._check_any_good()
                 row = (row + 1) % len(self.bad)
-                image = None if self.bad[row] else self._try(self._read([row])[0], row, seed)
+                image = None if self.bad[row] else self._image(self._read([row])[0], row, seed)
             found.append((row, image))
         if self.skipped and not known:
-            self._log()
+            self._log_skipped()
         return [row for row, _ in found], [image for _, image in found]
 
-    def _try(self, cell: dict | None, row: int, seed: int | None = None) -> Tensor | None:
-        """The image, or None if it is bad and bad ones are skipped."""
+    def _image(self, cell: dict | None, row: int, seed: int | None = None) -> Tensor | None:
+        """The prepared image, or None if it cannot be decoded and `skip_corrupt` is set."""
         try:
             image = decode(cell, self.home)
-        except Undecodable as error:
+        except ImageDecodeError as error:
             if not self.skip_corrupt:
                 raise DataError(
-                    f"Row {row} of split {self.split!r} is no image that can be read ({error}). Replace it, or pass "
-                    "skip_corrupt=True to leave such rows out."
+                    f"Row {row} of split {self.split!r} cannot be decoded as an image ({error}). Replace it, or pass "
+                    "skip_corrupt=True to skip such rows."
                 ) from error
             self.bad[row] = True
             return None
@@ -163,43 +164,43 @@ class Images(Dataset):
         else:
             pixels = self.transform(image)
         if pixels.dtype != torch.uint8 or pixels.shape != (3, self.size, self.size):
-            wanted = (3, self.size, self.size)
-            raise DataError(f"The transform gives {pixels.dtype} {tuple(pixels.shape)} where uint8 {wanted} is needed.")
+            expected = (3, self.size, self.size)
+            raise DataError(f"The transform returns {pixels.dtype} {tuple(pixels.shape)} instead of uint8 {expected}.")
         return pixels
 
-    def _some_are_left(self) -> None:
+    def _check_any_good(self) -> None:
         if bool(self.bad.all()):
             raise DataError(
-                f"None of the {len(self.bad)} images of split {self.split!r} can be read: check the image column."
+                f"None of the {len(self.bad)} images of split {self.split!r} can be decoded: check the image column."
             )
 
-    def _log(self) -> None:
-        first = torch.nonzero(self.bad)[:NAMED_ROWS, 0].tolist()
+    def _log_skipped(self) -> None:
+        first = torch.nonzero(self.bad)[:LOGGED_ROWS, 0].tolist()
         logger.warning(
-            "Split %r: %d image(s) cannot be read and are skipped; first rows: %s", self.split, self.skipped, first
+            "Split %r: %d image(s) cannot be decoded and are skipped; first rows: %s", self.split, self.skipped, first
         )
 
 
-def _undecoded(dataset: datasets.Dataset, column: str) -> datasets.Dataset:
-    """The images of a data set as they are stored."""
+def _encoded_images(dataset: datasets.Dataset, column: str) -> datasets.Dataset:
+    """The image column alone, not decoded."""
     return dataset.with_format(None).select_columns([column]).cast_column(column, datasets.Image(decode=False))
 
 
-def centre(size: int, resize: int) -> Transform:
-    """A callable from PIL to uint8 (3, size, size): the shorter side resized to `resize`, bicubic, then the centre."""
+def centre_crop(size: int, resize: int) -> Transform:
+    """A callable from PIL to uint8 (3, size, size): shorter side resized to `resize`, bicubic; then a centre crop."""
     if resize < size:
         raise DataError(f"resize={resize} is smaller than the crop: give at least size={size}.")
     steps = [transforms.Resize(resize, InterpolationMode.BICUBIC), transforms.CenterCrop(size)]
     return transforms.Compose([to_rgb, *steps, transforms.PILToTensor()])
 
 
-def unstopped(worker: int) -> None:
-    """For `worker_init_fn`: a worker goes on when its process group is told to stop, for the last save to be whole."""
+def ignore_sigterm(worker: int) -> None:
+    """A `worker_init_fn`: SIGTERM to the process group must not end a worker before the last checkpoint is saved."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def collate(samples: Sequence[dict]) -> dict[str, Tensor]:
-    """`{"pixel_values": uint8 (B, 3, H, W), "labels": int64 (B,)}` from a list of the items of `Images`."""
+    """`{"pixel_values": uint8 (B, 3, H, W), "labels": int64 (B,)}` from a list of items of `Images`."""
     return {
         "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
         "labels": torch.from_numpy(np.array([sample["labels"] for sample in samples], dtype=np.int64)),

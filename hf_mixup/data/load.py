@@ -7,30 +7,30 @@ import datasets
 
 from ..errors import DataError, nearest
 from .columns import check_columns, column_values, find_classes, with_classes
-from .open_dataset import Splits, open_splits
-from .streaming.shards import Shards
-from .streaming.splits import Split, shards_of, stored
+from .open_dataset import OpenedDataset, Split, Splits, open_splits
+from .streaming.cache import cache_split
+from .streaming.shards import Shards, find_shards
 
-# Tried in this order where no evaluation split is named.
+# The default evaluation split is the first of these names that exists.
 EVAL_SPLITS = ("validation", "valid", "val", "test")
 
 
 @dataclass(frozen=True)
 class Data:
-    """Two splits with an image column and a label column of classes 0..K-1, and what they are."""
+    """Two splits with an image column and a label column of classes 0..K-1, and their description."""
 
-    train: Split | Shards  # of a streamed split its Shards; an IterableDataset where files do not tell their rows
+    train: Split | Shards  # a streamed split is Shards, or an IterableDataset if the rows of its files are not known
     eval: datasets.Dataset
     classes: list[str]
     path: str
     config: str | None
     revision: str  # the Hub's commit sha, or the fingerprint of local files
-    splits: dict[str, int | None]  # rows of each split; None where a streamed one was not counted
+    splits: dict[str, int | None]  # rows of each split; None for a streamed split of unknown length
     image_column: str
     label_column: str
     train_split: str
     eval_split: str
-    skip_corrupt: bool  # for Images and Stream, which decode; nothing is decoded while loading
+    skip_corrupt: bool  # for Images and Stream, which decode; loading decodes nothing
 
     @property
     def num_classes(self) -> int:
@@ -39,13 +39,13 @@ class Data:
 
     @property
     def home(self) -> str | None:
-        """Where all files of a data set on the Hub are; None for local data, which may name any file."""
+        """URL prefix of all files of a Hub data set; None for local data, whose image paths may be any file."""
         on_hub = re.fullmatch(r"[0-9a-f]{40}", self.revision)
         return f"hf://datasets/{self.path}@{self.revision}/" if on_hub else None
 
     @property
     def train_rows(self) -> int | None:
-        """The rows of the training split, None for a stream of unknown length."""
+        """Rows of the training split; None for a stream of unknown length."""
         return self.splits[self.train_split]
 
 
@@ -64,55 +64,60 @@ def load_data(
     skip_corrupt: bool = False,
     token: str | None = None,
 ) -> Data:
-    """Both splits, checked and with class numbers for labels; `data` is "sample", a folder or a Hub id.
+    """Both splits, checked and with class numbers as labels; `data` is "sample", a folder or a Hub id.
 
-    A folder holds `train/cat/1.png` or parquet files named after their splits; "train+validation" names a split, too.
+    A folder holds `train/cat/1.png` or parquet files named after their splits; "train+validation" concatenates splits.
     `revision` pins a Hub commit (its sha is looked up) or the fingerprint of local files.
 
-    With `streaming` the training split is read while training: `Shards` of parquet files, or of WebDataset tar files
-    with `rows_per_shard` (a number, a list with one for each, or "count" to read them once); of other files an
-    IterableDataset, of `num_examples` rows if its repository does not say. The evaluation split is stored in the cache
-    once, and gives the classes if labels are no ClassLabel. `num_examples` is refused where it is not the rows found.
+    With `streaming` the training split is read during training: as `Shards` from parquet files, or from WebDataset tar
+    files with `rows_per_shard` (a number, a list with one number per shard, or "count" to read them once to count);
+    from other files as an IterableDataset of `num_examples` rows if the repository does not record the number. The
+    evaluation split is stored in the cache, and gives the classes if the label column is not a ClassLabel.
+    `num_examples` must equal the number of rows where that is known.
     """
-    found = open_splits(data, data_config, revision, streaming, token)
-    names, columns = (train_split, eval_split or _eval_split(found.splits, data)), (image_column, label_column)
-    train, test, rows = _two_splits(found.splits, names, columns, data)
-    wheres = [_where(name, data) for name in names]
+    source = open_splits(data, data_config, revision, streaming, token)
+    names = (train_split, eval_split or _default_eval_split(source.splits, data))
+    columns, where = (image_column, label_column), [_describe(name, data) for name in names]
+    train, test, rows = _two_splits(source.splits, names, columns, data)
     if streaming:
-        about = {"columns": columns, "key": str((data, data_config, found.pin)), "token": token}
-        train, test = _streamed(found, (train, test), names, wheres, rows_per_shard, **about)
+        key = str((data, data_config, source.revision))
+        options = {"columns": columns, "key": key, "token": token}
+        train, test = _stream_splits(source, (train, test), names, where, rows_per_shard, **options)
     elif rows_per_shard is not None:
         raise DataError(f"rows_per_shard={rows_per_shard!r} is for streamed data: leave it out, or set streaming.")
-    rows[names[0]] = _known_rows(train, num_examples, wheres[0])
-    train, test, classes = _classes(train, test, label_column, wheres)
+    rows[names[0]] = _known_rows(train, num_examples, where[0])
+    train, test, classes = _encode_labels(train, test, label_column, where)
     rows[names[1]] = len(test)
-    return Data(train, test, classes, data, data_config, found.pin, rows, *columns, *names, skip_corrupt)
+    return Data(train, test, classes, data, data_config, source.revision, rows, *columns, *names, skip_corrupt)
 
 
-def _streamed(found, pair, names, wheres, per_shard, *, columns, key, token) -> tuple:
-    """The training split as it is streamed, and the evaluation split as it is stored."""
+def _stream_splits(
+    source: OpenedDataset, pair: tuple[Split, Split], names, where, rows_per_shard, *, columns, key, token
+) -> tuple[Shards | datasets.IterableDataset, datasets.Dataset]:
+    """The training split as a stream, and the evaluation split stored in the cache."""
     train, test = pair
-    shared = {"key": key, "token": token}
-    train = shards_of(found, train, names[0], columns, wheres[0], per_shard=per_shard, **shared)
-    source = shards_of(found, test, names[1], columns, wheres[1], **shared) if _is_stream(test) else test
-    return train, stored(source, test.features, names[1], f"{key} {names[1]} {columns}", wheres[1])
+    features, options = test.features, {"key": key, "token": token}
+    train = find_shards(source, train, names[0], columns, where[0], rows_per_shard=rows_per_shard, **options)
+    if _is_stream(test):
+        test = find_shards(source, test, names[1], columns, where[1], **options)
+    return train, cache_split(test, features, names[1], f"{key} {names[1]} {columns}", where[1])
 
 
 def _is_stream(split: object) -> bool:
     return isinstance(split, datasets.IterableDataset)
 
 
-def _two_splits(found: Splits, names: tuple[str, str], columns: tuple[str, str], data: str) -> tuple:
-    """The training and the evaluation split with their two columns, and the rows of all splits."""
+def _two_splits(splits: Splits, names: tuple[str, str], columns: tuple[str, str], data: str) -> tuple:
+    """The training and the evaluation split with their two columns, and the number of rows of all splits."""
     train, test = (
-        _columns(_pick(found, name, data, option), *columns, _where(name, data))
+        _select_columns(_select_split(splits, name, data, option), *columns, _describe(name, data))
         for name, option in zip(names, ("train_split", "eval_split"), strict=True)
     )
-    return train, test, {name: _rows(split) for name, split in found.items()}
+    return train, test, {name: _num_rows(split) for name, split in splits.items()}
 
 
-def _classes(train: Split, evaluation: datasets.Dataset, label: str, where: list[str]) -> tuple:
-    """Both splits with a checked ClassLabel column (a stream is checked as it is read), and the class names."""
+def _encode_labels(train: Split, evaluation: datasets.Dataset, label: str, where: list[str]) -> tuple:
+    """Both splits with a checked ClassLabel column, and the class names; a stream is checked while it is read."""
     streamed = not isinstance(train, datasets.Dataset)
     values = column_values(evaluation if streamed else train, label)
     classes = find_classes(train.features[label], values, where[0])
@@ -121,42 +126,42 @@ def _classes(train: Split, evaluation: datasets.Dataset, label: str, where: list
     return train, with_classes(evaluation, label, classes, where[1]), classes
 
 
-def _where(split: str, data: str) -> str:
+def _describe(split: str, data: str) -> str:
     return f"split {split!r} of {data!r}"
 
 
-def _eval_split(found: Splits, data: str) -> str:
+def _default_eval_split(splits: Splits, data: str) -> str:
     for name in EVAL_SPLITS:
-        if name in found:
+        if name in splits:
             return name
     raise DataError(
-        f"{data!r} has no split to evaluate on, only {sorted(found)}: name one with eval_split=..., or add a folder "
+        f"{data!r} has no split to evaluate on, only {sorted(splits)}: name one with eval_split=..., or add a folder "
         f"or file called one of {list(EVAL_SPLITS)}."
     )
 
 
-def _pick(found: Splits, split: str, data: str, option: str) -> Split:
-    """The split, or the splits of a sum "a+b" one after the other."""
+def _select_split(splits: Splits, split: str, data: str, option: str) -> Split:
+    """The split; for a sum "a+b" the splits concatenated."""
     parts = split.split("+")
     for part in parts:
-        if part not in found:
-            hint = nearest(part, found)
+        if part not in splits:
+            hint = nearest(part, splits)
             raise DataError(
-                f"{data!r} has no split {part!r}, only {sorted(found)}.{hint} Pass {option}=... with one of them."
+                f"{data!r} has no split {part!r}, only {sorted(splits)}.{hint} Pass {option}=... with one of them."
             )
     if len(parts) == 1:
-        return found[split]
-    return datasets.concatenate_datasets([found[part] for part in parts])
+        return splits[split]
+    return datasets.concatenate_datasets([splits[part] for part in parts])
 
 
-def _columns(split: Split, image: str, label: str, where: str) -> Split:
-    """The split with its two columns only, the image column one of Image."""
+def _select_columns(split: Split, image: str, label: str, where: str) -> Split:
+    """The split with its image column, cast to Image, and its label column."""
     if isinstance(split, datasets.Dataset) and not len(split):
         raise DataError(f"The {where} is empty: check the files, or choose another split.")
     if split.features is None:
-        # A stream may not know its columns before its first rows are read; datasets looks at a few of them.
+        # The columns of a stream may be unknown before rows are read; this reads a few of them.
         split = split._resolve_features()
-    split = _lifted(_lifted(split, image), label)
+    split = _add_nested_column(_add_nested_column(split, image), label)
     check_columns(split.features, list(split.features or {}), image, label, f"The {where}")
     split = split.select_columns([image, label])
     if not isinstance(split.features[image], datasets.Image):
@@ -164,36 +169,37 @@ def _columns(split: Split, image: str, label: str, where: str) -> Split:
     return split
 
 
-def _lifted(split: Split, column: str) -> Split:
-    """The split with a column "json.label" for that key of the json, if that is what `column` names."""
+def _add_nested_column(split: Split, column: str) -> Split:
+    """The split with a column "json.label" that holds this key of its json column, if `column` is such a name."""
     name, *keys = column.split(".")
-    kind = (split.features or {}).get(name)
+    feature = (split.features or {}).get(name)
     for key in keys:
-        kind = kind.get(key) if isinstance(kind, dict) else None
-    if column in split.features or kind is None:
+        feature = feature.get(key) if isinstance(feature, dict) else None
+    if column in split.features or feature is None:
         return split
-    return split.map(_lift, fn_kwargs={"column": column}, features=datasets.Features({**split.features, column: kind}))
+    features = datasets.Features({**split.features, column: feature})
+    return split.map(_nested_value, fn_kwargs={"column": column}, features=features)
 
 
-def _lift(row: dict, column: str) -> dict:
+def _nested_value(row: dict, column: str) -> dict:
     value = row
     for key in column.split("."):
         value = value[key]
     return {column: value}
 
 
-def _rows(split: Split | Shards) -> int | None:
+def _num_rows(split: Split | Shards) -> int | None:
     if not _is_stream(split):
         return len(split)
     info = (split.info.splits or {}).get(str(split.split))
     return info.num_examples if info else None
 
 
-def _known_rows(split: Split | Shards, given: int | None, where: str) -> int | None:
-    """The rows of a split; those given count where the split does not say, and must agree where it does."""
-    rows = _rows(split)
-    if rows is not None and given is not None and rows != given:
-        raise DataError(f"num_examples={given}, but the {where} has {rows} rows: leave num_examples out.")
-    if rows == 0 or given == 0:
+def _known_rows(split: Split | Shards, num_examples: int | None, where: str) -> int | None:
+    """The rows of the split, by default `num_examples`; DataError if both are known and differ."""
+    rows = _num_rows(split)
+    if rows is not None and num_examples is not None and rows != num_examples:
+        raise DataError(f"num_examples={num_examples}, but the {where} has {rows} rows: leave num_examples out.")
+    if rows == 0 or num_examples == 0:
         raise DataError(f"The {where} is empty: check the files, or choose another split.")
-    return rows if rows is not None else given
+    return rows if rows is not None else num_examples

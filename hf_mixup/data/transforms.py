@@ -1,7 +1,7 @@
-"""From an encoded image to a uint8 tensor: decoding, the evaluation transform, and the random transforms of one image.
+"""Decoding of images, the evaluation transform, and random transforms of single images, all to uint8 tensors.
 
-Everything goes through PIL, since timm's evaluation transform and transformers' pipeline do: another decoder or another
-resize differs by a few grey levels, enough to turn a close decision.
+All of it uses PIL, as timm's evaluation transform and transformers' pipeline do: another decoder or another resize
+differs by a few grey levels, which can change a prediction.
 """
 
 import math
@@ -28,23 +28,23 @@ from ..errors import DataError
 
 Transform = Callable[[Image.Image], Tensor]
 
-# timm's rule for RandAugment's shifts: at most this share of the image's side.
+# timm's limit of RandAugment's translations: share of the image's side.
 TRANSLATE_SHARE = 0.45
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 
-class Undecodable(Exception):
-    """Bytes that are no image; the caller knows split and row and says so in a DataError."""
+class ImageDecodeError(Exception):
+    """An image that cannot be decoded; the caller raises a DataError that names split and row."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image upright (EXIF orientation applied) and in three channels.
+    """The image in RGB, with its EXIF orientation applied.
 
-    As `transformers.pipeline` reads it, by PIL's `convert("RGB")`: an alpha channel is dropped, not composited on a
-    background. One exception: 16-bit grey (PIL modes I;16 and I) is scaled to 8 bits, where PIL would clip every value
-    above 255 to white and lose the picture.
+    As in `transformers.pipeline`, PIL's `convert("RGB")` drops an alpha channel and does not composite on a background.
+    One exception: 16-bit grey (PIL modes I;16 and I) is scaled to 8 bits, because PIL would clip every value above 255
+    to white.
     """
-    # Lazy until here: a broken file has to show in `decode`. PIL's functions copy even where nothing changes.
+    # Load now, so that a broken file raises inside `decode`. Steps are conditional because PIL copies in any case.
     image.load()
     if image.getexif().get(ExifTags.Base.Orientation) is not None:
         image = ImageOps.exif_transpose(image)
@@ -52,46 +52,50 @@ def to_rgb(image: Image.Image) -> Image.Image:
         deep = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
         image = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
-        # The same pixels as convert("RGB") alone, without PIL's warning about them.
+        # The pixels are those of convert("RGB") alone, but PIL does not warn.
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def decode(value: dict | None, home: str | None = None) -> Image.Image:
-    """The RGB image of one undecoded cell `{"bytes", "path"}` of an Image column; Undecodable if it holds none.
+    """The RGB image of one encoded cell `{"bytes", "path"}` of an Image column; ImageDecodeError if it holds none.
 
-    With `home`, a path that leads out of it is a DataError: see `read`.
+    With `home`, a path outside it is a DataError: see `read_image_file`.
     """
     if not value or (value.get("bytes") is None and value.get("path") is None):
-        raise Undecodable("the cell is empty")
-    content = value["bytes"] if value.get("bytes") is not None else read(value["path"], home)
+        raise ImageDecodeError("the cell is empty")
+    content = value["bytes"] if value.get("bytes") is not None else read_image_file(value["path"], home)
     try:
         return to_rgb(Image.open(BytesIO(content)))
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise Undecodable(f"{len(content)} bytes of no known image format") from error
-    except Exception as error:  # PIL raises nearly anything on broken files: OSError, SyntaxError, struct.error ...
-        raise Undecodable(f"{type(error).__name__}: {error}") from error
+        raise ImageDecodeError(f"{len(content)} bytes in no known image format") from error
+    except (
+        Exception
+    ) as error:  # PIL raises nearly any exception on broken files: OSError, SyntaxError, struct.error ...
+        raise ImageDecodeError(f"{type(error).__name__}: {error}") from error
 
 
-def read(path: str, home: str | None = None) -> bytes:
-    """The content of a local or remote file; only a missing file counts as undecodable, a failing network does not.
+def read_image_file(path: str, home: str | None = None) -> bytes:
+    """The content of a local or remote file. ImageDecodeError if it does not exist; network errors are not converted.
 
-    `home` is the address that all files of a data set on the Hub begin with. Its cells may name those, and files that
-    `datasets` has downloaded, but no other file of this machine and no other address: DataError.
+    `home` is the URL prefix of all files of a Hub data set. Its image column may hold paths of these files and of files
+    that `datasets` downloaded; any other local path or URL is a DataError, because the data set may be malicious.
     """
-    if home is not None and not _inside(path, home):
-        raise DataError(f"A cell names the image {path!r}, which is no file of the data set: do not use this data set.")
+    if home is not None and not _is_allowed(path, home):
+        raise DataError(
+            f"The image column holds the path {path!r}, which is not a file of the data set: do not use this data set."
+        )
     try:
         with xopen(path, "rb", download_config=DownloadConfig()) as file:
             return file.read()
     except FileNotFoundError as error:
-        raise Undecodable(f"no file {path}") from error
+        raise ImageDecodeError(f"{path} does not exist") from error
 
 
-def _inside(path: str, home: str) -> bool:
-    """Whether a path is below `home`, in an archive there, or in a cache of downloaded files."""
+def _is_allowed(path: str, home: str) -> bool:
+    """Whether a path is below `home`, in an archive below `home`, or in a cache of downloaded files."""
     outermost = path.rpartition("::")[2]
     if "://" in outermost:
         return outermost.startswith(home) and ".." not in outermost.split("/")
@@ -102,8 +106,8 @@ def _inside(path: str, home: str) -> bool:
 def eval_transform(pretrained_cfg: dict) -> Transform:
     """A callable from a PIL image of any mode to uint8 (3, H, W): timm's evaluation transform before normalisation.
 
-    `pretrained_cfg` is timm's (input_size, interpolation, crop_pct, crop_mode, mean): what is saved with the model. So
-    `normalise(eval_transform(cfg)(image), mean, std)` is what the model gets from `transformers.pipeline`.
+    `pretrained_cfg` is timm's (input_size, interpolation, crop_pct, crop_mode, mean), which is saved with the model. So
+    `normalise(eval_transform(cfg)(image), mean, std)` equals the input that `transformers.pipeline` makes.
     """
     steps = create_transform(**resolve_data_config(pretrained_cfg), is_training=False, normalize=False)
     return transforms.Compose([to_rgb, *steps.transforms])
@@ -120,12 +124,12 @@ def train_transform(
     resize: int | None = None,
     mean: tuple[float, ...] = IMAGENET_MEAN,
 ) -> Transform | None:
-    """A callable from a PIL image to uint8 (3, size, size), or None where nothing per image is asked for.
+    """A callable from a PIL image to uint8 (3, size, size), or None if no option requires a transform per image.
 
-    `resize` gives the shorter side that length first; then `scale` asks for a random resized crop of that share of the
-    area, and `resize` alone for a random crop. `randaugment` is a timm string such as "rand-m9-mstd0.5-inc1", and
-    `operations` names those it chooses from, by timm's names; `mean` fills what they uncover. It draws from the global
-    generators: call it under `borrowed_generators`. Flips and erasing: `augment`.
+    `resize` first resizes the shorter side; then `scale` takes a random resized crop of that share of the area, and
+    `resize` without `scale` a random crop. `randaugment` is a timm string such as "rand-m9-mstd0.5-inc1", `operations`
+    are timm's names of the operations to choose from, and `mean` fills the pixels that they leave empty. Draws come
+    from the global generators: call it inside `borrowed_generators`. Flips and erasing: `augment`.
     """
     if scale is None and resize is None and randaugment is None:
         return None
@@ -143,7 +147,7 @@ def train_transform(
 
 def crop_share(size: int, resize: int) -> float:
     """timm's `crop_pct` for a centre crop of `size` pixels from a shorter side of `resize` pixels."""
-    # timm rounds size / crop_pct down, so a share that is a little too small does no harm
+    # timm rounds size / crop_pct down, so a slightly smaller share gives the same size
     share = math.floor(1e6 * size / resize) / 1e6
     return share if math.floor(size / share) >= resize else share - 1e-6
 
@@ -151,11 +155,11 @@ def crop_share(size: int, resize: int) -> float:
 def _randaugment(
     spec: str | None, operations: Sequence[str] | None, size: int, interpolation: str, mean: tuple[float, ...]
 ) -> list:
-    """A list of timm's RandAugment, with the parameters that timm's own training transform gives it, or of nothing."""
+    """timm's RandAugment with the parameters of timm's training transform, in a list; empty without `spec`."""
     if spec is None:
         return []
     if not spec.startswith("rand"):
-        raise DataError(f"randaugment={spec!r} is not a RandAugment of timm: write for example 'rand-m9-mstd0.5-inc1'.")
+        raise DataError(f"randaugment={spec!r} is not a RandAugment of timm: give for example 'rand-m9-mstd0.5-inc1'.")
     if unknown := sorted({*(operations or ())} - LEVEL_TO_ARG.keys()):
         raise DataError(f"timm's RandAugment has no operation {unknown[0]!r}. Choose from: {', '.join(LEVEL_TO_ARG)}.")
     settings = {
@@ -166,21 +170,21 @@ def _randaugment(
     try:
         return [rand_augment_transform(spec, settings, operations and list(operations))]
     except (AssertionError, ValueError) as error:
-        raise DataError(f"randaugment={spec!r} is not one that timm reads: write as 'rand-m9-mstd0.5-inc1'.") from error
+        raise DataError(f"timm cannot parse randaugment={spec!r}: give for example 'rand-m9-mstd0.5-inc1'.") from error
 
 
 @contextmanager
 def borrowed_generators(seed: int) -> Iterator[None]:
-    """Inside, the global generators of random, numpy and torch (CPU) start at `seed`; after, they are as before.
+    """Seed the global generators of random, numpy and torch (CPU) with `seed`, and restore their states on exit.
 
-    torchvision's and timm's transforms of one image draw from these three and take no generator. With them borrowed, an
-    augmentation is a function of its seed alone. Not for threads, which share them.
+    torchvision's and timm's transforms of single images draw from these three and accept no generator. Inside this
+    context their result depends on `seed` alone. Not for threads, which share the generators.
     """
     python, array, tensor = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     try:
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        # default_generator, because torch.manual_seed would reseed the accelerators as well.
+        # default_generator, because torch.manual_seed would seed the accelerators as well
         torch.default_generator.manual_seed(seed)
         yield
     finally:

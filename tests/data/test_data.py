@@ -1,4 +1,4 @@
-"""What `hf_mixup.data` promises about columns, pixels, draws and the order of the data."""
+"""Tests of `hf_mixup.data`: columns, pixels, random draws and the order of the data."""
 
 import logging
 import random
@@ -11,6 +11,7 @@ from threading import Thread
 import datasets
 import huggingface_hub
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
@@ -66,14 +67,14 @@ def png(pixels, mode=None, kind="PNG", **options):
 
 
 def table(images, labels, label_feature=None):
-    """A data set of encoded images, as it lies on disk: nothing is decoded or checked."""
+    """A data set of encoded images; nothing is decoded or checked."""
     features = {"image": datasets.Image(), "label": label_feature or datasets.Value("int64")}
     columns = {"image": [{"bytes": image, "path": None} for image in images], "label": labels}
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
 def numbered(rows, corrupt=()):
-    """Images that carry their row number in each pixel (row % 256) and in their label (row)."""
+    """A data set whose row number is the value of all pixels (row % 256) and the label (row)."""
     images = [b"broken" if row in corrupt else png(np.full((4, 4), row % 256, np.uint8)) for row in range(rows)]
     return table(images, list(range(rows)))
 
@@ -99,7 +100,7 @@ def parquet_folder(path, **splits):
     return path
 
 
-# -------------------------------------------------------------------------------------------------- where data is from
+# --------------------------------------------------------------------------------------------------------- load_data
 
 
 def test_the_sample_is_balanced_and_decodes(sample):
@@ -110,7 +111,7 @@ def test_the_sample_is_balanced_and_decodes(sample):
     batch = next(iter(eval_loader(Images(sample.eval, "image", "label", 28), 500)))
     assert batch["pixel_values"].shape == (500, 3, 28, 28) and batch["pixel_values"].dtype == torch.uint8
     assert batch["labels"].tolist() == sample.eval["label"][:]
-    # Fashion-MNIST's mean is .2860 with a standard deviation of .353 a pixel; images differ less than pixels.
+    # Fashion-MNIST has a mean of .2860 and a standard deviation of .353 per pixel; means of images vary less.
     assert abs(batch["pixel_values"].float().mean() / 255 - 0.286) < 0.353 / 500**0.5
 
 
@@ -136,7 +137,7 @@ def test_a_folder_of_parquet_files_loads_and_prefers_validation(tmp_path):
     assert data.classes == ["0", "1", "2", "3", "4"]
 
 
-def test_a_sum_of_splits_is_a_split(tmp_path):
+def test_a_sum_of_splits_is_concatenated(tmp_path):
     folder = parquet_folder(tmp_path / "p", train=numbered(5), validation=numbered(3), test=numbered(4))
     data = load_data(data=str(folder), train_split="train+validation", eval_split="test")
     assert data.train["label"][:] == [0, 1, 2, 3, 4, 0, 1, 2] and data.train_rows == 8
@@ -177,7 +178,7 @@ def message(**options):
     return str(caught.value)
 
 
-def test_a_missing_column_is_named_with_the_nearest_one():
+def test_the_error_for_a_missing_column_suggests_the_nearest_one():
     assert "no column 'img'" in message(image_column="img") and "['image']" in message(image_column="img")
     assert "no column 'lable'" in message(label_column="lable") and "'label'" in message(label_column="lable")
 
@@ -189,13 +190,13 @@ def test_a_column_without_images_or_classes_is_refused(tmp_path):
     assert "holds float" in message(data=str(folder))
 
 
-def test_a_missing_split_is_named_with_those_there_are(tmp_path):
+def test_the_error_for_a_missing_split_lists_the_existing_ones(tmp_path):
     assert "no split 'tset', only ['test', 'train']. Did you mean 'test'?" in message(eval_split="tset")
     folder = parquet_folder(tmp_path / "p", train=numbered(2))
     assert "no split to evaluate on, only ['train']" in message(data=str(folder))
 
 
-def test_a_label_outside_the_classes_is_named_by_row_and_value(tmp_path):
+def test_the_error_for_a_wrong_label_names_row_and_value(tmp_path):
     folder = parquet_folder(tmp_path / "p", train=numbered(3), test=numbered(5))
     assert "Row 3 of split 'test'" in message(data=str(folder)) and "label 3, which is not in 0..2" in message(
         data=str(folder)
@@ -206,12 +207,13 @@ def test_a_label_outside_the_classes_is_named_by_row_and_value(tmp_path):
 
 
 def test_an_empty_split_and_a_wrong_number_of_rows_are_refused(tmp_path):
-    folder = parquet_folder(tmp_path / "p", train=numbered(3), test=numbered(3).select([]))
+    folder = parquet_folder(tmp_path / "p", train=numbered(3))
+    pq.ParquetWriter(folder / "test.parquet", numbered(0).data.schema).close()
     assert '"test"' in message(data=str(folder)) and "is empty" in message(data=str(folder))
     assert "num_examples=7, but the split 'train' of 'sample' has 2000 rows" in message(num_examples=7)
 
 
-def test_a_missing_folder_suggests_its_neighbour(tmp_path):
+def test_the_error_for_a_missing_folder_suggests_a_similar_one(tmp_path):
     image_folder(tmp_path / "pets")
     assert "Did you mean 'pets'?" in message(data=str(tmp_path / "pet"))
     (tmp_path / "void").mkdir()
@@ -219,7 +221,7 @@ def test_a_missing_folder_suggests_its_neighbour(tmp_path):
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """A Hub that has no data set, or not for us."""
+    """A Hub that refuses every request."""
 
     def do_GET(self):
         code = (
@@ -234,7 +236,7 @@ class Refusing(BaseHTTPRequestHandler):
         pass
 
 
-def test_what_the_hub_refuses_is_told_with_the_way_out(monkeypatch):
+def test_errors_of_the_hub_have_their_own_messages(monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -283,9 +285,9 @@ def test_every_image_mode_becomes_three_channels(mode):
     assert np.array_equal(got.permute(1, 2, 0).numpy(), wanted)
 
 
-def test_an_image_taken_sideways_is_turned_upright():
+def test_the_exif_orientation_is_applied():
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to show
+    exif[0x0112] = 6  # display rotated by 270 degrees
     pixels = np.asarray(noise(8, 8, 3))
     got = Images(table([png(pixels, exif=exif)], [0]), "image", "label", 8)[0]["pixel_values"]
     assert np.array_equal(got.permute(1, 2, 0).numpy(), np.rot90(pixels, 3))
@@ -294,7 +296,7 @@ def test_an_image_taken_sideways_is_turned_upright():
 @pytest.mark.parametrize("crop_pct", [1.0, 0.875])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("shape", [(24, 24), (28, 28), (31, 50, 3), (50, 31), (24, 24, 3), (90, 65, 3)])
-def test_evaluation_equals_timms_transform_to_the_last_bit(shape, interpolation, crop_pct):
+def test_evaluation_is_bit_equal_to_timms_transform(shape, interpolation, crop_pct):
     cfg = {"input_size": (3, 24, 24), "crop_pct": crop_pct, "interpolation": interpolation, "mean": MEAN, "std": STD}
     image = Image.fromarray(np.asarray(noise(*shape)))
     timms = timm.data.create_transform(**timm.data.resolve_data_config(cfg), is_training=False)
@@ -322,14 +324,14 @@ def test_images_in_memory_equal_images_decoded_one_by_one():
         kept[7]
 
 
-def test_a_corrupt_image_is_named_by_split_and_row():
+def test_the_error_for_a_corrupt_image_names_split_and_row():
     dataset = numbered(6, corrupt=[4])
     for keep in (True, False):
         with pytest.raises(DataError, match="Row 4 of split 'data' .*no known image format.*skip_corrupt=True"):
             Images(dataset, "image", "label", 4, keep=keep)[4]
 
 
-def test_skipped_images_are_left_out_and_counted(caplog):
+def test_skipped_images_are_omitted_and_counted(caplog):
     dataset = numbered(6, corrupt=[1, 4])
     kept = Images(dataset, "image", "label", 4, skip_corrupt=True)
     with caplog.at_level(logging.WARNING):
@@ -338,17 +340,10 @@ def test_skipped_images_are_left_out_and_counted(caplog):
     assert [kept[row]["labels"] for row in range(4)] == [0, 2, 3, 5]
 
 
-def test_without_memory_the_next_good_image_stands_in_for_a_skipped_one():
+def test_a_split_that_is_not_kept_replaces_a_skipped_image_by_the_next_good_one():
     images = Images(numbered(6, corrupt=[1, 4, 5]), "image", "label", 4, skip_corrupt=True, keep=False)
     batch = next(iter(DataLoader(images, batch_size=6, collate_fn=collate, num_workers=1)))
-    assert batch["labels"].tolist() == [0, 2, 2, 3, 0, 0] and batch["pixel_values"][:, 0, 0, 0].tolist() == [
-        0,
-        2,
-        2,
-        3,
-        0,
-        0,
-    ]
+    assert batch["labels"].tolist() == batch["pixel_values"][:, 0, 0, 0].tolist() == [0, 2, 2, 3, 0, 0]
     assert images.skipped == 3
     with pytest.raises(DataError, match="None of the 2 images"):
         len(Images(numbered(2, corrupt=[0, 1]), "image", "label", 4, skip_corrupt=True))
@@ -360,7 +355,7 @@ def test_a_transform_of_one_image_is_a_function_of_its_seed():
     one, again, other = (images[0, seed]["pixel_values"] for seed in (5, 5, 6))
     assert one.shape == (3, 16, 16) and one.dtype == torch.uint8
     assert torch.equal(one, again) and not torch.equal(one, other)
-    with pytest.raises(DataError, match="Row 0 comes without a seed"):
+    with pytest.raises(DataError, match="Row 0 has no seed"):
         images[0]
     assert train_transform(16) is None
 
@@ -370,7 +365,7 @@ def pixels_of(transform, image, seed=0):
         return transform(image)
 
 
-def test_an_image_may_be_made_smaller_before_its_random_crop():
+def test_resize_comes_before_the_random_crop():
     image = Image.fromarray(np.asarray(noise(90, 60, 3)))
     smaller = image.resize((30, 45), Image.Resampling.BICUBIC)
     crop, resized = train_transform(16, scale=(0.5, 1.0)), train_transform(16, scale=(0.5, 1.0), resize=30)
@@ -386,7 +381,7 @@ def test_an_image_may_be_made_smaller_before_its_random_crop():
         train_transform(24, resize=20)
 
 
-def test_randaugment_may_be_told_its_operations():
+def test_randaugment_uses_the_given_operations():
     grey = Image.new("RGB", (16, 16), (100, 150, 200))
     turned = train_transform(16, randaugment="rand-m9-n1-p1", operations=["SolarizeIncreasing"])
     assert turned.transforms[-2].ops[0].name == "SolarizeIncreasing" and len(turned.transforms[-2].ops) == 1
@@ -398,14 +393,14 @@ def test_randaugment_may_be_told_its_operations():
 @pytest.mark.parametrize(
     ("size", "resize"), [(224, 256), (224, 236), (224, 248), (224, 320), (448, 512), (64, 73), (28, 28)]
 )
-def test_a_crop_share_gives_the_shorter_side_that_was_asked_for(size, resize):
+def test_crop_share_makes_timm_resize_to_the_given_side(size, resize):
     share = crop_share(size, resize)
     steps = eval_transform({"input_size": (3, size, size), "crop_pct": share, "interpolation": "bicubic"}).transforms
     assert next(step.size for step in steps if hasattr(step, "interpolation")) == resize
     assert share == pytest.approx(size / resize, abs=2e-6)
 
 
-def test_borrowed_generators_are_put_back():
+def test_borrowed_generators_are_restored():
     def draws():
         return random.random(), np.random.rand(), torch.rand(()).item()
 
@@ -438,7 +433,7 @@ def test_a_crop_is_a_window_of_the_padded_image(mode):
 def test_each_image_has_its_own_draw():
     x = noise(1, 3, 32, 32).expand(128, -1, -1, -1)
     got = augment(x, rng(), crop_padding=4, erasing=0.0, mean=MEAN, std=STD)
-    # Of 162 crops and flips, 128 draws hit 162 (1 - (1 - 1/162)^128) = 88.6, with a deviation of 4.
+    # 128 draws from 162 crops and flips give 162 (1 - (1 - 1/162)^128) = 88.6 different ones, with a deviation of 4.
     assert abs(len(torch.unique(got.flatten(1), dim=0)) - 88.6) < 5 * 4.0
 
 
@@ -449,7 +444,7 @@ def test_half_of_the_images_are_flipped():
     assert abs(flipped.float().mean() - 0.5) < 5 * (0.25 / 4000) ** 0.5
 
 
-def test_augment_is_a_function_of_its_generator_and_leaves_its_input():
+def test_augment_is_a_function_of_its_generator_and_does_not_modify_its_input():
     x = noise(32, 3, 12, 12)
     before = x.clone()
     options = {"crop_padding": 2, "erasing": 0.5, "mean": MEAN, "std": STD}
@@ -458,7 +453,7 @@ def test_augment_is_a_function_of_its_generator_and_leaves_its_input():
     assert one.dtype == torch.float32 and one.shape == x.shape
 
 
-def test_switching_a_step_on_leaves_the_other_draws_alone():
+def test_enabling_a_step_does_not_change_the_other_draws():
     x = noise(64, 3, 16, 16)
     plain = augment(x, rng(), crop_padding=2, mean=MEAN, std=STD)
     erased = augment(x, rng(), crop_padding=2, erasing=0.5, erasing_fill="mean", mean=MEAN, std=STD)
@@ -471,18 +466,18 @@ def test_without_steps_augment_only_normalises():
     assert torch.allclose(augment(x, rng(), flip=0.0, mean=MEAN, std=STD).double(), wanted, atol=1e-6)
 
 
-def test_erased_boxes_have_the_share_and_size_they_should():
+def test_erased_boxes_have_the_expected_share_and_size():
     x = torch.full((2000, 3, 32, 32), 255, dtype=torch.uint8)
     erased = augment(x, rng(), flip=0.0, erasing=0.25, erasing_fill="mean", mean=(0.0,) * 3, std=(1.0,) * 3) == 0
     area = erased[:, 0].float().mean((1, 2))
     hit = area > 0
     assert abs(hit.float().mean() - 0.25) < 5 * (0.25 * 0.75 / 2000) ** 0.5
-    # Rounding moves each side by half a pixel at most, cutting to the image only makes boxes smaller.
+    # Rounding changes each side by at most half a pixel; clipping to the image only makes boxes smaller.
     assert 0.01 < area[hit].min() and area[hit].max() < 0.38
-    # Uniform between .02 and 1/3: mean .177, deviation .09; cutting takes off a little more on one side.
+    # Uniform between .02 and 1/3: mean .177, deviation .09; clipping lowers the mean a little.
     assert abs(area[hit].mean() - 0.177) < 5 * 0.09 / hit.sum() ** 0.5 + 0.005
     rows, columns = erased[hit][:, 0].any(2).sum(1), erased[hit][:, 0].any(1).sum(1)
-    assert torch.equal(rows * columns, erased[hit][:, 0].sum((1, 2))), "not one rectangle"
+    assert torch.equal(rows * columns, erased[hit][:, 0].sum((1, 2))), "an erased area is not a rectangle"
 
 
 def test_pixel_erasing_fills_with_normal_noise():
@@ -492,7 +487,7 @@ def test_pixel_erasing_fills_with_normal_noise():
     assert abs(values.mean()) < 5 / len(values) ** 0.5 and abs(values.std() - 1) < 5 / (2 * len(values)) ** 0.5
 
 
-def test_augment_names_what_it_does_not_take():
+def test_errors_of_augment_name_the_wrong_argument():
     x = noise(2, 3, 4, 4)
     for options, named in (({"crop_mode": "wrap"}, "'wrap'"), ({"erasing_fill": "red"}, "'red'")):
         with pytest.raises(ValueError, match=named):
@@ -516,12 +511,12 @@ def test_ranks_are_disjoint_and_equally_long(drop_last):
     parts = [plan_rows(plan) for plan in plans]
     seen = [row for part in parts for batch in part for row in batch]
     assert len({len(part) for part in parts} | {len(plan) for plan in plans}) == 1
-    # 101 = 4 * 24 + 5: five rows make no batch of 3 x 8, but one row more for each of three ranks.
+    # 101 = 4 * 24 + 5: five rows are no batch of 3 x 8, but give each of three ranks one more row.
     assert len(set(seen)) == len(seen) == (96 if drop_last else 99)
     assert all([len(batch) for batch in part] == [8] * 4 + [1] * (not drop_last) for part in parts)
 
 
-def test_two_ranks_see_what_one_sees_with_the_double_batch():
+def test_two_ranks_read_the_rows_of_one_rank_with_twice_the_batch_size():
     one = BatchPlan(70, 16, seed=2)
     two = [BatchPlan(70, 8, seed=2, rank=rank, world=2) for rank in range(2)]
     assert [a + b for a, b in zip(*two, strict=True)] == list(one)
@@ -540,21 +535,21 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_repeated_augmentation_gives_each_process_a_copy_of_its_own():
+def test_repeated_augmentation_puts_copies_on_different_ranks():
     plans = [BatchPlan(96, 8, seed=0, rank=rank, world=3, repeats=3) for rank in range(3)]
     batches = [list(plan) for plan in plans]
     rows = [[[row for row, _ in batch] for batch in part] for part in batches]
     assert rows[0] == rows[1] == rows[2] and [len(part) for part in rows] == [4] * 3
     assert len({row for batch in rows[0] for row in batch}) == 96 // 3
     assert len({seed for part in batches for batch in part for _, seed in batch}) == 96
-    # timm's sampler, asked for the same, shares the rows alike; its order does not depend on a seed
+    # timm's sampler with the same settings distributes copies equally; its order does not depend on a seed
     samplers = [RepeatAugSampler(range(96), 3, rank, num_repeats=3, selected_round=0) for rank in range(3)]
     theirs = [list(sampler) for sampler in samplers]
     assert theirs[0] == theirs[1] == theirs[2] and len(set(theirs[0])) == len(theirs[0]) == 96 // 3
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_repeated_augmentation_keeps_copies_in_one_step(world):
+def test_repeated_augmentation_has_all_copies_of_a_row_in_one_step(world):
     plans = [BatchPlan(100, 12 // world, seed=0, rank=rank, world=world, repeats=3) for rank in range(world)]
     assert len(plans[0]) == len(BatchPlan(100, 12 // world, seed=0, world=world)) == 8
     for parts in zip(*plans, strict=True):
@@ -581,7 +576,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("random_transform", [True, False])
-def test_any_number_of_workers_gives_the_same_batches(random_transform):
+def test_the_number_of_workers_does_not_change_the_batches(random_transform):
     images = seeded_images() if random_transform else Images(numbered(40), "image", "label", 4)
     batches = []
     for workers in (0, 2):
@@ -593,7 +588,7 @@ def test_any_number_of_workers_gives_the_same_batches(random_transform):
 
 @pytest.mark.parametrize("repeats", [1, 3])
 @pytest.mark.parametrize("set_epoch_after", [True, False])
-def test_a_resumed_epoch_goes_on_where_it_was_cut(set_epoch_after, repeats):
+def test_a_resumed_epoch_continues_with_the_next_batch(set_epoch_after, repeats):
     images = seeded_images()
     whole = train_loader(images, BatchPlan(40, 8, seed=0, repeats=repeats))
     whole.set_epoch(2)
@@ -603,7 +598,7 @@ def test_a_resumed_epoch_goes_on_where_it_was_cut(set_epoch_after, repeats):
         loader.set_epoch(2)
     rest = skip_first_batches(loader, 3)
     if set_epoch_after:
-        # The way of transformers' Trainer, which looks for the plan behind what accelerate wraps around it.
+        # as transformers' Trainer does, which sets the epoch of the plan inside accelerate's wrapper
         rest.batch_sampler.batch_sampler.set_epoch(2)
     assert same(list(rest), wanted[3:])
     loader.set_epoch(3)
@@ -619,14 +614,14 @@ def test_skipping_batches_decodes_nothing():
         next(iter(train_loader(images, plan)))
 
 
-def test_loaders_leave_the_global_generator_alone():
+def test_loaders_do_not_draw_from_the_global_generator():
     images = Images(numbered(8), "image", "label", 4)
     state = torch.get_rng_state()
     list(train_loader(images, BatchPlan(8, 4, seed=0))), list(eval_loader(images, 4))
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_evaluation_sees_every_row_once_in_order():
+def test_evaluation_reads_every_row_once_in_order():
     images = Images(numbered(11), "image", "label", 4)
     for workers in (0, 2):
         assert rows_of(eval_loader(images, 4, num_workers=workers)) == list(range(11))

@@ -1,4 +1,4 @@
-"""What the order of a stream promises, over many numbers of units, processes, batches and blocks."""
+"""Properties of StreamPlan, over many combinations of units, processes, batch sizes and blocks."""
 
 import itertools
 
@@ -17,7 +17,7 @@ def plans(rows, world, size, block, seed):
 
 
 def places(plan, epoch):
-    """The rows of the split in the order in which a rank sees them."""
+    """The row numbers of a rank in its order."""
     starts, seen = np.cumsum([0, *plan.rows]), []
     for number, pieces in enumerate(plan.blocks(epoch)):
         block = [int(starts[unit]) + row for unit, first, stop in pieces for row in range(first, stop)]
@@ -26,7 +26,7 @@ def places(plan, epoch):
 
 
 @pytest.mark.parametrize("rows", SPLITS, ids=str)
-def test_ranks_are_disjoint_equally_long_and_leave_out_less_than_a_batch_of_all(rows):
+def test_ranks_are_disjoint_and_equally_long_and_drop_less_than_a_global_batch(rows):
     total = sum(rows)
     for _, world, size, block, seed in (case for case in CASES if case[0] == rows):
         for epoch in (0, 1, 7):
@@ -47,12 +47,12 @@ def test_the_order_is_a_function_of_seed_and_epoch(rows):
 
 
 @pytest.mark.parametrize("rows", [(41,), (20, 21)], ids=str)
-def test_other_rows_are_left_out_in_each_epoch(rows):
+def test_different_rows_are_dropped_in_each_epoch(rows):
     missed = [set(range(41)) - set(places(StreamPlan(rows, 8, 0), epoch)) for epoch in range(60)]
     assert {len(rows) for rows in missed} == {1} and len(set.union(*missed)) > 25
 
 
-def test_a_block_is_shuffled_and_holds_whole_units_together():
+def test_a_block_is_shuffled_and_covers_few_units():
     plan = StreamPlan((10,) * 50, 5, 0, block=100)
     blocks = plan.blocks(0)
     assert [sum(stop - first for _, first, stop in pieces) for pieces in blocks] == [100] * 5
@@ -61,9 +61,11 @@ def test_a_block_is_shuffled_and_holds_whole_units_together():
     assert plan.shuffled(0, 0, 100) != plan.shuffled(0, 1, 100) != plan.shuffled(1, 1, 100)
 
 
-def test_every_row_comes_first_about_as_often():
+def test_every_row_is_equally_often_the_first_one():
     first = np.bincount([places(StreamPlan((5, 20, 15), 4, seed, block=8), 0)[0] for seed in range(800)], minlength=40)
-    assert len(first) == 40 and 20 * (first - 20.0).var() / 20 < 60  # a share of 1/40 each: a variance of about 20
+    assert (
+        len(first) == 40 and 20 * (first - 20.0).var() / 20 < 60
+    )  # a probability of 1/40 each: a variance of about 20
 
 
 def test_seeds_of_rows_depend_on_seed_epoch_and_row_alone():
@@ -75,7 +77,7 @@ def test_seeds_of_rows_depend_on_seed_epoch_and_row_alone():
     assert abs(np.mean(seeds) / 2**61 - 1) < 0.1
 
 
-def test_a_split_that_is_too_small_is_refused_with_numbers():
+def test_the_error_for_a_too_small_split_gives_the_numbers():
     with pytest.raises(DataError, match="15 rows do not fill one batch of 8 on each of 2 .* at most 7"):
         StreamPlan((10, 5), 8, 0, world=2)
     with pytest.raises(DataError, match="block=0"):

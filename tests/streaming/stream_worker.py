@@ -1,6 +1,6 @@
-"""What test_stream_two_processes.py runs under `accelerate launch`: stream_worker.py RESULTS CASE ...
+"""The script that test_stream_two_processes.py runs under `accelerate launch`: stream_worker.py CASE ...
 
-Each case is a function of this file; what it returns is written to RESULTS/<case>-<rank>.json.
+Each case is a function of this file; its result is written to $RESULTS/<case>-<rank>.json.
 """
 
 import json
@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from accelerate import PartialState
-from fixtures.streams import labels, loader_of, opened
+from fixtures.streams import labels, loader_of, open_stream
 
 from hf_mixup.cli.train import main
 from hf_mixup.runs.progress import ReportCallback
@@ -22,14 +22,14 @@ KILLED_AFTER = 7
 
 
 class Killed(BaseException):
-    """Ends a run with nothing put in order."""
+    """Ends a run without any cleanup."""
 
 
 def seen() -> dict:
-    """The rows that this process sees of each data set, in three epochs, without and with worker processes."""
+    """The rows of each data set that this process reads in three epochs, without and with worker processes."""
     state, found = PartialState(), {}
     for shards in (1, 3, 4):
-        data = opened(f"user/shards{shards}")
+        data = open_stream(f"user/shards{shards}")
         for workers in (0, 2):
             loader = loader_of(data, state.process_index, state.num_processes, workers)
             for epoch in range(3):
@@ -39,7 +39,7 @@ def seen() -> dict:
 
 
 def resumed() -> dict:
-    """A run that dies after some step and is resumed; and the same run without a pause."""
+    """A run that is interrupted and resumed, and the same run without interruption."""
     recipe, words = str(RESULTS / "recipe.yaml"), ["--output_dir", str(RESULTS / "killed")]
     exits = [main([recipe, "--output_dir", str(RESULTS / "whole")])]
     ReportCallback.on_step_end = _die

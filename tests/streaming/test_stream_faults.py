@@ -1,11 +1,11 @@
-"""Data sets streamed from a hub that fails: what passes is survived, and the rest is told in a paragraph."""
+"""Streams from a failing Hub: transient errors are retried, and other errors become one paragraph."""
 
 import itertools
 import signal
 import threading
 
 import pytest
-from fixtures.streams import labels, loader_of, opened, point_to, write_parquet, write_tars
+from fixtures.streams import labels, loader_of, open_stream, point_to, write_parquet, write_tars
 from huggingface_hub import HfApi
 
 from hf_mixup.data import DataError, load_data
@@ -29,7 +29,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def pushed(hub, folders):
-    """`pushed("parquet")`: the name of a fresh repository with these files."""
+    """`pushed("parquet")`: the name of a new repository with these files."""
 
     def push(kind="parquet", **options) -> str:
         api, name = HfApi(endpoint=hub.url, token=hub.token), f"user/{kind}{next(NUMBERS)}"
@@ -41,7 +41,7 @@ def pushed(hub, folders):
 
 
 def refused(act, *args, **options) -> str:
-    """What the user is told: one paragraph, without a trace of the token."""
+    """The error message: one paragraph without the token."""
     with pytest.raises(DataError) as caught:
         act(*args, **options)
     said = str(caught.value)
@@ -50,7 +50,7 @@ def refused(act, *args, **options) -> str:
 
 
 def all_end() -> bool:
-    """Whether our threads end, once what they asked for has come."""
+    """Whether all prefetching threads end within seconds."""
     ours = [thread for thread in threading.enumerate() if thread.name.startswith("hf_mixup")]
     for thread in ours:
         thread.join(5)
@@ -58,16 +58,16 @@ def all_end() -> bool:
 
 
 def read(name: str, **options) -> list[int]:
-    return labels(loader_of(opened(name, **options)))
+    return labels(loader_of(open_stream(name, **options)))
 
 
-def test_a_stream_reads_each_byte_it_needs_once(hub, pushed):
+def test_a_stream_requests_each_byte_range_once(hub, pushed):
     name = pushed()
-    data, before = opened(name), len(hub.requests)
+    data, before = open_stream(name), len(hub.requests)
     assert sorted(labels(loader_of(data, block=40))) == list(range(40))
     asked = [request.path for request in hub.requests[before:]]
     assert len([path for path in asked if "/_large/" in path]) in (5, 6)
-    # that is one for each row group, of which one may be in two parts, and no footer again
+    # one request per row group, one of which may be split in two; no footer is read again
     assert data.revision in next(path for path in asked if "/resolve/" in path)
 
 
@@ -79,7 +79,7 @@ def test_both_kinds_of_shards_stream_from_a_hub(pushed):
     assert sorted(read(tars, num_examples=40, **TARS)) == list(range(40))
 
 
-PASSING = [
+TRANSIENT = [
     {"status": 500, "times": 2},
     {"status": 503, "times": 2},
     {"status": 429, "retry_after": 1, "times": 2},
@@ -91,45 +91,45 @@ PASSING = [
 
 
 @pytest.mark.parametrize("kind", ["parquet", "tars"])
-def test_failures_that_pass_while_reading_change_nothing(hub, pushed, kind):
+def test_transient_errors_while_reading_do_not_change_the_batches(hub, pushed, kind):
     name = pushed(kind)
-    data = opened(name, **({"rows_per_shard": [24, 16], **TARS} if kind == "tars" else {}))
+    data = open_stream(name, **({"rows_per_shard": [24, 16], **TARS} if kind == "tars" else {}))
     wanted = labels(loader_of(data))
-    for fault, path in itertools.product(PASSING, ("/resolve/", "^/_large/")):
+    for fault, path in itertools.product(TRANSIENT, ("/resolve/", "^/_large/")):
         if path == "/resolve/" and ("truncate" in fault or fault.get("drop") == 60):
-            continue  # a redirection has no body worth cutting
+            continue  # a redirect has no body to truncate
         happened = hub.faults.add(method="GET", path=path, **fault)
         assert labels(loader_of(data)) == wanted, fault
         assert happened.hits == fault.get("times", 1)
 
 
 @pytest.mark.parametrize("path", ["/api/datasets/user/[a-z0-9]+$", "/revision/", "/tree/", "/paths-info/", "/_large/"])
-def test_failures_that_pass_while_opening_change_nothing(hub, pushed, tmp_path, monkeypatch, path):
+def test_transient_errors_while_opening_do_not_change_the_batches(hub, pushed, tmp_path, monkeypatch, path):
     name = pushed()
     wanted = read(name)
     for number, fault in enumerate(({"status": 500}, {"status": 503, "times": 2}, {"drop": "before"})):
         point_to(hub, monkeypatch, tmp_path / f"home{number}", hub.token)
         happened = hub.faults.add(path=path, **fault)
         assert read(name) == wanted
-        assert happened.hits or path in ("/tree/", "/revision/")  # what datasets still remembers is not asked again
+        assert happened.hits or path in ("/tree/", "/revision/")  # datasets caches these responses
         hub.faults.clear()
 
 
-def test_a_shard_that_vanishes_or_never_comes_is_named(hub, pushed, monkeypatch):
+def test_the_error_names_a_shard_that_cannot_be_read(hub, pushed, monkeypatch):
     monkeypatch.setattr("hf_mixup.data.streaming.remote_files.TRIES", 3)
-    data = opened(pushed())
-    for status, said in ((404, "choose a revision that has it"), (500, "--resume"), (403, "hf auth login")):
+    data = open_stream(pushed())
+    for status, said in ((404, "choose a revision that has the file"), (500, "--resume"), (403, "hf auth login")):
         fault = hub.faults.add(path="/resolve/.*train-00001", status=status, times=None)
         for workers in (0, 2):
             told = refused(list, loader_of(data, workers=workers))
             assert f"{data.path}@{data.revision}/train-00001-of-00002.parquet cannot be read" in told and said in told
-        assert fault.hits >= 6 if status == 500 else fault.hits <= 6  # of three pieces in each pass
+        assert fault.hits >= 6 if status == 500 else fault.hits <= 6  # three unit slices in each pass
         hub.faults.clear()
     assert all_end()
 
 
-def test_ctrl_c_works_while_the_hub_is_waited_for(hub, pushed, monkeypatch):
-    data = opened(pushed())
+def test_ctrl_c_works_during_a_retry(hub, pushed, monkeypatch):
+    data = open_stream(pushed())
     hub.faults.add(path="/resolve/", status=503, times=None)
     for name in ("WAIT", "LONGEST"):
         monkeypatch.setattr(retry, name, 60.0)
@@ -145,32 +145,32 @@ def test_ctrl_c_works_while_the_hub_is_waited_for(hub, pushed, monkeypatch):
     assert all_end()
 
 
-def test_a_truncated_parquet_file_is_named(hub, pushed, folders):
+def test_the_error_names_a_truncated_parquet_file(hub, pushed, folders):
     name, api = pushed(), HfApi(endpoint=hub.url, token=hub.token)
     content = (folders["parquet"] / "train-00001-of-00002.parquet").read_bytes()
     for short in (content[:-9], content[:6], b""):
         api.upload_file(
             repo_id=name, path_or_fileobj=short, path_in_repo="train-00001-of-00002.parquet", repo_type="dataset"
         )
-        said = refused(opened, name)
-        assert "train-00001-of-00002.parquet" in said and "whole" in said
+        said = refused(open_stream, name)
+        assert "train-00001-of-00002.parquet" in said and "not a complete parquet file" in said
 
 
-def test_what_is_not_there_is_told_with_the_way_out(pushed):
+def test_missing_repositories_revisions_and_splits_have_their_own_messages(pushed):
     name = pushed()
-    assert "no revision 'v9'" in refused(opened, name, revision="v9")
-    assert f"no revision '{'0' * 40}'" in refused(opened, name, revision="0" * 40)
-    said = refused(opened, "user/nothing")
-    assert "'user/nothing' is neither a folder here nor readable on the Hub" in said and "Nor is there" not in said
-    said = refused(opened, name, data_config="large")
+    assert "no revision 'v9'" in refused(open_stream, name, revision="v9")
+    assert f"no revision '{'0' * 40}'" in refused(open_stream, name, revision="0" * 40)
+    said = refused(open_stream, "user/nothing")
+    assert "'user/nothing' is neither a local folder nor readable on the Hub" in said and "exist either" not in said
+    said = refused(open_stream, name, data_config="large")
     assert "'large' not found" in said and "data_config=" in said
     assert "no split 'trian', only ['test', 'train']. Did you mean 'train'?" in refused(
-        opened, name, train_split="trian"
+        open_stream, name, train_split="trian"
     )
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-def test_private_and_gated_sets_ask_for_a_login(hub, pushed, tmp_path, monkeypatch, streaming):
+def test_errors_of_private_and_gated_data_sets_suggest_a_login(hub, pushed, tmp_path, monkeypatch, streaming):
     name = pushed()
     api = HfApi(endpoint=hub.url, token=hub.token)
     bob = hub.add_token("bob")
@@ -190,9 +190,9 @@ def test_private_and_gated_sets_ask_for_a_login(hub, pushed, tmp_path, monkeypat
     assert not streaming or sorted(labels(loader_of(data))) == list(range(40))
 
 
-def test_access_that_is_taken_away_while_reading_is_told(hub, pushed, monkeypatch, tmp_path):
+def test_losing_access_while_reading_is_an_error(hub, pushed, monkeypatch, tmp_path):
     name = pushed()
-    data = opened(name)
+    data = open_stream(name)
     HfApi(endpoint=hub.url, token=hub.token).update_repo_settings(name, private=True, repo_type="dataset")
     monkeypatch.delenv("HF_TOKEN")
     said = refused(list, loader_of(data))
@@ -200,19 +200,19 @@ def test_access_that_is_taken_away_while_reading_is_told(hub, pushed, monkeypatc
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-def test_a_hub_that_stays_away_is_told(hub, pushed, tmp_path, monkeypatch, streaming):
+def test_permanent_server_errors_suggest_to_try_later(hub, pushed, tmp_path, monkeypatch, streaming):
     name = pushed()
     for path, status in (("/api/datasets", 500), ("/resolve/", 503), ("/_large/", 503), ("/resolve/", 429)):
         point_to(hub, monkeypatch, tmp_path / f"{path[1:4]}{status}", hub.token)
         hub.faults.add(path=path, status=status, times=None)
         said = refused(load_data, data=name, streaming=streaming)
-        assert "cannot be" in said and "again later" in said, said
+        assert ("cannot be" in said or "could not be" in said) and "again later" in said, said
         hub.faults.clear()
 
 
 def test_the_evaluation_split_is_stored_once(hub, pushed):
     name = pushed()
-    opened(name)
+    open_stream(name)
     before = len(hub.requests)
-    opened(name)
+    open_stream(name)
     assert not [request.path for request in hub.requests[before:] if "test-0" in request.path]

@@ -1,4 +1,4 @@
-"""Data sets on the Hub of other kinds, that change, or that mean harm."""
+"""Data sets on the Hub in other formats, with new commits, and with malicious paths."""
 
 import itertools
 import os
@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 import pytest
 from fixtures.cli import command, folder_of, hub_environment, picture, recipe_of, record_of, start
-from fixtures.streams import labels, loader_of, opened, png, point_to, write_parquet, write_tars
+from fixtures.streams import labels, loader_of, open_stream, png, point_to, write_parquet, write_tars
 from huggingface_hub import HfApi
 
 from hf_mixup.data import DataError, Images, eval_transform, load_data
@@ -25,7 +25,7 @@ def here(hub, monkeypatch, tmp_path, online):
 
 @pytest.fixture
 def push(hub):
-    """`push(folder)`: the name of a fresh data set with its files."""
+    """`push(folder)`: the name of a new data set with its files."""
 
     def pushed(folder, name=None) -> str:
         api, name = HfApi(endpoint=hub.url, token=hub.token), name or f"user/kind{next(NUMBERS)}"
@@ -37,19 +37,19 @@ def push(hub):
 
 
 def pixels(data) -> np.ndarray:
-    """The evaluation split as the network is given it, before normalisation."""
+    """The evaluation split as uint8 network input, before normalisation."""
     images = Images(data.eval, data.image_column, data.label_column, 12, prepare=eval_transform(CFG), home=data.home)
     return np.stack([images[row]["pixel_values"].numpy() for row in range(len(images))])
 
 
-def test_a_folder_of_jpegs_streams_and_is_evaluated_on_the_same_bytes(push, tmp_path):
+def test_a_folder_of_jpegs_streams_and_its_evaluation_split_has_the_same_pixels(push, tmp_path):
     for split, name in itertools.product(("train", "test"), ("cat", "dog")):
         (tmp_path / "data" / split / name).mkdir(parents=True)
         for row in range(4):
             picture(row).save(tmp_path / "data" / split / name / f"{row}.jpg")
     name = push(tmp_path / "data")
-    streamed, whole = opened(name, num_examples=8), load_data(data=name)
-    both = opened(name, num_examples=16, train_split="train+test")
+    streamed, whole = open_stream(name, num_examples=8), load_data(data=name)
+    both = open_stream(name, num_examples=16, train_split="train+test")
     for data in (streamed, both):
         [*batches] = loader_of(data, size=8)
         assert sorted(labels(batches)) == [0] * (len(batches) * 4) + [1] * (len(batches) * 4)
@@ -58,11 +58,11 @@ def test_a_folder_of_jpegs_streams_and_is_evaluated_on_the_same_bytes(push, tmp_
 
 def test_a_label_inside_the_json_of_a_tar_streams_without_counted_rows(push, tmp_path):
     name = push(write_tars(tmp_path / "data", (24, 16)))
-    data = opened(name, num_examples=40, image_column="png", label_column="json.label")
+    data = open_stream(name, num_examples=40, image_column="png", label_column="json.label")
     assert sorted(labels(loader_of(data))) == list(range(40))
 
 
-def test_a_run_goes_on_with_the_commit_it_began_with(push, tmp_path, capsys):
+def test_a_resumed_run_uses_the_commit_of_its_start(push, tmp_path, capsys):
     name = push(folder_of(tmp_path / "data", rows=4))
     fields = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3, "eval_strategy": "no"}
     run = [recipe_of(tmp_path / "recipe.yaml", name, **fields), "--output_dir", tmp_path / "run"]
@@ -84,7 +84,7 @@ PATHS = ["{0}/secret.png", "../../secret.png", "http://127.0.0.1:9/x.png", "file
 
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("path", PATHS)
-def test_a_cell_that_names_a_file_of_this_machine_or_elsewhere_is_refused(push, tmp_path, path, streaming):
+def test_paths_to_local_files_or_other_addresses_are_refused(push, tmp_path, path, streaming):
     (tmp_path / "secret.png").write_bytes(png(1))
     features = datasets.Features({"image": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}})
     features["label"] = datasets.Value("int64")
@@ -97,7 +97,7 @@ def test_a_cell_that_names_a_file_of_this_machine_or_elsewhere_is_refused(push, 
     test = {"image": rows["image"][:2], "label": [0, 1]}
     datasets.Dataset.from_dict(test, features).to_parquet(tmp_path / "data" / "test-00000-of-00001.parquet")
     data = load_data(data=push(tmp_path / "data"), streaming=streaming)
-    with pytest.raises(DataError, match="no file of the data set"):
+    with pytest.raises(DataError, match="not a file of the data set"):
         if streaming:
             loader = loader_of(data, home=data.home)
             list(loader)
@@ -105,28 +105,28 @@ def test_a_cell_that_names_a_file_of_this_machine_or_elsewhere_is_refused(push, 
             Images(data.train, "image", "label", 4, home=data.home).load()
 
 
-def test_a_cut_tar_file_is_not_counted(push, tmp_path):
+def test_a_truncated_tar_file_is_not_counted(push, tmp_path):
     write_tars(tmp_path / "data", (24, 16))
     file = tmp_path / "data" / "train" / "00001.tar"
     whole = file.read_bytes()
     file.write_bytes(whole[: 12 * 8 * 512])  # between two members
-    with pytest.raises(DataError, match="00001.tar ends without"):
-        opened(push(tmp_path / "data"), image_column="png", label_column="cls", rows_per_shard="count")
+    with pytest.raises(DataError, match="00001.tar has no end mark"):
+        open_stream(push(tmp_path / "data"), image_column="png", label_column="cls", rows_per_shard="count")
 
 
-def test_too_small_a_number_of_examples_is_told(push, tmp_path, caplog):
+def test_a_too_small_num_examples_is_logged(push, tmp_path, caplog):
     tars = {"image_column": "png", "label_column": "cls"}
-    data = opened(push(write_tars(tmp_path / "data", (24, 16))), num_examples=9, **tars)
+    data = open_stream(push(write_tars(tmp_path / "data", (24, 16))), num_examples=9, **tars)
     assert len(labels(loader_of(data))) == 8
-    assert "less than the stream holds" in caplog.text
+    assert "more rows than num_examples=9" in caplog.text
 
 
-def test_the_two_columns_differ():
+def test_image_and_label_column_must_differ():
     with pytest.raises(DataError, match="two columns"):
         load_data(label_column="image", streaming=True)
 
 
-def test_a_run_with_loader_workers_whose_whole_group_is_told_to_stop_saves_first(hub, tmp_path):
+def test_a_run_with_loader_workers_saves_a_checkpoint_on_sigterm_to_the_process_group(hub, tmp_path):
     fields = {"save_strategy": "steps", "save_steps": 5, "max_steps": 4000, "dataloader_num_workers": 2}
     fields |= {"streaming": True, "eval_strategy": "no"}
     recipe = recipe_of(tmp_path / "recipe.yaml", "sample", **fields)

@@ -1,4 +1,4 @@
-"""Whole runs on streamed data from a hub: killed and resumed, through failures, with and without a known length."""
+"""Runs on streamed data from a Hub: killed and resumed, with server errors, with known and unknown length."""
 
 import json
 import random
@@ -29,7 +29,7 @@ TARS = {"streaming": True, "image_column": "png", "label_column": "cls", "eval_s
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, hub):
-    """A folder with the recipe, and `whole`, the run that nothing disturbed."""
+    """A folder with the recipe, and in `whole` a run without interruption."""
     root = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         point_to(hub, patch, root / "home", hub.token)
@@ -46,13 +46,13 @@ def here(hub, monkeypatch, root, online):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(root / "home" / "hub"))
 
 
-def assert_alike(one: Path, other: Path) -> None:
+def assert_same_weights(one: Path, other: Path) -> None:
     one, other = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_run_that_is_killed_ends_with_the_same_bits(hub, root, tmp_path, number):
+def test_a_killed_and_resumed_run_ends_with_the_same_weights(hub, root, tmp_path, number):
     step = random.Random(number).randrange(2, STEPS - 8)
     process = command(root / "recipe.yaml", "--output_dir", tmp_path, environment=hub_environment(hub, root / "home"))
     while process.poll() is None and not (tmp_path / f"checkpoint-{step}").is_dir():
@@ -60,19 +60,19 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(hub, root, tmp_path, numbe
     kill_and_resume.kill(process)
     assert record_of(tmp_path)["status"] == "running" and process.returncode == -9
     assert start(root / "recipe.yaml", "--output_dir", tmp_path, "--resume", "--dataloader_num_workers", number) == 0
-    assert_alike(tmp_path, root / "whole")
+    assert_same_weights(tmp_path, root / "whole")
 
 
-def test_a_run_through_failures_ends_with_the_same_bits(hub, root, tmp_path):
+def test_a_run_with_transient_errors_ends_with_the_same_weights(hub, root, tmp_path):
     faults = [hub.faults.add(method="GET", path="train-0", **fault) for fault in ({"status": 503}, {"drop": "before"})]
     faults += [hub.faults.add(path="^/_large/", **fault) for fault in ({"drop": 500}, {"status": 429}, {"truncate": 9})]
     assert start(root / "recipe.yaml", "--output_dir", tmp_path / "run", "--save_strategy", "no") == 0
     assert all(fault.hits for fault in faults)
-    assert_alike(tmp_path / "run", root / "whole")
+    assert_same_weights(tmp_path / "run", root / "whole")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_shard_that_vanishes_ends_the_run_with_a_sentence(hub, root, tmp_path, capsys, workers):
+def test_a_missing_shard_ends_the_run_with_one_message(hub, root, tmp_path, capsys, workers):
     hub.faults.add(path="/resolve/.*train-00001", status=404, times=None)
     words = ["--output_dir", tmp_path / "run", "--dataloader_num_workers", workers]
     assert start(root / "recipe.yaml", *words) == 2
@@ -80,13 +80,13 @@ def test_a_shard_that_vanishes_ends_the_run_with_a_sentence(hub, root, tmp_path,
     assert "train-00001-of-00003.parquet cannot be read" in said and "Traceback" not in said and hub.token not in said
 
 
-def test_a_resumed_epoch_begins_to_read_where_it_was_cut(root, tmp_path):
+def test_a_resumed_epoch_reads_from_the_step_of_the_checkpoint(root, tmp_path):
     trainer = trainer_of(root, tmp_path)
     loader, state = trainer.get_train_dataloader(), trainer.state
     state.global_step, state.epoch = 15, 15 / 12
     trainer.method_callback.on_epoch_begin(trainer.args, state, None, train_dataloader=loader)
     sampler = loader.batch_sampler
-    assert (sampler.epoch, sampler.skipped) == (1, 2 * 3)  # three steps into it, each of two batches
+    assert (sampler.epoch, sampler.skipped) == (1, 2 * 3)  # three steps of two batches each
 
 
 def trainer_of(root, folder, **changes):
@@ -99,7 +99,9 @@ def trainer_of(root, folder, **changes):
 def test_a_trainer_refuses_a_checkpoint_of_another_order(root, tmp_path):
     trainer = trainer_of(root, tmp_path, seed=1)
     assert trainer.train_dataset.block == 16
-    with pytest.raises(DataError, match="The run began with seed 0 and cannot go on exactly with 1: use 0 again."):
+    with pytest.raises(
+        DataError, match="The run started with seed 0 and cannot be resumed exactly with 1: use 0 again."
+    ):
         trainer.train(resume_from_checkpoint=str(root / "whole" / "checkpoint-5"))
     order = json.loads((root / "whole" / "checkpoint-5" / "stream.json").read_text())
     assert order["gradient accumulation"] == 2 and len(order["data revision"]) == 40
@@ -107,7 +109,7 @@ def test_a_trainer_refuses_a_checkpoint_of_another_order(root, tmp_path):
 
 @pytest.fixture(scope="module")
 def tars(hub, tmp_path_factory):
-    """A WebDataset of 24 rows on the hub."""
+    """A WebDataset of 24 rows on the Hub."""
     folder = write_tars(tmp_path_factory.mktemp("tars"), (16, 8))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -117,15 +119,15 @@ def tars(hub, tmp_path_factory):
     return "user/tars"
 
 
-def test_shards_whose_rows_the_recipe_says_have_epochs(tars, tmp_path):
+def test_rows_per_shard_gives_a_stream_its_length(tars, tmp_path):
     for number, rows in enumerate(([16, 8], "count")):
         recipe = recipe_of(tmp_path / "recipe.yaml", tars, rows_per_shard=rows, num_train_epochs=2, **TARS)
         assert start(recipe, "--output_dir", tmp_path / str(number)) == 0
     assert record_of(tmp_path / "0")["steps"] == 12
-    assert_alike(tmp_path / "0", tmp_path / "1")
+    assert_same_weights(tmp_path / "0", tmp_path / "1")
 
 
-def test_a_stream_of_unknown_length_trains_for_so_many_steps_and_does_not_resume(tars, tmp_path, caplog, capsys):
+def test_a_stream_of_unknown_length_trains_for_max_steps_and_cannot_be_resumed(tars, tmp_path, caplog, capsys):
     recipe = recipe_of(tmp_path / "recipe.yaml", tars, save_strategy="steps", save_steps=8, **TARS)
     words = [recipe, "--output_dir", tmp_path / "run"]
     for extra, said in (
@@ -143,7 +145,7 @@ def test_a_stream_of_unknown_length_trains_for_so_many_steps_and_does_not_resume
     assert "give rows_per_shard (WebDataset)" in capsys.readouterr().err
 
 
-def test_a_number_of_rows_makes_epochs_of_a_stream_that_does_not_say(tars, tmp_path):
+def test_num_examples_gives_a_stream_its_length(tars, tmp_path):
     fields = {"num_examples": 24, "num_train_epochs": 2, "warmup_epochs": 1, "mixup_off_epoch": 1}
     recipe = recipe_of(tmp_path / "recipe.yaml", tars, **TARS, **fields)
     assert start(recipe, "--output_dir", tmp_path / "run") == 0 and record_of(tmp_path / "run")["steps"] == 12

@@ -1,4 +1,4 @@
-"""Two processes on the CPU (gloo) train from one streamed data set. One launch runs all cases of stream_worker.py."""
+"""Two CPU processes (gloo) train on one streamed data set. One launch runs all cases of stream_worker.py."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, hub):
-    """A folder with what the cases returned and the runs they made."""
+    """A folder with the results and runs of all cases."""
     root, api = tmp_path_factory.mktemp("runs"), HfApi(endpoint=hub.url, token=hub.token)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -41,19 +41,19 @@ def results(runs):
 
 
 @pytest.mark.parametrize("shards", SHARDS)
-def test_two_processes_see_each_row_at_most_once_and_nearly_all(shards, results):
+def test_two_processes_read_disjoint_rows_and_drop_less_than_a_global_batch(shards, results):
     one, other = results("seen")
     orders = []
     for epoch in range(3):
         mine, yours = (found[f"{shards} 0 {epoch}"] for found in (one, other))
-        # 50 = 6 * (2 * 4) + 2: less than a batch on each process is left out
+        # 50 = 6 * (2 * 4) + 2: the last two rows are dropped
         assert len(mine) == len(yours) == 24 and len({*mine, *yours}) == 48
         assert mine == one[f"{shards} 2 {epoch}"] and yours == other[f"{shards} 2 {epoch}"]
         orders.append(mine)
     assert orders[0] != orders[1] != orders[2]
 
 
-def test_a_run_of_two_processes_that_died_resumes_to_the_same_bits(runs, results):
+def test_a_killed_and_resumed_run_of_two_processes_ends_with_the_same_weights(runs, results):
     assert [found["exits"] for found in results("resumed")] == [[0, "killed", 0]] * 2
     assert results("resumed")[0]["checkpoints"] == ["checkpoint-3", "checkpoint-6"]
     one, other = (load_file(runs / run / "model.safetensors") for run in ("whole", "killed"))
@@ -61,9 +61,11 @@ def test_a_run_of_two_processes_that_died_resumes_to_the_same_bits(runs, results
     assert record_of(runs / "whole")["steps"] == record_of(runs / "killed")["steps"] == 15
 
 
-def test_a_checkpoint_of_two_processes_is_not_for_one(runs, hub, monkeypatch, tmp_path, capsys):
+def test_a_checkpoint_of_two_processes_cannot_be_resumed_by_one(runs, hub, monkeypatch, tmp_path, capsys):
     point_to(hub, monkeypatch, tmp_path / "home", hub.token)
     file = runs / "killed" / "run.json"
     file.write_text(file.read_text().replace('"finished"', '"running"'))
     assert start(runs / "recipe.yaml", "--output_dir", runs / "killed", "--resume") == 2
-    assert "The run began with processes 2 and cannot go on exactly with 1: use 2 again." in capsys.readouterr().err
+    assert (
+        "The run started with processes 2 and cannot be resumed exactly with 1: use 2 again." in capsys.readouterr().err
+    )

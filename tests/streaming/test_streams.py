@@ -1,4 +1,4 @@
-"""Streams of local files: what is read and when, what workers and ranks see, and what is said of broken files."""
+"""Streams of local files: which bytes are read when, which rows workers and ranks get, and errors of damaged files."""
 
 import threading
 from itertools import islice
@@ -10,11 +10,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import skip_first_batches
-from fixtures.streams import SIDE, labels, loader_of, opened, png, rows_of_split, stream_of, write_parquet, write_tars
+from fixtures.streams import (
+    SIDE,
+    labels,
+    loader_of,
+    open_stream,
+    png,
+    rows_of_split,
+    stream_of,
+    write_parquet,
+    write_tars,
+)
 from huggingface_hub import constants
 
 from hf_mixup.data import DataError, Shards, check_order, load_data, order_of, write_order
-from hf_mixup.data.streaming import remote_files as files
+from hf_mixup.data.streaming import remote_files
 from hf_mixup.data.transforms import decode
 
 
@@ -25,16 +35,16 @@ def own_caches(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """Every range of bytes that is read from now on, as (file's name, start, stop)."""
-    seen, fetch = [], files.fetch
+def ranges(monkeypatch):
+    """Every byte range that is read from now on, as (file name, start, stop)."""
+    seen, read_range = [], remote_files.read_range
 
-    def noted(path, start, stop, *rest):
+    def recorded(path, start, stop, *rest):
         seen.append((path.rpartition("/")[2], start, stop))
-        return fetch(path, start, stop, *rest)
+        return read_range(path, start, stop, *rest)
 
-    monkeypatch.setattr("hf_mixup.data.streaming.shards.fetch", noted)
-    monkeypatch.setattr(files, "fetch", noted)
+    monkeypatch.setattr("hf_mixup.data.streaming.shards.read_range", recorded)
+    monkeypatch.setattr(remote_files, "read_range", recorded)
     return seen
 
 
@@ -53,10 +63,10 @@ def refused(act, *args, **options):
 
 TARS = {"image_column": "png", "label_column": "cls"}
 KINDS = {
-    "parquet": lambda root: opened(write_parquet(root, (20, 7, 0, 13), 6)),
-    "tars": lambda root: opened(write_tars(root, (20, 7, 13)), rows_per_shard=[20, 7, 13], **TARS),
-    "counted": lambda root: opened(write_tars(root, (20, 7, 13)), rows_per_shard="count", **TARS),
-    "sequence": lambda root: opened(write_tars(root, (20, 7, 13)), num_examples=40, **TARS),
+    "parquet": lambda root: open_stream(write_parquet(root, (20, 7, 0, 13), 6)),
+    "tars": lambda root: open_stream(write_tars(root, (20, 7, 13)), rows_per_shard=[20, 7, 13], **TARS),
+    "counted": lambda root: open_stream(write_tars(root, (20, 7, 13)), rows_per_shard="count", **TARS),
+    "sequence": lambda root: open_stream(write_tars(root, (20, 7, 13)), num_examples=40, **TARS),
 }
 
 
@@ -65,7 +75,7 @@ def data(request, tmp_path):
     return KINDS[request.param](tmp_path / "data")
 
 
-def test_every_kind_of_stream_gives_each_rank_its_own_rows(data):
+def test_ranks_read_disjoint_rows_in_every_format(data):
     assert data.splits["train"] == 40 and len(data.eval) == 6
     orders = []
     for epoch in range(3):
@@ -87,21 +97,21 @@ def noisy(image):
     return torch.from_numpy(np.array(image)).permute(2, 0, 1) ^ torch.randint(256, (3, SIDE, SIDE), dtype=torch.uint8)
 
 
-def test_worker_processes_change_nothing(data):
+def test_worker_processes_do_not_change_the_batches(data):
     alone, two = (list(loader_of(data, workers=workers, transform=noisy)) for workers in (0, 2))
     assert same(alone, two) and len(alone) == 10
     still = list(loader_of(data))
     assert labels(still) == labels(alone) and not same(still, alone)
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("start_is_called", [True, False])
 @pytest.mark.parametrize("epoch", [0, 2])
-def test_an_epoch_that_is_resumed_goes_on_where_it_was_cut(data, epoch, told):
+def test_a_resumed_epoch_continues_with_the_next_batch(data, epoch, start_is_called):
     loader = loader_of(data, block=12)
     loader.set_epoch(epoch)
     whole = list(loader)
     for skipped in (1, 3, 7):
-        if told:
+        if start_is_called:
             loader.start(epoch, skipped)
         rest = skip_first_batches(loader, skipped)
         rest.batch_sampler.batch_sampler.set_epoch(epoch)  # as the Trainer does
@@ -109,8 +119,8 @@ def test_an_epoch_that_is_resumed_goes_on_where_it_was_cut(data, epoch, told):
     assert same(list(loader), whole)
 
 
-def test_what_was_seen_before_is_not_read_again(tmp_path, asked, monkeypatch):
-    data = opened(write_parquet(tmp_path / "data", (32, 32), 8))
+def test_skipped_batches_are_not_read(tmp_path, ranges, monkeypatch):
+    data = open_stream(write_parquet(tmp_path / "data", (32, 32), 8))
     loader = loader_of(data, block=8)
     whole = labels(loader)
     decoded = []
@@ -118,58 +128,58 @@ def test_what_was_seen_before_is_not_read_again(tmp_path, asked, monkeypatch):
         "hf_mixup.data.streaming.dataset.decode", lambda cell, home: decoded.append(cell) or decode(cell, home)
     )
     for skipped, blocks in ((0, 8), (4, 6), (13, 2), (15, 1)):
-        del asked[:], decoded[:]
+        del ranges[:], decoded[:]
         loader.start(0, skipped)
         assert labels(skip_first_batches(loader, skipped)) == whole[4 * skipped :]
         assert len(decoded) == 64 - 4 * skipped
-        # a block touches two row groups, which it reads unless the block before left one open; no footers again
-        assert 1 <= len(asked) <= blocks + 1
+        # a block covers parts of two row groups, one of which the block before may have opened; footers are cached
+        assert 1 <= len(ranges) <= blocks + 1
 
 
-def test_only_the_two_columns_are_read(tmp_path, asked):
+def test_only_the_two_columns_are_read(tmp_path, ranges):
     rows = rows_of_split(range(20)).add_column("masks", [bytes(2**21)] * 20).add_column("name", ["x"] * 20)
     root = write_parquet(tmp_path / "data", (4,))
     rows.select_columns(["image", "masks", "label", "name"]).to_parquet(root / "train-00000-of-00001.parquet")
-    data = opened(root)
-    del asked[:]
+    data = open_stream(root)
+    del ranges[:]
     assert sorted(labels(loader_of(data))) == list(range(20))
-    assert sum(stop - start for _, start, stop in asked) < 2**16
+    assert sum(stop - start for _, start, stop in ranges) < 2**16
 
 
-def test_a_row_group_larger_than_a_block_is_read_once(tmp_path, asked):
-    data = opened(write_parquet(tmp_path / "data", (64,), 64))
-    del asked[:]
+def test_a_row_group_larger_than_a_block_is_read_once(tmp_path, ranges):
+    data = open_stream(write_parquet(tmp_path / "data", (64,), 64))
+    del ranges[:]
     assert sorted(labels(loader_of(data, block=8))) == list(range(64))
-    assert len(asked) == 2  # where the order begins, and once more for the rows before that, at its end
+    assert len(ranges) == 2  # once at the start of the order, and again for the rows before it, at the end
 
 
-def test_a_tar_file_is_read_on_and_not_from_its_start_for_each_block(tmp_path, monkeypatch):
-    data = opened(write_tars(tmp_path / "data", (64,)), rows_per_shard=64, **TARS)
+def test_a_tar_file_is_not_read_from_its_start_for_each_block(tmp_path, monkeypatch):
+    data = open_stream(write_tars(tmp_path / "data", (64,)), rows_per_shard=64, **TARS)
     opens, real = [], Shards.open
     monkeypatch.setattr(Shards, "open", lambda self, *rest: opens.append(rest) or real(self, *rest))
     assert sorted(labels(loader_of(data, block=8))) == list(range(64)) and len(opens) <= 2
 
 
-def test_counts_of_rows_are_kept(tmp_path, asked):
+def test_row_counts_are_cached(tmp_path, ranges):
     root = write_parquet(tmp_path / "data", (10, 10))
-    first = opened(root)
-    assert len(asked) >= 2
-    del asked[:]
-    second = opened(root)
-    assert not asked and second.train.units == first.train.units
+    first = open_stream(root)
+    assert len(ranges) >= 2
+    del ranges[:]
+    second = open_stream(root)
+    assert not ranges and second.train.units == first.train.units
     for file in (tmp_path / "home").rglob("*.json"):
         file.write_text("[")
-    assert opened(root).train.units == first.train.units and asked
+    assert open_stream(root).train.units == first.train.units and ranges
 
 
-def test_a_sum_of_splits_is_a_stream_too(tmp_path):
+def test_a_sum_of_splits_can_be_streamed(tmp_path):
     root = write_parquet(tmp_path / "data", (8,))
     rows_of_split(range(50, 58)).to_parquet(root / "validation-00000-of-00001.parquet")
-    data = opened(root, train_split="train+validation", eval_split="test")
+    data = open_stream(root, train_split="train+validation", eval_split="test")
     assert sorted(labels(loader_of(data))) == [*range(8), *range(50, 58)] and data.train_rows == 16
 
 
-def test_the_sample_streams_as_it_loads():
+def test_the_streamed_sample_equals_the_loaded_one():
     data, stored = load_data(streaming=True), load_data()
     assert isinstance(data.train, Shards) and data.splits == stored.splits and data.classes == stored.classes
     assert sorted(labels(loader_of(data, size=100))) == sorted(stored.train["label"])
@@ -177,12 +187,12 @@ def test_the_sample_streams_as_it_loads():
 
 def test_labels_of_a_json_member_are_found_by_their_key(tmp_path):
     root = write_tars(tmp_path / "data", (12,))
-    data = opened(root, rows_per_shard=12, image_column="png", label_column="json.label")
+    data = open_stream(root, rows_per_shard=12, image_column="png", label_column="json.label")
     assert sorted(labels(loader_of(data))) == list(range(12)) and data.eval["json.label"][:] == [*range(5), 99]
 
 
 @pytest.mark.parametrize("kind", ["bytes", "path", "dictionary"])
-def test_images_may_be_stored_in_other_ways(tmp_path, kind):
+def test_images_can_be_bytes_or_paths_and_labels_dictionaries(tmp_path, kind):
     root = tmp_path / "data"
     root.mkdir()
     for row in range(8):
@@ -194,19 +204,19 @@ def test_images_may_be_stored_in_other_ways(tmp_path, kind):
     folder.mkdir()
     for split in ("train", "test"):
         pq.write_table(pa.table({"image": images, "label": names}), folder / f"{split}.parquet")
-    data = opened(folder)
+    data = open_stream(folder)
     assert sorted(labels(loader_of(data))) == list(range(8)) and data.classes[3] == "c3"
 
 
-# ------------------------------------------------------------------------------------------------ length, or none
+# -------------------------------------------------------------------------------------------- known or unknown length
 
 
-def test_a_stream_of_unknown_length_goes_on_for_ever(tmp_path):
-    data = opened(write_tars(tmp_path / "data", (20, 7)), **TARS)
+def test_a_stream_of_unknown_length_never_ends(tmp_path):
+    data = open_stream(write_tars(tmp_path / "data", (20, 7)), **TARS)
     assert data.train_rows is None
     passes = [list(islice(iter(loader_of(data, rank, 2)), 12)) for rank in range(2)]
     seen = [[labels(batches[start : start + 3]) for start in range(0, 12, 3)] for batches in passes]
-    for one, other in zip(*seen):  # of 27 rows in each pass, the 24 that are whole batches on both ranks
+    for one, other in zip(*seen):  # 24 of the 27 rows of each pass fill batches on both ranks
         assert len({*one, *other}) == 24
     assert len({tuple(part) for part in seen[0]}) == 4
     for unsized in (loader_of(data), stream_of(data)):
@@ -215,13 +225,13 @@ def test_a_stream_of_unknown_length_goes_on_for_ever(tmp_path):
     assert "does not fill one batch of 40" in refused(next, iter(loader_of(data, size=40)))
 
 
-def test_a_folder_of_images_is_a_sequence(tmp_path):
+def test_a_folder_of_images_is_read_sequentially(tmp_path):
     for row in range(12):
         for split in ("train", "test"):
             folder = tmp_path / "data" / split / f"class{row % 3}"
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{row}.png").write_bytes(png(row))
-    data = opened(tmp_path / "data", num_examples=12)
+    data = open_stream(tmp_path / "data", num_examples=12)
     batches = list(loader_of(data))
     assert sorted(row for batch in batches for row in batch["pixel_values"][:, 0, 0, 0].tolist()) == list(range(12))
     assert all((batch["pixel_values"][:, 0, 0, 0] % 3 == batch["labels"]).all() for batch in batches)
@@ -229,26 +239,28 @@ def test_a_folder_of_images_is_a_sequence(tmp_path):
 
 def test_a_wrong_number_of_rows_is_refused(tmp_path):
     tars, parquet = write_tars(tmp_path / "tars", (20, 7)), write_parquet(tmp_path / "parquet", (9,))
-    assert "num_examples=7, but the split 'train'" in refused(opened, parquet, num_examples=7)
-    told = opened(tars, num_examples=32, **TARS)
-    assert "said to have 32 rows, but ended after 6 of 8" in refused(list, loader_of(told))
-    for numbers, said in (([20, 6], "00001.tar holds more, not 6"), ([20, 9], "00001.tar holds 7 rows, not 9")):
-        assert said in refused(list, loader_of(opened(tars, rows_per_shard=numbers, **TARS), size=1))
-    assert "has 3 numbers" in refused(opened, tars, rows_per_shard=[9, 9, 9], **TARS)
-    assert "or 'count'" in refused(opened, tars, rows_per_shard="all", **TARS)
-    assert "leave it out" in refused(opened, parquet, rows_per_shard=9)
+    assert "num_examples=7, but the split 'train'" in refused(open_stream, parquet, num_examples=7)
+    data = open_stream(tars, num_examples=32, **TARS)
+    assert "num_examples=32, but the stream ended after 6 of 8" in refused(list, loader_of(data))
+    for numbers, said in (([20, 6], "00001.tar holds more rows, not 6"), ([20, 9], "00001.tar holds 7 rows, not 9")):
+        assert said in refused(list, loader_of(open_stream(tars, rows_per_shard=numbers, **TARS), size=1))
+    assert "has 3 numbers" in refused(open_stream, tars, rows_per_shard=[9, 9, 9], **TARS)
+    assert "or 'count'" in refused(open_stream, tars, rows_per_shard="all", **TARS)
+    assert "leave it out" in refused(open_stream, parquet, rows_per_shard=9)
     assert "set streaming" in refused(load_data, rows_per_shard=9)
-    assert "27 rows do not fill" in refused(loader_of, opened(tars, rows_per_shard="count", **TARS), size=28)
+    assert "27 rows do not fill" in refused(loader_of, open_stream(tars, rows_per_shard="count", **TARS), size=28)
 
 
-# ----------------------------------------------------------------------------------------------------- broken files
+# ----------------------------------------------------------------------------------------------------- damaged files
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_corrupt_image_is_named_or_left_out(tmp_path, workers, caplog):
-    data = opened(write_parquet(tmp_path / "data", (16, 16), corrupt=[21]))
+def test_a_corrupt_image_is_an_error_or_skipped(tmp_path, workers, caplog):
+    data = open_stream(write_parquet(tmp_path / "data", (16, 16), corrupt=[21]))
     said = refused(list, loader_of(data, workers=workers))
-    assert "Row 5 of " in said and "train-00001-of-00002.parquet is no image" in said and "skip_corrupt=True" in said
+    assert (
+        "Row 5 of " in said and "train-00001-of-00002.parquet cannot be decoded" in said and "skip_corrupt=True" in said
+    )
     loader = loader_of(data, workers=workers, skip_corrupt=True)
     for _ in range(2):
         rows = labels(loader)
@@ -257,33 +269,33 @@ def test_a_corrupt_image_is_named_or_left_out(tmp_path, workers, caplog):
 
 
 def test_a_batch_without_one_good_image_is_refused(tmp_path):
-    data = opened(write_parquet(tmp_path / "data", (4,), corrupt=range(4)))
+    data = open_stream(write_parquet(tmp_path / "data", (4,), corrupt=range(4)))
     assert "None of the 4 images of a batch" in refused(list, loader_of(data, skip_corrupt=True))
 
 
-def test_a_label_outside_the_classes_is_named_by_file_and_row(tmp_path):
+def test_the_error_names_file_and_row_of_a_wrong_label(tmp_path):
     root = write_parquet(tmp_path / "data", (8,))
     rows_of_split(range(8), labels=[0, 1, 2, -1, 4, 5, 6, 7]).to_parquet(root / "train-00000-of-00001.parquet")
-    said = refused(list, loader_of(opened(root)))
+    said = refused(list, loader_of(open_stream(root)))
     assert "Row 3 of " in said and "has the label" in said and "without a label" in said
 
 
-def test_a_parquet_file_that_was_cut_is_named(tmp_path):
+def test_the_error_names_a_truncated_parquet_file(tmp_path):
     file = write_parquet(tmp_path / "data", (8, 8)) / "train-00001-of-00002.parquet"
     content = file.read_bytes()
     file.write_bytes(content[:-9])
-    assert "train-00001" in (said := refused(opened, tmp_path / "data")) and "its end is missing" in said
+    assert "train-00001" in (said := refused(open_stream, tmp_path / "data")) and "its end is missing" in said
     file.write_bytes(content[:4] + bytes(500) + content[504:])
-    said = refused(list, loader_of(opened(tmp_path / "data")))
+    said = refused(list, loader_of(open_stream(tmp_path / "data")))
     assert "Row group 0 of" in said and "train-00001" in said
-    data = opened(tmp_path / "data")
+    data = open_stream(tmp_path / "data")
     file.unlink()
     assert "cannot be read" in refused(list, loader_of(data)) and file.name in refused(list, loader_of(data))
 
 
-def test_a_tar_file_that_was_cut_is_named(tmp_path):
+def test_the_error_names_a_truncated_tar_file(tmp_path):
     root = write_tars(tmp_path / "data", (8, 8))
-    data = opened(root, rows_per_shard=8, **TARS)
+    data = open_stream(root, rows_per_shard=8, **TARS)
     file = root / "train" / "00001.tar"
     file.write_bytes(file.read_bytes()[:5000])
     assert "00001.tar" in refused(list, loader_of(data))
@@ -296,7 +308,7 @@ def ours():
     return [thread for thread in threading.enumerate() if thread.name.startswith("hf_mixup")]
 
 
-def test_an_iterator_that_is_left_takes_its_thread_along(data):
+def test_deleting_an_iterator_ends_its_thread(data):
     iterator = iter(loader_of(data))
     next(iterator)
     del iterator
@@ -305,40 +317,40 @@ def test_an_iterator_that_is_left_takes_its_thread_along(data):
     assert not ours()
 
 
-def test_reading_is_never_more_than_a_block_ahead(tmp_path, asked):
-    data = opened(write_parquet(tmp_path / "data", (400,), 10))
-    del asked[:]
+def test_prefetching_reads_at_most_one_block_ahead(tmp_path, ranges):
+    data = open_stream(write_parquet(tmp_path / "data", (400,), 10))
+    del ranges[:]
     iterator = iter(loader_of(data, block=20))
     next(iterator)
     for thread in ours():
         thread.join(0.3)
-    assert len(asked) <= 6  # two blocks of two or three row groups
+    assert len(ranges) <= 6  # two blocks of two or three row groups
     del iterator
 
 
-def test_loading_leaves_the_global_generator_alone(data):
+def test_loading_does_not_draw_from_the_global_generator(data):
     state = torch.get_rng_state(), np.random.get_state()[1].copy()
     list(loader_of(data))
     assert torch.equal(torch.get_rng_state(), state[0]) and (np.random.get_state()[1] == state[1]).all()
 
 
-def test_a_checkpoint_of_another_order_is_refused(tmp_path):
-    stream = stream_of(opened(write_parquet(tmp_path / "data", (40,))))
+def test_a_checkpoint_with_another_row_order_is_refused(tmp_path):
+    stream = stream_of(open_stream(write_parquet(tmp_path / "data", (40,))))
     settings = {"processes": 2, "batch size": 4, "seed": 0}
-    assert "is no checkpoint of a streamed run" in refused(check_order, tmp_path, order_of(stream, **settings))
+    assert "is not a checkpoint of a streamed run" in refused(check_order, tmp_path, order_of(stream, **settings))
     write_order(tmp_path, order_of(stream, **settings))
     check_order(tmp_path, order_of(stream, **settings))
     for name, other in (("processes", 1), ("batch size", 8), ("seed", 1)):
         said = refused(check_order, tmp_path, order_of(stream, **settings | {name: other}))
-        assert f"began with {name} {settings[name]} and cannot go on exactly with {other}" in said
+        assert f"started with {name} {settings[name]} and cannot be resumed exactly with {other}" in said
     stream.block = 32
     assert "shuffle_block 16" in refused(check_order, tmp_path, order_of(stream, **settings))
-    changed = stream_of(opened(write_parquet(tmp_path / "other", (40,), 20)))
+    changed = stream_of(open_stream(write_parquet(tmp_path / "other", (40,), 20)))
     said = refused(check_order, tmp_path, order_of(changed, **settings))
     assert "data revision" in said and stream.source.revision in said
 
 
-def test_a_stream_without_a_plan_refuses_to_be_resumed(tmp_path):
-    stream = stream_of(opened(write_tars(tmp_path / "data"), num_examples=40, **TARS))
+def test_a_stream_without_row_counts_cannot_be_resumed(tmp_path):
+    stream = stream_of(open_stream(write_tars(tmp_path / "data"), num_examples=40, **TARS))
     assert order_of(stream, seed=0) == {}
     assert "rows_per_shard" in (said := refused(check_order, tmp_path, {})) and "parquet" in said

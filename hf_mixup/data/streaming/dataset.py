@@ -1,10 +1,8 @@
-"""A streamed split as a Dataset that decodes what it is handed, and its loader, which reads it once for all workers."""
+"""A streamed split: a Dataset that decodes the encoded rows of its sampler, and its DataLoader."""
 
-import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import datasets
 import torch
@@ -13,29 +11,28 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ...errors import DataError
 from ..columns import bad_label
-from ..images import THREADS, centre, collate, unstopped
-from ..transforms import Transform, Undecodable, borrowed_generators, decode
+from ..images import THREADS, centre_crop, collate, ignore_sigterm
+from ..transforms import ImageDecodeError, Transform, borrowed_generators, decode
 from .order import StreamPlan
-from .planned_sampler import Encoded, PlannedSampler
-from .sequential_sampler import EndlessSampler, PassSampler
+from .planned_sampler import EncodedRow, PlannedSampler
+from .sequential_sampler import SequentialSampler, SizedSequentialSampler
 from .shards import Shards
 
 logger = logging.getLogger(__name__)
 
-ORDER = "stream.json"  # in a checkpoint: what the order of a stream depends on
 BLOCK = 2048
 
 
 class Stream(Dataset):
-    """What a `StreamLoader` needs to know of a streamed split, and how its images are decoded.
+    """A streamed split for a `StreamLoader`: decodes and transforms the encoded rows that the loader's sampler reads.
 
-    `source` is `load_data(streaming=True).train`: `Shards`, whose order is a plan that any step can be resumed from,
-    or, where files do not tell their rows, a datasets.IterableDataset, of `rows` rows if they are known. `block` rows
-    are shuffled together: two blocks of encoded images are in memory. Images are prepared as by `Images`.
+    `source` is `load_data(streaming=True).train`: `Shards`, read in a planned order that can be resumed at any step, or
+    a datasets.IterableDataset if the row counts of its files are not known; `rows` is its length, if known. Rows are
+    shuffled in blocks of `block` rows; two blocks of encoded images are in memory. Images are prepared as by `Images`.
 
-    An image that cannot be read is a DataError that names file and row. With `skip_corrupt` the next good row of its
-    batch stands in its place, and `skipped` counts such rows, across worker processes. `home`: `Data.home`, which no
-    path may leave.
+    An image that cannot be decoded is a DataError that names file and row. With `skip_corrupt` the next good row of its
+    batch replaces it, and `skipped` counts such rows, across worker processes. `home`: `Data.home`; image paths outside
+    it are refused.
     """
 
     def __init__(
@@ -60,22 +57,22 @@ class Stream(Dataset):
         self.rows = len(source) if self.resumable else rows
         self.block, self.skip_corrupt, self.random = block, skip_corrupt, transform is not None
         self.home = home
-        self.transform = transform or prepare or centre(size, size)
+        self.transform = transform or prepare or centre_crop(size, size)
         self.numbers = {name: number for number, name in enumerate(classes)}
-        # Shared, so that what worker processes find is counted here; by row, where rows have a number that stays.
+        # shared, so that rows found by worker processes are counted here; a flag per row if rows have fixed numbers
         flags, counter = (self.rows, torch.bool), (1, torch.int64)
-        size, kind = flags if self.resumable else counter
-        self.bad = torch.zeros(size, dtype=kind).share_memory_()
+        size, dtype = flags if self.resumable else counter
+        self.bad = torch.zeros(size, dtype=dtype).share_memory_()
 
     def __len__(self) -> int:
-        """Rows of the split; TypeError where they are not known."""
+        """Rows of the split; TypeError if unknown."""
         if self.rows is None:
-            raise TypeError("The rows of this stream are not known: give num_examples, or train with max_steps.")
+            raise TypeError("The number of rows of this stream is unknown: give num_examples, or train with max_steps.")
         return self.rows
 
     @property
     def skipped(self) -> int:
-        """The number of rows found so far that do not decode; of a stream without a plan again in each pass."""
+        """The number of skipped rows so far; without a plan, a row counts again in each pass."""
         return int(self.bad.sum())
 
     def sampler(self, batch_size: int, *, seed: int, rank: int = 0, world: int = 1):
@@ -84,12 +81,12 @@ class Stream(Dataset):
             rows = tuple(unit.rows for unit in self.source.units)
             plan = StreamPlan(rows, batch_size, seed, rank, world, self.block)
             return PlannedSampler(self.source, plan, self.home)
-        rows, kind = (None, EndlessSampler) if self.rows is None else ((self.rows,), PassSampler)
+        rows, sampler = (None, SequentialSampler) if self.rows is None else ((self.rows,), SizedSequentialSampler)
         plan = StreamPlan(rows, batch_size, seed, rank, world, self.block)
-        return kind(self.source, self.columns, plan, self.home)
+        return sampler(self.source, self.columns, plan, self.home)
 
-    def __getitems__(self, rows: Sequence[Encoded] | DataError) -> list[dict]:
-        """`{"pixel_values": uint8 (3, size, size), "labels": int}` of each row of a batch; raises a failure to read."""
+    def __getitems__(self, rows: Sequence[EncodedRow] | DataError) -> list[dict]:
+        """`{"pixel_values": uint8 (3, size, size), "labels": int}` of each row; raises a DataError of the sampler."""
         if isinstance(rows, DataError):
             raise rows
         if self.random or get_worker_info() is not None:
@@ -100,21 +97,23 @@ class Stream(Dataset):
         labels = [self._label(row) for row in rows]
         good = [place for place, image in enumerate(images) if image is not None]
         if not good:
-            raise DataError(f"None of the {len(rows)} images of a batch can be read: check column {self.columns[0]!r}.")
+            raise DataError(
+                f"None of the {len(rows)} images of a batch can be decoded: check column {self.columns[0]!r}."
+            )
         places = [next((other for other in good if other >= place), good[0]) for place in range(len(rows))]
         return [{"pixel_values": images[place], "labels": labels[place]} for place in places]
 
-    def _image(self, row: Encoded) -> Tensor | None:
+    def _image(self, row: EncodedRow) -> Tensor | None:
         try:
             image = decode(row.cell, self.home)
-        except Undecodable as error:
+        except ImageDecodeError as error:
             if not self.skip_corrupt:
                 raise DataError(
-                    f"{_place(row)} is no image that can be read ({error}). Replace it, or pass skip_corrupt=True to "
-                    "leave such rows out."
+                    f"{_location(row)} cannot be decoded as an image ({error}). Replace it, or pass skip_corrupt=True "
+                    "to skip such rows."
                 ) from error
             if not self.skipped:
-                logger.warning("%s cannot be read and is skipped, as further ones will be.", _place(row))
+                logger.warning("%s cannot be decoded and is skipped, as are all further ones.", _location(row))
             if self.resumable:
                 self.bad[row.row] = True
             else:
@@ -125,17 +124,17 @@ class Stream(Dataset):
         with borrowed_generators(row.seed):
             return self.transform(image)
 
-    def _label(self, row: Encoded) -> int:
-        known = self.numbers.get(row.label) if isinstance(row.label, str) else row.label
-        if not isinstance(known, int) or not 0 <= known < len(self.classes):
-            said = bad_label(row.label, _place(row), self.classes)
+    def _label(self, row: EncodedRow) -> int:
+        number = self.numbers.get(row.label) if isinstance(row.label, str) else row.label
+        if not isinstance(number, int) or not 0 <= number < len(self.classes):
+            message = bad_label(row.label, _location(row), self.classes)
             if row.label not in (None, -1):
-                said += " A stream whose labels have no names takes its classes from the evaluation split."
-            raise DataError(said)
-        return int(known)
+                message += " A stream without class names takes its classes from the evaluation split."
+            raise DataError(message)
+        return int(number)
 
 
-def _place(row: Encoded) -> str:
+def _location(row: EncodedRow) -> str:
     if row.file is not None:
         return f"Row {row.number} of {row.file}"
     path = (row.cell or {}).get("path")
@@ -143,10 +142,10 @@ def _place(row: Encoded) -> str:
 
 
 class StreamLoader(DataLoader):
-    """Batches `{"pixel_values": uint8 (B, 3, H, W), "labels": int64 (B,)}` of this rank, the same for any workers.
+    """Batches `{"pixel_values": uint8 (B, 3, H, W), "labels": int64 (B,)}` of this rank, equal for any `num_workers`.
 
-    This process reads, in a thread; worker processes only decode. `start(epoch, skipped)` says that the first so many
-    batches of the next iteration will be thrown away, as accelerate's `skip_first_batches` does: they are not read.
+    A thread of this process reads; worker processes only decode. accelerate's `skip_first_batches` discards batches:
+    call `start(epoch, skipped)` before, so that the discarded ones are not read.
     """
 
     def __init__(
@@ -166,8 +165,8 @@ class StreamLoader(DataLoader):
             num_workers=num_workers,
             pin_memory=pin_memory,
             collate_fn=collate,
-            worker_init_fn=unstopped,
-            generator=torch.Generator(),  # else one draws from the global one each epoch
+            worker_init_fn=ignore_sigterm,
+            generator=torch.Generator(),  # without it, a DataLoader draws from the global generator in each epoch
         )
 
     def __iter__(self):
@@ -177,48 +176,14 @@ class StreamLoader(DataLoader):
             return
         except DataError as error:
             failed, error.__traceback__ = type(error)(str(error)), None
-        # torch's iterator, if it hangs on the traceback of what it raised, waits for each of its workers when it goes
+        # A traceback would keep torch's iterator alive, which then waits for each of its workers when it is deleted.
         del batches
         raise failed
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration gives the order of this epoch."""
+        """Set the epoch of the next iteration."""
         self.batch_sampler.set_epoch(epoch)
 
     def start(self, epoch: int, skipped: int = 0) -> None:
-        """The next iteration is of this epoch, and its first `skipped` batches come empty."""
+        """Set the epoch of the next iteration; its first `skipped` batches are empty and not read."""
         self.batch_sampler.start(epoch, skipped)
-
-
-def order_of(stream: Stream, **settings: int) -> dict:
-    """What the order of a stream depends on: the data, and settings such as seed and number of processes."""
-    if not stream.resumable:
-        return {}
-    source = stream.source
-    return {**settings, "shuffle_block": stream.block, "data revision": source.revision, "rows": source.digest()}
-
-
-def write_order(folder: Path, order: dict) -> None:
-    """Keep in a checkpoint what the order depends on."""
-    (folder / ORDER).write_text(json.dumps(order, indent=2) + "\n")
-
-
-def check_order(folder: Path, order: dict) -> None:
-    """DataError if a run cannot go on from the checkpoint with the same samples in the same order."""
-    if not order:
-        raise DataError(
-            "A streamed run can go on from a checkpoint where the rows of each file are known, and here they are not: "
-            "give rows_per_shard (WebDataset), choose a copy in parquet, or train without streaming."
-        )
-    file = folder / ORDER
-    if not file.is_file():
-        raise DataError(
-            f"{folder} is no checkpoint of a streamed run: resume without streaming, or choose another output_dir."
-        )
-    before = json.loads(file.read_text())
-    for name, new in order.items():
-        if before.get(name) != new:
-            raise DataError(
-                f"The run began with {name} {before.get(name)} and cannot go on exactly with {new}: use "
-                f"{before.get(name)} again."
-            )

@@ -1,4 +1,4 @@
-"""Parquet files as they lie on the Hub: rows of each row group, and the cells of two columns of one of them."""
+"""Streamed parquet files: rows of each row group, and the image and label columns of one row group."""
 
 from collections.abc import Callable
 
@@ -8,58 +8,58 @@ import pyarrow.parquet as pq
 
 from ...errors import DataError
 
-Fetch = Callable[[int, int], bytes]
-TAIL = 2**16  # bytes from the end that nearly always hold the footer
-GAP = 2**20  # bytes between two columns that are read along rather than asked around
+ReadRange = Callable[[int, int], bytes]
+FOOTER_BYTES = 2**16  # read from the end of a file: nearly every footer is smaller
+MAX_GAP = 2**20  # bytes between two columns up to which both are read in one request
 MAGIC = b"PAR1"
+DAMAGED = "is not a complete parquet file"
+REUPLOAD = "Upload the file again, or choose a revision in which it is complete."
 
 
-def footer(path: str, size: int, fetch: Fetch) -> pq.FileMetaData:
-    """The footer of a file of so many bytes; DataError if it has none."""
-    tail = fetch(max(0, size - TAIL), size)
+def read_footer(path: str, size: int, read_range: ReadRange) -> pq.FileMetaData:
+    """The footer of a file of `size` bytes; DataError if it has none."""
+    tail = read_range(max(0, size - FOOTER_BYTES), size)
     if len(tail) < 12 or tail[-4:] != MAGIC:
-        raise DataError(f"{path} ({size} bytes) {BROKEN}: its end is missing. {WHOLE}")
+        raise DataError(f"{path} ({size} bytes) {DAMAGED}: its end is missing. {REUPLOAD}")
     length = int.from_bytes(tail[-8:-4], "little") + 8
     if length > size:
-        raise DataError(f"{path} ({size} bytes) {BROKEN}: its footer has {length} bytes. {WHOLE}")
+        raise DataError(f"{path} ({size} bytes) {DAMAGED}: its footer has {length} bytes. {REUPLOAD}")
     if length > len(tail):
-        tail = fetch(size - length, size)
+        tail = read_range(size - length, size)
     try:
         return pq.read_metadata(pa.BufferReader(tail[-length:]))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} {BROKEN} ({error}). {WHOLE}") from error
-
-
-BROKEN = "is no whole parquet file"
-WHOLE = "Upload the file again, or choose a revision that has it whole."
+        raise DataError(f"{path} {DAMAGED} ({error}). {REUPLOAD}") from error
 
 
 class RowGroup:
-    """One row group in memory, encoded as it is stored: `rows(first, stop)` gives `(image cell, label)` pairs."""
+    """One row group in memory, encoded as it is stored: `rows(first, stop)` returns `(image cell, label)` pairs."""
 
-    at = 0  # the first row that can still be had
+    position = 0  # the first row that can still be read: any row
 
-    def __init__(self, path: str, metadata: pq.FileMetaData, group: int, columns: tuple[str, str], fetch: Fetch):
+    def __init__(
+        self, path: str, metadata: pq.FileMetaData, group: int, columns: tuple[str, str], read_range: ReadRange
+    ):
         self.columns = columns
-        source = Ranges(_ranges(path, metadata.row_group(group), columns), fetch)
+        source = RangeFile(_column_ranges(path, metadata.row_group(group), columns), read_range)
         try:
             self.table = pq.ParquetFile(source, metadata=metadata).read_row_group(group, columns=list(columns))
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"Row group {group} of {path} cannot be read ({error}). {WHOLE}") from error
+            raise DataError(f"Row group {group} of {path} cannot be read ({error}). {REUPLOAD}") from error
 
     def rows(self, first: int, stop: int) -> list[tuple[dict | None, object]]:
         part = self.table.slice(first, stop - first)
         images, labels = (part[name].combine_chunks() for name in self.columns)
-        return list(zip(cells(images), labels.to_pylist(), strict=True))
+        return list(zip(image_cells(images), labels.to_pylist(), strict=True))
 
 
-def cells(images: pa.Array) -> list[dict | None]:
+def image_cells(images: pa.Array) -> list[dict | None]:
     """`{"bytes", "path"}` of each row of a column of encoded images, of bytes or of paths."""
     return datasets.Image().cast_storage(images).to_pylist()
 
 
-def _ranges(path: str, group: pq.RowGroupMetaData, columns: tuple[str, str]) -> list[tuple[int, int]]:
-    """Where the columns of a row group lie: few ranges of bytes, in order."""
+def _column_ranges(path: str, group: pq.RowGroupMetaData, columns: tuple[str, str]) -> list[tuple[int, int]]:
+    """The byte ranges of the columns of a row group, in order; ranges that are close are merged."""
     found = {name: [] for name in columns}
     for number in range(group.num_columns):
         column = group.column(number)
@@ -71,25 +71,27 @@ def _ranges(path: str, group: pq.RowGroupMetaData, columns: tuple[str, str]) -> 
             found[name].append((start, start + column.total_compressed_size))
     for name, ranges in found.items():
         if not ranges:
-            raise DataError(f"{path} has no column {name!r}, as the first file of its split has: choose another split.")
+            raise DataError(
+                f"{path} has no column {name!r}, but the first file of its split does: choose another split."
+            )
     merged = []
     for start, stop in sorted(range_ for ranges in found.values() for range_ in ranges):
-        if merged and start - merged[-1][1] <= GAP:
+        if merged and start - merged[-1][1] <= MAX_GAP:
             merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
         else:
             merged.append((start, stop))
     return merged
 
 
-class Ranges:
-    """A file for pyarrow of which only some ranges are fetched, each in one go."""
+class RangeFile:
+    """A file object for pyarrow that fetches the given byte ranges at once, and any other range when it is read."""
 
     closed = False
 
-    def __init__(self, ranges: list[tuple[int, int]], fetch: Fetch):
-        self.parts = [(start, memoryview(fetch(start, stop))) for start, stop in ranges]
+    def __init__(self, ranges: list[tuple[int, int]], read_range: ReadRange):
+        self.parts = [(start, memoryview(read_range(start, stop))) for start, stop in ranges]
         self.size = max((start + len(part) for start, part in self.parts), default=0)
-        self.fetch, self.place = fetch, 0
+        self.read_range, self.position = read_range, 0
 
     def readable(self) -> bool:
         return True
@@ -101,19 +103,19 @@ class Ranges:
         return False
 
     def tell(self) -> int:
-        return self.place
+        return self.position
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        self.place = offset + (0, self.place, self.size)[whence]
-        return self.place
+        self.position = offset + (0, self.position, self.size)[whence]
+        return self.position
 
     def read(self, count: int = -1) -> bytes:
-        stop = self.size if count < 0 else self.place + count
-        start, self.place = self.place, stop
+        stop = self.size if count < 0 else self.position + count
+        start, self.position = self.position, stop
         for first, part in self.parts:
             if first <= start and stop <= first + len(part):
                 return bytes(part[start - first : stop - first])
-        return self.fetch(start, stop)
+        return self.read_range(start, stop)
 
     def close(self) -> None:
         self.closed = True

@@ -1,4 +1,4 @@
-"""Work in threads that never outlive its user: one result ahead, or several side by side."""
+"""Background threads that end with their consumer: an iterator read one item ahead, and a parallel map."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -9,34 +9,35 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 END = object()
-LEAVE = 1.0  # seconds that a thread is given to end, before it is left to die with the process
+JOIN_TIMEOUT = 1.0  # seconds to wait for a thread to end; a daemon thread then ends with the process
 
 
-class Abandoned(Exception):
-    """Raised inside the thread when nobody waits for it any more."""
+class PrefetchCancelled(Exception):
+    """Raised inside the background thread after its iterator was closed."""
 
 
-def ahead(make: Callable[[Callable[[float], None]], Iterator[Item]]) -> Iterator[Item]:
-    """The items of the iterator `make(pause)`, which runs in a thread of its own and is one item ahead.
+def prefetch(make: Callable[[Callable[[float], None]], Iterator[Item]]) -> Iterator[Item]:
+    """The items of the iterator `make(sleep)`, which runs in a background thread, one item ahead.
 
-    What it raises is raised here. `pause` sleeps so many seconds for it, and ends it when this iterator is closed.
+    Its exceptions are raised here. The iterator must wait with `sleep(seconds)`, which raises PrefetchCancelled as soon
+    as this generator is closed.
     """
     items, allowed, closed = Queue(), Semaphore(1), Event()
 
-    def pause(seconds: float) -> None:
+    def sleep(seconds: float) -> None:
         if closed.wait(seconds):
-            raise Abandoned
+            raise PrefetchCancelled
 
     def run() -> None:
         try:
-            for item in _each(make(pause), allowed, closed):
+            for item in _produce(make(sleep), allowed, closed):
                 items.put((item, None))
             items.put((END, None))
         except BaseException as error:
             items.put((END, error))
 
     # a daemon: a request that hangs must not keep the process from ending
-    thread = Thread(target=run, name="hf_mixup.ahead", daemon=True)
+    thread = Thread(target=run, name="hf_mixup.prefetch", daemon=True)
     try:
         thread.start()
         while (found := items.get())[0] is not END:
@@ -47,20 +48,20 @@ def ahead(make: Callable[[Callable[[float], None]], Iterator[Item]]) -> Iterator
     finally:
         closed.set()
         allowed.release()
-        thread.join(LEAVE)
+        thread.join(JOIN_TIMEOUT)
 
 
-def _each(made: Iterator[Item], allowed: Semaphore, closed: Event) -> Iterator[Item]:
-    """The items, each begun only when it is allowed."""
+def _produce(iterator: Iterator[Item], allowed: Semaphore, closed: Event) -> Iterator[Item]:
+    """The items of the iterator; each is computed only after `allowed` was released for it."""
     while allowed.acquire() and not closed.is_set():
-        item = next(made, END)
+        item = next(iterator, END)
         if item is END:
             return
         yield item
 
 
-def in_parallel(function: Callable[[Item], Result], items: list[Item], threads: int) -> list[Result]:
-    """The function's results in the order of the items, made by several threads; raises the first error."""
+def parallel_map(function: Callable[[Item], Result], items: list[Item], threads: int) -> list[Result]:
+    """The function's results in the order of the items, computed in several threads; raises the first error."""
     waiting, done = deque(enumerate(items)), Queue()
 
     def work() -> None:
@@ -75,7 +76,7 @@ def in_parallel(function: Callable[[Item], Result], items: list[Item], threads: 
                 done.put((number, None, error))
 
     for _ in range(min(threads, len(items))):
-        Thread(target=work, name="hf_mixup.parallel", daemon=True).start()
+        Thread(target=work, name="hf_mixup.parallel_map", daemon=True).start()
     results = {}
     for _ in items:
         number, results[number], error = done.get()

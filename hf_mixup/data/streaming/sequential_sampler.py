@@ -1,4 +1,4 @@
-"""The batch sampler of a stream whose files do not tell how many rows they hold: all is read, from its start."""
+"""Batch samplers of a stream without row counts, which is read from its start."""
 
 import logging
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ from torch.utils.data import Sampler
 
 from ...errors import DataError
 from .order import StreamPlan, row_seeds
-from .planned_sampler import Encoded, failing_in_turn, filled
-from .prefetch import ahead
+from .planned_sampler import EncodedRow, defer_errors, load_image_files
+from .prefetch import prefetch
 
 logger = logging.getLogger(__name__)
 
-READ = 64  # rows asked of the stream at once
+ROWS_PER_READ = 64
 
 
-class EndlessSampler(Sampler):
-    """As PlannedSampler, of a stream whose files do not tell their rows: read from its start, pass after pass.
+class SequentialSampler(Sampler):
+    """Yields batches as PlannedSampler does, without end: a stream of unknown length is read pass after pass.
 
-    In each pass the shards are in another order, alike on all ranks. Of each `world * batch_size` rows that come, each
-    rank takes every world-th one, and the last ones that are fewer are left out. A rank's rows are shuffled in blocks.
+    Each pass permutes the shards, equally on all ranks. Of each `world * batch_size` rows, each rank takes every
+    world-th row; an incomplete group at the end is dropped. The rows of a rank are shuffled in blocks.
     """
 
     def __init__(
@@ -33,16 +33,16 @@ class EndlessSampler(Sampler):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing: passes are counted here, since an epoch has no length."""
+        """Does nothing: an epoch has no length, and the sampler counts its passes."""
 
     def start(self, epoch: int, skipped: int = 0) -> None:
-        """As `set_epoch`: what is skipped has to be read."""
+        """As `set_epoch`: batches to skip have to be read."""
         self.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[list[Encoded] | DataError]:
-        return failing_in_turn(self._batches())
+    def __iter__(self) -> Iterator[list[EncodedRow] | DataError]:
+        return defer_errors(self._batches())
 
-    def _batches(self) -> Iterator[list[Encoded]]:
+    def _batches(self) -> Iterator[list[EncodedRow]]:
         for epoch in count(self.epoch):
             with closing(self._pass(epoch)) as batches:
                 empty = True
@@ -55,62 +55,63 @@ class EndlessSampler(Sampler):
                     "process(es): choose a smaller batch size, or a larger split."
                 )
 
-    def _pass(self, epoch: int) -> Iterator[list[Encoded]]:
-        with closing(ahead(lambda pause: self._blocks(epoch))) as blocks:
+    def _pass(self, epoch: int) -> Iterator[list[EncodedRow]]:
+        """The full batches of one pass."""
+        with closing(prefetch(lambda sleep: self._blocks(epoch))) as blocks:
             rows = (row for block in blocks for row in block)
             while len(batch := list(islice(rows, self.plan.batch_size))) == self.plan.batch_size:
                 yield batch
 
-    def _blocks(self, epoch: int) -> Iterator[list[Encoded]]:
+    def _blocks(self, epoch: int) -> Iterator[list[EncodedRow]]:
         """This rank's rows of one pass, shuffled in blocks."""
-        with closing(self._mine(epoch)) as mine:
+        with closing(self._rank_rows(epoch)) as rows:
             for number in count():
-                block = list(islice(mine, self.plan.block))
+                block = list(islice(rows, self.plan.block))
                 if not block:
                     return
-                cells = filled([(row.cell, row.label) for row in block], self.home)
+                cells = load_image_files([(row.cell, row.label) for row in block], self.home)
                 order = self.plan.shuffled(epoch, number, len(block))
                 seeds = row_seeds(self.plan.seed, epoch, np.array([row.row for row in block]))
-                yield [Encoded(*cells[i], seeds[i], None, block[i].number, block[i].row) for i in order]
+                yield [EncodedRow(*cells[i], seeds[i], None, block[i].number, block[i].row) for i in order]
 
-    def _mine(self, epoch: int) -> Iterator[Encoded]:
+    def _rank_rows(self, epoch: int) -> Iterator[EncodedRow]:
+        """This rank's rows of one pass, in the order of the stream."""
         group, world = [], self.plan.world
         self.stream.set_epoch(1 + int(np.random.SeedSequence((self.plan.seed, epoch)).generate_state(1)[0]))
         number, image, label = 0, *self.columns
-        # by `iter`, because plain iteration in a worker process would give it other shards
-        for part in self.stream.iter(READ):
+        # `iter`, because plain iteration in a loader worker would read only the worker's share of the shards
+        for part in self.stream.iter(ROWS_PER_READ):
             for cell, value in zip(part[image], part[label], strict=True):
                 if number % world == self.plan.rank:
-                    group.append(Encoded(cell, value, 0, None, number, number))
+                    group.append(EncodedRow(cell, value, 0, None, number, number))
                 number += 1
                 if number % (world * self.plan.batch_size) == 0:
                     yield from group  # only once the batch is complete on every rank
                     group = []
 
 
-class PassSampler(EndlessSampler):
-    """An EndlessSampler whose number of rows was told: one pass an epoch, as long on every rank."""
+class SizedSequentialSampler(SequentialSampler):
+    """A SequentialSampler of a stream of given length: one pass per epoch, equally long on every rank."""
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration is the pass of this epoch."""
+        """Set the epoch, that is the pass, of the next iteration."""
         self.epoch = int(epoch)
 
     def __len__(self) -> int:
         return len(self.plan)
 
-    def _batches(self) -> Iterator[list[Encoded]]:
+    def _batches(self) -> Iterator[list[EncodedRow]]:
         with closing(self._pass(self.epoch)) as batches:
-            given = 0
+            done = 0
             for batch in islice(batches, len(self)):
                 yield batch
-                given += 1
+                done += 1
             if next(batches, None) is not None:
                 logger.warning(
-                    "num_examples=%d is less than the stream holds: the rest of it is never seen.", sum(self.plan.rows)
+                    "The stream has more rows than num_examples=%d: the others are never read.", sum(self.plan.rows)
                 )
-        if given < len(self):
+        if done < len(self):
             raise DataError(
-                f"The stream was said to have {sum(self.plan.rows)} rows, but ended after {given} of {len(self)} "
-                f"batches of {self.plan.batch_size} on each of {self.plan.world} process(es): give num_examples the "
-                "number of rows there are."
+                f"num_examples={sum(self.plan.rows)}, but the stream ended after {done} of {len(self)} batches of "
+                f"{self.plan.batch_size} on each of {self.plan.world} process(es): give the right number."
             )

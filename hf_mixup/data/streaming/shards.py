@@ -1,32 +1,28 @@
-"""What a streamed split consists of: files, and in them units of known numbers of rows that can be read by themselves.
+"""A streamed split as units with known row counts, each of which can be read without the others.
 
-Numbers of rows come from the footers of parquet files; of WebDataset shards from the recipe, or from one pass over
-them. They are kept in a small file of the cache, by repository, commit, configuration and split.
+Row counts come from the footers of parquet files; for WebDataset tar files from the recipe, or from reading the files
+once. Counts are cached by repository, commit, configuration and split.
 """
 
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from threading import Lock
 
-from datasets import Features
-from filelock import FileLock
-from huggingface_hub import constants
+from datasets import Features, IterableDataset
 
 from ...errors import DataError
-from ...files import atomic_write
+from ..open_dataset import OpenedDataset, Split
 from . import parquet, webdataset
-from .prefetch import in_parallel
-from .remote_files import Pause, Remote, fetch, sizes
+from .cache import RowCountCache, RowCounts
+from .prefetch import parallel_map
+from .remote_files import RemoteFile, Sleep, file_sizes, read_range
 
-THREADS = 8  # files asked at the same time
+THREADS = 8  # files counted at the same time
 COUNT = "count"
 Row = tuple[dict | None, object]
-Counts = list[tuple[str, int, list[int]]]
 
 
 @dataclass(frozen=True)
@@ -36,15 +32,15 @@ class Unit:
     file: str
     size: int  # bytes of the file
     number: int  # of the row group in its file
-    first: int  # the unit's first row, counted in its file
+    first: int  # row number of the unit's first row in its file
     rows: int
 
 
 @dataclass(frozen=True)
 class Shards:
-    """A streamed split whose numbers of rows are known: `units`, their two columns, and how to open one."""
+    """A streamed split with known row counts: its units, and which two columns are read from them."""
 
-    kind: str  # parquet or webdataset
+    format: str  # parquet or webdataset
     units: tuple[Unit, ...]
     features: Features
     image_column: str
@@ -59,25 +55,28 @@ class Shards:
         return sum(unit.rows for unit in self.units)
 
     def digest(self) -> str:
-        """16 hexadecimal digits of the files' names and numbers of rows, in order."""
+        """16 hexadecimal digits of the files' names and row counts, in order."""
         listed = [(unit.file.rpartition("@")[2], unit.rows) for unit in self.units]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
-    def open(self, unit: Unit, pause: Pause = time.sleep):
-        """What gives the rows of a unit by `rows(first, stop)`, from the row `at` on."""
+    def open(self, unit: Unit, sleep: Sleep = time.sleep) -> parquet.RowGroup | webdataset.TarRows:
+        """A reader of the unit: `rows(first, stop)`, where `first` must not be below its `position`."""
         columns = (self.image_column, self.label_column)
-        if self.kind == "webdataset":
-            return webdataset.TarRows(unit.file, Remote(unit.file, unit.size, self.token, pause), columns, unit.rows)
-        return parquet.RowGroup(unit.file, self._footer(unit, pause), unit.number, columns, self._fetch(unit, pause))
+        if self.format == "webdataset":
+            file = RemoteFile(unit.file, unit.size, self.token, sleep)
+            return webdataset.TarRows(unit.file, file, columns, unit.rows)
+        footer = self.footer(unit.file, unit.size, sleep)
+        return parquet.RowGroup(unit.file, footer, unit.number, columns, self._reader(unit.file, sleep))
 
-    def _footer(self, unit: Unit, pause: Pause):
-        with self.locks.setdefault(unit.file, Lock()):
-            if unit.file not in self.footers:
-                self.footers[unit.file] = parquet.footer(unit.file, unit.size, self._fetch(unit, pause))
-        return self.footers[unit.file]
+    def footer(self, file: str, size: int, sleep: Sleep = time.sleep):
+        """The footer of a parquet file, which is read once."""
+        with self.locks.setdefault(file, Lock()):
+            if file not in self.footers:
+                self.footers[file] = parquet.read_footer(file, size, self._reader(file, sleep))
+        return self.footers[file]
 
-    def _fetch(self, unit: Unit, pause: Pause) -> Callable[[int, int], bytes]:
-        return lambda start, stop: fetch(unit.file, start, stop, self.token, pause)
+    def _reader(self, file: str, sleep: Sleep) -> Callable[[int, int], bytes]:
+        return lambda start, stop: read_range(file, start, stop, self.token, sleep)
 
     def __iter__(self) -> Iterator[Row]:
         """All rows in their order, unit by unit."""
@@ -86,25 +85,51 @@ class Shards:
                 yield from self.open(unit).rows(0, unit.rows)
 
     def __getstate__(self) -> dict:
-        return vars(self) | {"token": None, "footers": {}, "locks": {}}  # neither may reach a cache or another process
+        return vars(self) | {"token": None, "footers": {}, "locks": {}}  # not for caches or other processes
 
 
-def find_shards(kind: str, files: list[str], *, per_shard: int | list[int] | str | None, key: str, **about) -> Shards:
-    """The units of a split that has these files; `per_shard` are the rows of tar files, `key` names the split's cache.
+def find_shards(
+    source: OpenedDataset,
+    split: Split,
+    name: str,
+    columns: tuple[str, str],
+    where: str,
+    *,
+    key: str,
+    rows_per_shard: int | list[int] | str | None = None,
+    token: str | None = None,
+) -> Shards | IterableDataset:
+    """The split as Shards, or unchanged if the rows of its files are not known.
 
-    DataError for files that are missing, broken or not as said. `about` are the other fields of `Shards`.
+    `name` may be a sum "a+b"; `columns` are image and label; `key` identifies data set, configuration and commit.
+    DataError for files that are missing or damaged, or that do not match `rows_per_shard`.
     """
-    counts, shards = Counted(key, files), Shards(kind, (), **about)
-    if kind == "webdataset" and per_shard != COUNT:
-        known = _said(per_shard, files, about["where"])
-        found = [(path, size, [rows]) for (path, size), rows in zip(sizes(files, shards.token).items(), known)]
+    files = [file for part in name.split("+") for file in source.files.get(part, [])]
+    if rows_per_shard is not None:
+        _check_rows_per_shard(rows_per_shard, source.format)
+    if not files or (source.format == "webdataset" and rows_per_shard is None):
+        return split
+    image, label = columns
+    shards = Shards(source.format, (), split.features, image, label, source.revision, where, token)
+    if source.format == "webdataset" and rows_per_shard != COUNT:
+        counts = _given_counts(shards, files, rows_per_shard)
     else:
-        found = counts.get(lambda: _count(shards, files))
-    units = [unit for path, size, rows in found for unit in _units(path, size, rows)]
-    shards = replace(shards, units=tuple(units))
+        counts = RowCountCache(f"{key} {name}", files).get(lambda: _count_rows(shards, files))
+    shards = replace(shards, units=tuple(unit for file in counts for unit in _units(*file)))
     if not len(shards):
-        raise DataError(f"The {shards.where} is empty: check the files, or choose another split.")
+        raise DataError(f"The {where} is empty: check the files, or choose another split.")
     return shards
+
+
+def _check_rows_per_shard(value: int | list[int] | str, format: str) -> None:
+    if format != "webdataset":
+        raise DataError(
+            f"rows_per_shard={value!r} is for streamed WebDataset tar files, but the format of these files is "
+            f"{format or 'another one'}: leave it out."
+        )
+    numbers = value if isinstance(value, list) else [value]
+    if value != COUNT and not all(isinstance(number, int) and number >= 0 for number in numbers):
+        raise DataError(f"rows_per_shard={value!r}: give a number of rows, a list of numbers, or {COUNT!r}.")
 
 
 def _units(path: str, size: int, rows: list[int]) -> Iterator[Unit]:
@@ -114,59 +139,25 @@ def _units(path: str, size: int, rows: list[int]) -> Iterator[Unit]:
         first += count
 
 
-def _said(per_shard: int | list[int], files: list[str], where: str) -> list[int]:
-    """The rows of each file, as the recipe says."""
-    if isinstance(per_shard, int):
-        return [per_shard] * len(files)
-    if len(per_shard) != len(files):
+def _given_counts(shards: Shards, files: list[str], rows_per_shard: int | list[int]) -> RowCounts:
+    """The row counts that the recipe gives."""
+    numbers = [rows_per_shard] * len(files) if isinstance(rows_per_shard, int) else rows_per_shard
+    if len(numbers) != len(files):
         raise DataError(
-            f"rows_per_shard has {len(per_shard)} numbers, and the {where} has {len(files)} shards: give one number "
-            f"for each, in the order of their names, one for all, or {COUNT!r}."
+            f"rows_per_shard has {len(numbers)} numbers, but the {shards.where} has {len(files)} shards: give one "
+            f"number per shard, in the order of their names, one number for all, or {COUNT!r}."
         )
-    return per_shard
+    return [(path, size, [rows]) for (path, size), rows in zip(file_sizes(files, shards.token).items(), numbers)]
 
 
-def _count(shards: Shards, files: list[str]) -> Counts:
-    """Name, size and numbers of rows of each file, from the files themselves."""
-    found = sizes(files, shards.token)
+def _count_rows(shards: Shards, files: list[str]) -> RowCounts:
+    """The row counts that the files themselves contain."""
+    found = file_sizes(files, shards.token)
 
     def rows(path: str) -> list[int]:
-        if shards.kind == "webdataset":
-            return [webdataset.count(path, Remote(path, found[path], shards.token))]
-        unit = Unit(path, found[path], 0, 0, 0)
-        footer = shards._footer(unit, time.sleep)
+        if shards.format == "webdataset":
+            return [webdataset.count_rows(path, RemoteFile(path, found[path], shards.token))]
+        footer = shards.footer(path, found[path])
         return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
-    return [(path, found[path], counted) for path, counted in zip(files, in_parallel(rows, files, THREADS))]
-
-
-class Counted:
-    """Counts of rows that are kept in the cache, and made by one process of a machine at a time."""
-
-    def __init__(self, key: str, files: list[str]):
-        name = hashlib.sha256(key.encode()).hexdigest()[:24]
-        self.files, self.path = files, Path(constants.HF_HOME) / "hf_mixup" / "rows" / f"{name}.json"
-
-    def get(self, make: Callable[[], Counts]) -> Counts:
-        """The counts that are kept, or else those that are made now."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return make()  # a home that cannot be written to
-        with FileLock(f"{self.path}.lock"):
-            found = self._read()
-            if found is None:
-                found = make()
-                self._write(found)
-        return found
-
-    def _read(self) -> Counts | None:
-        try:
-            found = [tuple(entry) for entry in json.loads(self.path.read_text())["files"]]
-            return found if [path for path, _, _ in found] == self.files else None
-        except (OSError, ValueError, KeyError, TypeError):  # not there, or not ours
-            return None
-
-    def _write(self, counts: Counts) -> None:
-        with suppress(OSError):  # a full disk: counted again next time
-            atomic_write(self.path, json.dumps({"files": counts}))
+    return [(path, found[path], counted) for path, counted in zip(files, parallel_map(rows, files, THREADS))]

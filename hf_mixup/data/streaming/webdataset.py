@@ -1,4 +1,4 @@
-"""Tar files of the WebDataset kind, read from start to end: members of one name, but for the ending, are one row.
+"""WebDataset tar files, read from start to end: consecutive members with the same name up to the extension are a row.
 
 Columns are named and labels decoded as by `datasets`: `jpg`, `cls`, ...
 """
@@ -15,83 +15,83 @@ from datasets.utils.file_utils import xbasename
 
 from ...errors import DataError
 
-MARK = 1024  # zeros at the end of a tar file
-HIDDEN = (".", "__")  # as datasets leaves them out
+END_MARK_BYTES = 1024  # zeros at the end of a tar file
+HIDDEN_PREFIXES = (".", "__")  # members that `datasets` ignores as well
 
 
 class TarRows:
-    """The rows of one shard: `rows(first, stop)` gives `(image cell, label)` pairs, of places that only grow."""
+    """The rows of one shard: `rows(first, stop)` returns `(image cell, label)` pairs; `first` must never decrease."""
 
     def __init__(self, path: str, raw: io.RawIOBase, columns: tuple[str, str], expected: int):
-        self.path, self.columns, self.expected, self.at = path, columns, expected, 0
+        self.path, self.columns, self.expected, self.position = path, columns, expected, 0
         self.examples = examples(path, io.BufferedReader(raw, 2**20), columns)
 
     def rows(self, first: int, stop: int) -> list[tuple[dict | None, object]]:
-        skipped = sum(1 for _ in islice(self.examples, first - self.at))
+        skipped = sum(1 for _ in islice(self.examples, first - self.position))
         found = list(islice(self.examples, stop - first))
-        self.at += skipped + len(found)
-        if self.at < stop:
-            raise DataError(self._wrong(f"{self.at} rows"))
+        self.position += skipped + len(found)
+        if self.position < stop:
+            raise DataError(self._wrong_count(f"{self.position} rows"))
         if stop == self.expected and next(self.examples, None) is not None:
-            raise DataError(self._wrong("more"))
+            raise DataError(self._wrong_count("more rows"))
         image, label = self.columns
         return [(_cell(row, image), _label(row, label, self.path)) for row in found]
 
-    def _wrong(self, found: str) -> str:
+    def _wrong_count(self, found: str) -> str:
         return (
-            f"{self.path} holds {found}, not {self.expected} as rows_per_shard says: give the right number (or a list "
-            "with one for each shard), or rows_per_shard=count."
+            f"{self.path} holds {found}, not {self.expected} as rows_per_shard gives: give the right number (or a list "
+            "with one number per shard), or rows_per_shard=count."
         )
 
 
 def examples(path: str, file: BinaryIO, columns: tuple[str, ...]) -> Iterator[dict]:
-    """The wanted members of each row, undecoded, with the row's name as "__key__"."""
+    """The members of each row that `columns` need, undecoded, with the row's name as "__key__"."""
     wanted, row = {*columns, *(name.partition(".")[0] for name in columns)}, {}
     try:
         with tarfile.open(fileobj=file, mode="r|*") as tar:
             for member in tar:
                 name = member.name
-                if not member.isreg() or not name or xbasename(name).startswith(HIDDEN):
+                if not member.isreg() or not name or xbasename(name).startswith(HIDDEN_PREFIXES):
                     continue
-                key, ending = base_plus_ext(name)
+                key, extension = base_plus_ext(name)
                 if key is None:
                     continue
                 if row and row["__key__"] != key:
                     yield row
                     row = {}
                 row["__key__"] = key
-                if ending in wanted:
-                    row[ending] = tar.extractfile(member).read()
+                if extension in wanted:
+                    row[extension] = tar.extractfile(member).read()
                 tar.members = []  # else every header stays in memory
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"{path} is no whole tar file ({error}): upload it again.") from error
+        raise DataError(f"{path} is not a complete tar file ({error}): upload it again.") from error
     if row:
         yield row
 
 
-def count(path: str, raw: io.RawIOBase) -> int:
-    """The rows of a shard, for which it is read once as a whole; DataError for one that was cut off."""
-    file = Ending(raw)
+def count_rows(path: str, raw: io.RawIOBase) -> int:
+    """The rows of a shard, which is read once from start to end; DataError if it is truncated."""
+    file = TailRecorder(raw)
     rows = sum(1 for _ in examples(path, io.BufferedReader(file, 2**20), ()))
-    while file.read(2**20):  # tarfile stops at the mark, but there is padding
+    while file.read(2**20):  # tarfile stops at the end mark, but padding follows
         pass
-    if not path.endswith("gz") and file.last != bytes(MARK):
-        raise DataError(f"{path} ends without a tar file's end mark, so that rows may be missing: upload it again.")
+    if not path.endswith("gz") and file.tail != bytes(END_MARK_BYTES):
+        raise DataError(f"{path} has no end mark of a tar file, so rows may be missing: upload it again.")
     return rows
 
 
-class Ending(io.RawIOBase):
-    """A file that is read on, and its last bytes."""
+class TailRecorder(io.RawIOBase):
+    """Reads `raw` and keeps the last END_MARK_BYTES bytes in `tail`."""
 
     def __init__(self, raw: io.RawIOBase):
-        self.raw, self.last = raw, b""
+        self.raw, self.tail = raw, b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, target) -> int:
         count = self.raw.readinto(target) or 0
-        self.last = (self.last + bytes(target[:count]))[-MARK:]
+        self.tail = (self.tail + bytes(target[:count]))[-END_MARK_BYTES:]
         return count
 
 
@@ -101,14 +101,15 @@ def _cell(row: dict, image: str) -> dict | None:
 
 
 def _label(row: dict, label: str, path: str) -> object:
-    """The decoded label; of a name as "json.label" that key of the json."""
+    """The decoded label; for a name such as "json.label", the value of that key of the json."""
     name, *keys = [label] if label in row else label.split(".")
     content = row.get(name)
     if content is None:
         return None
     try:
-        kind = name.rpartition(".")[2].lower()
-        value = json.loads(content) if kind in ("json", "jsn") else WebDataset.DECODERS.get(kind, bytes)(content)
+        extension = name.rpartition(".")[2].lower()
+        decode = json.loads if extension in ("json", "jsn") else WebDataset.DECODERS.get(extension, bytes)
+        value = decode(content)
         for key in keys:
             value = value[key]
     except (ValueError, KeyError, TypeError) as error:

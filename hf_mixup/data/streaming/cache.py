@@ -1,0 +1,93 @@
+"""What streaming keeps in the cache: the row counts of files, and the evaluation split as a Dataset."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import datasets
+from filelock import FileLock
+from huggingface_hub import constants
+
+from ...errors import DataError
+from ...files import atomic_write
+from ...hub.retry import reason, retried
+from ..open_dataset import OPEN_ERRORS, network_error
+
+RowCounts = list[tuple[str, int, list[int]]]  # of each file: path, bytes, rows of each of its units
+
+
+class RowCountCache:
+    """The row counts of the files of a split in one JSON file, written by one process of a machine at a time."""
+
+    def __init__(self, key: str, files: list[str]):
+        name = hashlib.sha256(key.encode()).hexdigest()[:24]
+        self.files, self.path = files, Path(constants.HF_HOME) / "hf_mixup" / "rows" / f"{name}.json"
+
+    def get(self, count: Callable[[], RowCounts]) -> RowCounts:
+        """The cached counts; if there are none, those that `count` returns, which are cached."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return count()  # the cache is read-only
+        with FileLock(f"{self.path}.lock"):
+            found = self._read()
+            if found is None:
+                found = count()
+                self._write(found)
+        return found
+
+    def _read(self) -> RowCounts | None:
+        try:
+            found = [tuple(entry) for entry in json.loads(self.path.read_text())["files"]]
+            return found if [path for path, _, _ in found] == self.files else None
+        except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
+            return None
+
+    def _write(self, counts: RowCounts) -> None:
+        with suppress(OSError):  # the disk is full: counted again next time
+            atomic_write(self.path, json.dumps({"files": counts}))
+
+
+def cache_split(split: Iterable, features: datasets.Features, name: str, key: str, where: str) -> datasets.Dataset:
+    """The split as a Dataset in the cache; one process writes it, once for each `key`. A Dataset is returned as it is.
+
+    DataError names the split, as `where`, if it cannot be read.
+    """
+    if isinstance(split, datasets.Dataset):
+        return split
+    source = split.decode(False) if isinstance(split, datasets.IterableDataset) else split
+    # a tuple, because from_generator passes the items of a list one by one
+    arguments = {"source": source, "columns": tuple(features)}
+
+    def make() -> datasets.Dataset:
+        return datasets.Dataset.from_generator(
+            _rows,
+            datasets.Features({column: features[column] for column in arguments["columns"]}),
+            gen_kwargs=arguments,
+            split=datasets.NamedSplit(name),
+            fingerprint=datasets.fingerprint.Hasher.hash(key),
+        )
+
+    try:
+        return retried(make, f"store the {where}")
+    except DataError:
+        raise
+    except OPEN_ERRORS as error:
+        raise _cause(error, where) from error
+
+
+def _rows(source: Iterable, columns: tuple[str, ...]) -> Iterator[dict]:
+    for row in source:
+        yield row if isinstance(row, dict) else dict(zip(columns, row, strict=True))
+
+
+def _cause(error: BaseException, where: str) -> DataError:
+    """The DataError that `datasets` wrapped in its own, or a new one about the root cause."""
+    while not isinstance(error, DataError) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, DataError):
+        return type(error)(str(error))
+    advice = "Try again later." if network_error(error) else "Check its files, or choose another revision."
+    return DataError(f"The {where} cannot be read ({reason(error)}). {advice}")
