@@ -1,9 +1,10 @@
-"""How many images a second reach the network: python -m hf_mixup.benchmark.input
+"""Measure the throughput of input paths in images per second: python -m hf_mixup.benchmark.input
 
-Ours, timm's streaming reader and the data path of transformers' example script read the same images, from a Hub of this
-machine in a process of its own, or from the disk; decoding and reading alone are the limit. All take turns, a whole
-pass over the data in each round, on one thread, with and without worker processes. Then each feeds a model whose step
-takes longer than the path: how much of the time does it wait? Needs `pip install 'hf_mixup[testing]'`.
+Our loaders, timm's streaming reader and the data path of transformers' example script read the same images, from a
+local Hub in a separate process or from the disk; decoding alone and reading alone are upper limits. In each round every
+path makes one pass over the data, in random order, on one thread, with and without worker processes. Afterwards each
+path feeds a simulated model whose step takes longer than a batch, which gives the share of time spent waiting for data.
+Requires `pip install 'hf_mixup[testing]'`.
 """
 
 import argparse
@@ -24,22 +25,22 @@ import torch
 from ..errors import DataError
 from ..runs.record import commit
 from ..testing import LocalHub
-from .input_data import CASES, QUICK, Case, made, own, publish
+from .input_data import CASES, QUICK, Case, generated_splits, push, splits_of_folder
 from .input_peers import FLIP, PADDING, SCALE, InputPath, limits, paths
 from .timing import machine, quartiles, write
 
 WARM_UP = 4  # batches before the first round
-LONGER = 1.5  # the model's step, in batches of the path
-STEPS = 48  # of that model
-# it would be most of a pass over as few images as these
-LEFT_OUT = "the 5 s that datasets sleeps at the end of a shuffled pass, which timm's reader has"
+STEP_FACTOR = 1.5  # duration of the simulated model's step, relative to the time per batch of the path
+STEPS = 48  # of the simulated model
+# excluded, because it would be most of a pass over so few images
+EXCLUDED = "the 5 s that datasets sleeps at the end of a shuffled pass, which timm's reader has"
 SCHEMA_VERSION = 1
-END = object()
+EXHAUSTED = object()
 
 
 @dataclass
 class Pass:
-    """One pass over the data: images, seconds to the first batch, to the last, and from there to the end."""
+    """One pass over the data: images, seconds to the first batch, to the last batch, and from there to the end."""
 
     rows: int = 0
     first: float = 0.0
@@ -48,10 +49,10 @@ class Pass:
     labels: list[torch.Tensor] = field(default_factory=list)
 
 
-def one_pass(path: InputPath, epoch: int, most: int | None = None) -> Pass:
-    """What a pass over all batches, or the first so many, takes by the clock."""
+def one_pass(path: InputPath, epoch: int, max_batches: int | None = None) -> Pass:
+    """The wall time of a pass over all batches, or over the first `max_batches`."""
     found, start = Pass(), time.perf_counter()
-    for batch in islice(path.open(epoch), most):
+    for batch in islice(path.open(epoch), max_batches):
         rows, labels = path.ready(batch)
         found.seconds = time.perf_counter() - start
         found.first = found.first or found.seconds
@@ -63,7 +64,7 @@ def one_pass(path: InputPath, epoch: int, most: int | None = None) -> Pass:
 
 
 def in_rounds(candidates: dict[str, InputPath], rounds: int, warm_up: int) -> dict[str, list[Pass]]:
-    """The passes of each candidate: all in every round, in an order of its own."""
+    """The passes of each candidate; each round runs all of them in random order."""
     if warm_up:
         for path in candidates.values():
             one_pass(path, 0, warm_up)
@@ -76,7 +77,7 @@ def in_rounds(candidates: dict[str, InputPath], rounds: int, warm_up: int) -> di
 
 
 def summary(passes: list[Pass], expected: torch.Tensor) -> dict:
-    """Images a second with quartiles, seconds at both ends, and whether every pass had each image once."""
+    """Images per second with quartiles, seconds at both ends, and whether every pass contains each image once."""
     low, median, high = quartiles([one.rows / one.seconds for one in passes])
     return {
         "images_per_s": {"median": round(median, 1), "low": round(low, 1), "high": round(high, 1)},
@@ -92,15 +93,15 @@ def _covers(one: Pass, expected: torch.Tensor) -> bool:
     return torch.equal(torch.cat(one.labels).bincount(minlength=len(expected)), expected)
 
 
-def waiting(path: InputPath, step: float, steps: int) -> dict:
-    """Share of the time that a model of `step` seconds waits for its batches, the first one apart."""
+def measure_waiting(path: InputPath, step: float, steps: int) -> dict:
+    """Share of time that a model with steps of `step` seconds waits for its batches, without the first one."""
     batches = iter(path.open(0))
     path.ready(next(batches))
     waits, start = [], time.perf_counter()
     for _ in range(steps):
         asked = time.perf_counter()
-        batch = next(batches, END)
-        if batch is END:
+        batch = next(batches, EXHAUSTED)
+        if batch is EXHAUSTED:
             break
         waits.append(time.perf_counter() - asked)
         path.ready(batch)
@@ -115,50 +116,50 @@ def waiting(path: InputPath, step: float, steps: int) -> dict:
 
 
 def measure(case: Case, train: datasets.Dataset, workers: int, options: argparse.Namespace) -> dict:
-    """One size with so many workers: every path and limit by name."""
-    fed = paths(case, workers, options.folder / "run")
-    alone = limits(case, workers, train)
-    passes = in_rounds(fed | alone, options.rounds, 0 if options.quick else WARM_UP)
+    """All paths and limits at one image size with `workers` processes, by name."""
+    measured = paths(case, workers, options.folder / "run")
+    upper = limits(case, workers, train)
+    passes = in_rounds(measured | upper, options.rounds, 0 if options.quick else WARM_UP)
     expected = torch.tensor(train["label"]).bincount(minlength=case.classes)
     results = {name: summary(found, expected) for name, found in passes.items()}
-    for name, path in fed.items():
-        step = LONGER * case.batch / results[name]["images_per_s"]["median"]
-        results[name]["waiting"] = waiting(path, step, 2 if options.quick else STEPS)
-    return {"workers": workers, "paths": {name: results[name] for name in fed}} | {
-        "limits": {name: results[name] for name in alone}
+    for name, path in measured.items():
+        step = STEP_FACTOR * case.batch / results[name]["images_per_s"]["median"]
+        results[name]["waiting"] = measure_waiting(path, step, 2 if options.quick else STEPS)
+    return {"workers": workers, "paths": {name: results[name] for name in measured}} | {
+        "limits": {name: results[name] for name in upper}
     }
 
 
 def cases(options: argparse.Namespace) -> Iterator[dict]:
-    """A measurement for each size and number of workers, on data that are pushed first."""
+    """A measurement for each image size and number of workers, after the data is pushed to the local Hub."""
     for case in QUICK if options.quick else CASES:
         if case.size not in options.size:
             continue
-        given = options.data if case.resized else None
-        splits = own(given, case) if given else made(case)
-        data = publish(splits, case)
+        folder = options.data if case.resized else None
+        splits = splits_of_folder(folder, case) if folder else generated_splits(case)
+        data = push(splits, case)
         crop = {"random_resized_crop": SCALE} if case.resized else {"crop_padding": PADDING}
         common = {
             "size": case.size,
             "batch": case.batch,
-            "data": data | {"made": _origin(case, given)},
+            "data": data | {"made": _origin(case, folder)},
             "augmentation": crop | {"flip": FLIP, "interpolation": "bilinear"},
         }
         for workers in options.workers:
             yield common | measure(case, splits["train"], workers, options)
 
 
-def _origin(case: Case, given: Path | None) -> str:
-    if given is not None:
-        return f"images of the folder {given.name}"
+def _origin(case: Case, folder: Path | None) -> str:
+    if folder is not None:
+        return f"images of the folder {folder.name}"
     return f"the package's sample, enlarged to {case.side} px, coloured, with noise of all scales, as {case.file}"
 
 
 def main() -> int:
     options = _options()
     if options.folder is not None:
-        return _inside(options)
-    # the server is another process: it must not share the interpreter of what is measured
+        return _measure_all(options)
+    # the measurement is a subprocess, so that the Hub's threads do not share its interpreter
     with tempfile.TemporaryDirectory() as folder, LocalHub(Path(folder) / "hub") as hub:
         quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
         found = {"HF_HOME": f"{folder}/home", "OMP_NUM_THREADS": "1", **quiet}
@@ -167,13 +168,13 @@ def main() -> int:
         return subprocess.run(command, env=environment).returncode
 
 
-def _inside(options: argparse.Namespace) -> int:
-    """Measure against the Hub of the environment, and write the record after each case."""
+def _measure_all(options: argparse.Namespace) -> int:
+    """Measure with the Hub that the environment variables give, and write the record after each case."""
     torch.set_num_threads(1)
     datasets.logging.set_verbosity_error()
     datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
     record = {"schema_version": SCHEMA_VERSION, "machine": machine(), "commit": commit(), "threads": 1}
-    record |= {"left_out": LEFT_OUT, "cases": []}
+    record |= {"left_out": EXCLUDED, "cases": []}
     try:
         for case in cases(options):
             record["cases"].append(case)
@@ -198,11 +199,11 @@ def _options() -> argparse.Namespace:
     sizes = [case.size for case in CASES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("hub_cards/speed/input.json"), help="file to write")
-    parser.add_argument("--size", type=int, nargs="+", default=sizes, choices=sizes, help="of a crop, pixels")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="processes of a loader")
-    parser.add_argument("--data", type=Path, help="folder of photographs, for the larger size")
+    parser.add_argument("--size", type=int, nargs="+", default=sizes, choices=sizes, help="crop sizes, pixels")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="worker processes of a loader")
+    parser.add_argument("--data", type=Path, help="folder of photographs for the larger size")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="a few images, to see that it works: no numbers to quote")
+    parser.add_argument("--quick", action="store_true", help="few images, as a smoke test: the numbers mean nothing")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.rounds = 1 if options.quick else options.rounds

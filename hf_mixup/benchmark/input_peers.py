@@ -1,7 +1,7 @@
-"""Input paths, each as its own library makes it: the same images and augmentations, ready for the network.
+"""Input paths of several libraries, from the same images to the same augmented batches for the network.
 
-A path is opened for an epoch and gives batches; `ready` does to a batch what is left to do, and says how many images it
-holds and which labels. Reading and decoding alone are paths, too: no other can be faster on as many processes.
+`open(epoch)` returns the batches of a path; `ready(batch)` does the remaining work on a batch and returns its number of
+images and its labels. Reading alone and decoding alone are paths as well, and upper limits of the others.
 """
 
 import urllib.request
@@ -25,23 +25,23 @@ from ..config import MixupConfig
 from ..data import load_data
 from ..ops.sampling import generator
 from ..runs.run import make_trainer
-from .input_data import Case, encoded
+from .input_data import Case, encoded_images
 
 PADDING, SCALE, FLIP = 4, (0.08, 1.0), 0.5
-NETWORK = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}  # never run
+NETWORK = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}  # built with the trainer, but never called
 Ready = Callable[[object], tuple[int, Tensor | None]]
 
 
 @dataclass(frozen=True)
 class InputPath:
-    """`open(epoch)` gives batches, `ready(batch)` their number of images and labels; a limit has no labels."""
+    """`open(epoch)` returns batches, `ready(batch)` number of images and labels; labels are None for a limit."""
 
     open: Callable[[int], Iterable]
     ready: Ready
 
 
 def ours(case: Case, workers: int, output: Path, streaming: bool) -> InputPath:
-    """The loader that the trainer makes, and its augmentation of whole batches."""
+    """The trainer's loader and its augmentation of whole batches."""
     config = MixupConfig(
         output_dir=str(output),
         data=case.name,
@@ -71,7 +71,7 @@ def ours(case: Case, workers: int, output: Path, streaming: bool) -> InputPath:
 
 
 def timm_hfids(case: Case, workers: int) -> InputPath:
-    """timm's streaming reader and loader, as its train.py makes them on a CPU."""
+    """timm's streaming reader and loader, as its train.py creates them on a CPU."""
     data = create_dataset(f"hfids/{case.name}", split="train", is_training=True, batch_size=case.batch, seed=0)
     loader = create_loader(
         data,
@@ -84,7 +84,7 @@ def timm_hfids(case: Case, workers: int) -> InputPath:
         num_workers=workers,
         use_prefetcher=False,
     )
-    if not case.resized:  # as DeiT does for CIFAR: timm has no such crop of its own
+    if not case.resized:  # as DeiT does for CIFAR: timm has no padded random crop
         data.transform.transforms[0] = transforms.RandomCrop(case.size, padding=PADDING)
 
     def opened(epoch):
@@ -95,70 +95,70 @@ def timm_hfids(case: Case, workers: int) -> InputPath:
 
 
 def example_script(case: Case, workers: int) -> InputPath:
-    """What transformers' run_image_classification.py does: a transform of each row when it is read."""
+    """The data path of transformers' run_image_classification.py: a transform of each row when it is read."""
     crop = (
         transforms.RandomResizedCrop(case.size, SCALE)
         if case.resized
         else transforms.RandomCrop(case.size, padding=PADDING)
     )
     normalize = transforms.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    change = transforms.Compose([crop, transforms.RandomHorizontalFlip(FLIP), transforms.ToTensor(), normalize])
+    augment = transforms.Compose([crop, transforms.RandomHorizontalFlip(FLIP), transforms.ToTensor(), normalize])
 
     def with_pixels(rows):
-        rows["pixel_values"] = [change(image.convert("RGB")) for image in rows["image"]]
+        rows["pixel_values"] = [augment(image.convert("RGB")) for image in rows["image"]]
         return rows
 
-    def together(rows):
+    def collate(rows):
         pixels = torch.stack([row["pixel_values"] for row in rows])
         return {"pixel_values": pixels, "labels": torch.tensor([row["label"] for row in rows])}
 
     data = datasets.load_dataset(case.name, split="train").with_transform(with_pixels)
-    loader = DataLoader(data, case.batch, shuffle=True, num_workers=workers, collate_fn=together)
+    loader = DataLoader(data, case.batch, shuffle=True, num_workers=workers, collate_fn=collate)
     return InputPath(lambda epoch: loader, lambda batch: (len(batch["labels"]), batch["labels"]))
 
 
-class Parts(Dataset):
-    """`do(part)` for each part, whatever it makes forgotten: the number of images in it is given."""
+class WorkItems(Dataset):
+    """Item i is `work(items[i])`, a number of images."""
 
-    def __init__(self, parts: list, do: Callable[[object], int]):
-        self.parts, self.do = parts, do
+    def __init__(self, items: list, work: Callable[[object], int]):
+        self.items, self.work = items, work
 
     def __len__(self) -> int:
-        return len(self.parts)
+        return len(self.items)
 
     def __getitem__(self, number: int) -> int:
-        return self.do(self.parts[number])
+        return self.work(self.items[number])
 
 
-def alone(parts: list, do: Callable[[object], int], workers: int) -> InputPath:
-    """One piece of work of the path, without the others, spread over as many processes."""
-    loader = DataLoader(Parts(parts, do), batch_size=None, num_workers=workers, generator=torch.Generator())
+def single_step(items: list, work: Callable[[object], int], workers: int) -> InputPath:
+    """One step of the input path alone, distributed over `workers` processes."""
+    loader = DataLoader(WorkItems(items, work), batch_size=None, num_workers=workers, generator=torch.Generator())
     return InputPath(lambda epoch: loader, lambda count: (int(count), None))
 
 
-def pil_decodes(files: list[Tensor]) -> int:
+def decode_pil(files: list[Tensor]) -> int:
     for file in files:
         Image.open(BytesIO(file.numpy())).convert("RGB")
     return len(files)
 
 
-def torchvision_decodes(files: list[Tensor]) -> int:
+def decode_torchvision(files: list[Tensor]) -> int:
     for file in files:
         decode_image(file, ImageReadMode.RGB)
     return len(files)
 
 
-def downloads(address: str) -> int:
-    with urllib.request.urlopen(address) as answer:
-        return reads(BytesIO(answer.read()))
+def download_parquet(url: str) -> int:
+    with urllib.request.urlopen(url) as response:
+        return read_parquet(BytesIO(response.read()))
 
 
-def reads(file: Path | BytesIO) -> int:
+def read_parquet(file: Path | BytesIO) -> int:
     return parquet.read_table(file, columns=["image"]).num_rows
 
 
 def paths(case: Case, workers: int, output: Path) -> dict[str, InputPath]:
-    """Ours and the others, by name."""
+    """Our paths and those of other libraries, by name."""
     return {
         "ours, streamed": ours(case, workers, output, streaming=True),
         "ours, stored": ours(case, workers, output, streaming=False),
@@ -168,15 +168,17 @@ def paths(case: Case, workers: int, output: Path) -> dict[str, InputPath]:
 
 
 def limits(case: Case, workers: int, train: datasets.Dataset) -> dict[str, InputPath]:
-    """Decoding alone, and reading the shards alone, by name."""
-    files = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in encoded(train)]
+    """Decoding alone and reading the shards alone, by name."""
+    files = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in encoded_images(train)]
     batches = [files[start : start + case.batch] for start in range(0, len(files), case.batch)]
     repo = {"repo_id": case.name, "repo_type": "dataset"}
     shards = [name for name in HfApi().list_repo_files(**repo) if "train" in name and name.endswith(".parquet")]
     stored = [Path(hf_hub_download(filename=name, **repo)) for name in shards]
     return {
-        "decoding, PIL": alone(batches, pil_decodes, workers),
-        "decoding, torchvision": alone(batches, torchvision_decodes, workers),
-        "reading from the hub": alone([hf_hub_url(filename=name, **repo) for name in shards], downloads, workers),
-        "reading from the disk": alone(stored, reads, workers),
+        "decoding, PIL": single_step(batches, decode_pil, workers),
+        "decoding, torchvision": single_step(batches, decode_torchvision, workers),
+        "reading from the hub": single_step(
+            [hf_hub_url(filename=name, **repo) for name in shards], download_parquet, workers
+        ),
+        "reading from the disk": single_step(stored, read_parquet, workers),
     }
