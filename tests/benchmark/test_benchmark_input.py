@@ -22,6 +22,7 @@ LIMITS = ["decoding, PIL", "decoding, torchvision", "reading from the hub", "rea
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
     """The record of a quick run, in which every image has its own class."""
+    pytest.importorskip("timm.data.readers._hfds", reason="older timm cannot stream with this version of datasets")
     out = tmp_path_factory.mktemp("input") / "input.json"
     secret = {"HF_TOKEN": "hf_" + "canary" * 5}
     process = python("-m", "hf_mixup.benchmark.input", "--quick", "--out", out, environment=secret)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from hf_mixup.config import MixupConfig
 from hf_mixup.data import DataError, load_data
 from hf_mixup.runs.run import make_trainer
+from hf_mixup.trainer.callbacks import DataOrderCallback
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import kill_and_resume
@@ -84,7 +85,7 @@ def test_a_resumed_epoch_reads_from_the_step_of_the_checkpoint(root, tmp_path):
     trainer = trainer_of(root, tmp_path)
     loader, state = trainer.get_train_dataloader(), trainer.state
     state.global_step, state.epoch = 15, 15 / 12
-    trainer.method_callback.on_epoch_begin(trainer.args, state, None, train_dataloader=loader)
+    DataOrderCallback(trainer).on_epoch_begin(trainer.args, state, None, train_dataloader=loader)
     sampler = loader.batch_sampler
     assert (sampler.epoch, sampler.skipped) == (1, 2 * 3)  # three steps of two batches each
 
@@ -134,7 +135,7 @@ def test_a_stream_of_unknown_length_trains_for_max_steps_and_cannot_be_resumed(t
         ([], "give num_examples"),
         (["--max_steps", 9, "--warmup_epochs", 1], "give num_examples"),
         (["--max_steps", 9, "--lr_per_epoch"], "give num_examples"),
-        (["--max_steps", 9, "--mixup_off_epoch", 1], "mixup_off_epoch needs to know how long an epoch is"),
+        (["--max_steps", 9, "--mixup_off_epoch", 1], "mixup_off_epoch requires the length of an epoch"),
     ):
         assert start(*words, *extra) == 2 and said in capsys.readouterr().err
     assert start(*words, "--max_steps", 9) == 0
