@@ -99,11 +99,11 @@ def measure_waiting(path: InputPath, step: float, steps: int) -> dict:
     path.ready(next(batches))
     waits, start = [], time.perf_counter()
     for _ in range(steps):
-        asked = time.perf_counter()
+        requested = time.perf_counter()
         batch = next(batches, EXHAUSTED)
         if batch is EXHAUSTED:
             break
-        waits.append(time.perf_counter() - asked)
+        waits.append(time.perf_counter() - requested)
         path.ready(batch)
         time.sleep(step)
     share = sum(waits) / (time.perf_counter() - start)

@@ -48,7 +48,7 @@ COUNTABLE = {"parquet": (Parquet, (".parquet", ".parq")), "webdataset": (WebData
 # `datasets` raises nearly any exception when it opens files of any format.
 OPEN_ERRORS = (OSError, ValueError, RuntimeError, LookupError, TypeError, HTTPError, TarError, pa.ArrowException)
 OPEN_ERRORS += (datasets.exceptions.DatasetsError,)
-# The fingerprint of a folder covers so many bytes of both ends of each file, in the first so many files.
+# For the fingerprint of a folder: bytes read from each end of a file, and number of files that are read.
 FINGERPRINT_BYTES = 2**16
 FINGERPRINT_FILES = 20_000
 

@@ -65,10 +65,10 @@ def test_a_stream_requests_each_byte_range_once(hub, pushed):
     name = pushed()
     data, before = open_stream(name), len(hub.requests)
     assert sorted(labels(loader_of(data, block=40))) == list(range(40))
-    asked = [request.path for request in hub.requests[before:]]
-    assert len([path for path in asked if "/_large/" in path]) in (5, 6)
+    paths = [request.path for request in hub.requests[before:]]
+    assert len([path for path in paths if "/_large/" in path]) in (5, 6)
     # one request per row group, one of which may be split in two; no footer is read again
-    assert data.revision in next(path for path in asked if "/resolve/" in path)
+    assert data.revision in next(path for path in paths if "/resolve/" in path)
 
 
 def test_both_kinds_of_shards_stream_from_a_hub(pushed):
@@ -121,8 +121,11 @@ def test_the_error_names_a_shard_that_cannot_be_read(hub, pushed, monkeypatch):
     for status, said in ((404, "choose a revision that has the file"), (500, "--resume"), (403, "hf auth login")):
         fault = hub.faults.add(path="/resolve/.*train-00001", status=status, times=None)
         for workers in (0, 2):
-            told = refused(list, loader_of(data, workers=workers))
-            assert f"{data.path}@{data.revision}/train-00001-of-00002.parquet cannot be read" in told and said in told
+            message = refused(list, loader_of(data, workers=workers))
+            assert (
+                f"{data.path}@{data.revision}/train-00001-of-00002.parquet cannot be read" in message
+                and said in message
+            )
         assert fault.hits >= 6 if status == 500 else fault.hits <= 6  # three unit slices in each pass
         hub.faults.clear()
     assert all_end()

@@ -39,8 +39,8 @@ class TarRows:
 
     def _wrong_count(self, found: str) -> str:
         return (
-            f"{self.path} holds {found}, not {self.expected} as rows_per_shard gives: give the right number (or a list "
-            "with one number per shard), or rows_per_shard=count."
+            f"{self.path} holds {found}, not {self.expected}: correct rows_per_shard (one number, or a list with one "
+            "number per shard), or give rows_per_shard=count."
         )
 
 
