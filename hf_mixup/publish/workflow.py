@@ -26,7 +26,7 @@ from ..runs.output_dir import (
     lock_output_dir,
 )
 from ..runs.run import final_metrics, fit, make_trainer
-from ..trainer import checkpoint_pusher
+from ..trainer import checkpoint_pusher, fsdp
 from ..trainer.checkpoint_pusher import CheckpointPusher, PushCallback
 from ..trainer.checkpointing import last_checkpoint
 from ..trainer.weights import save_on_this_rank
@@ -66,7 +66,7 @@ def _train(config: MixupConfig, data: Data, folder: Path, previous: dict | None,
         fit(trainer, folder, start)
         skipped = {"train": trainer.train_dataset.skipped, "eval": trainer.eval_dataset.skipped}
         finished = record.closing(opening, trainer, final_metrics(trainer), skipped)
-        trainer.gather()
+        fsdp.gather(trainer)
         if trainer.args.should_save:
             with (
                 disk_full_as_save_error(folder),

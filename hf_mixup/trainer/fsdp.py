@@ -114,6 +114,14 @@ class ShardedNetwork:
         set_optimizer_state_dict(self.model, optimizer, state, options=FULL)
 
 
+def gather(trainer) -> None:
+    """After training: replace the trainer's sharded network by the full one, on the ranks that save."""
+    if trainer.sharded is not None:
+        full = trainer.sharded.gathered()
+        trainer.fsdp, trainer.sharded = False, None
+        trainer.step.net.model = trainer.model = full
+
+
 def callbacks(trainer) -> list[TrainerCallback]:
     """The callbacks that a trainer needs if FSDP is requested."""
     return [ResumeOptimizerCallback(trainer)] if requested() else []

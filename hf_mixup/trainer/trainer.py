@@ -22,7 +22,7 @@ from .optimizers import add_groups, make_optimizer
 from .schedules import finish_schedule, steps_in_epoch
 from .step import MixupStep
 from .validation import check_supported
-from .weights import load_extra, save_model
+from .weights import load_extra, save_files
 
 
 class MixupTrainer(Trainer):
@@ -59,7 +59,7 @@ class MixupTrainer(Trainer):
         args._n_gpu = min(args.n_gpu, 1)  # one device a process: no nn.DataParallel
         self.method = load(method or getattr(args, "method", "mixup"), **_arguments(args, "method", method))
         self.task = load_task(task or getattr(args, "task", "classification"), **_arguments(args, "task", task))
-        self._step = self._prepared = self.ema = self.sharded = self.resumed_from = None
+        self._step = self._prepared = self._full_state = self.ema = self.sharded = self.resumed_from = None
         self._micro_batch, self._saves_checkpoint = 0, False
         self.fsdp, self.optimizer_given = fsdp.requested(), optimizers[0] is not None
         with fsdp.hidden_from_accelerate():
@@ -192,9 +192,16 @@ class MixupTrainer(Trainer):
         with nullcontext() if self.ema is None else self.ema.swapped():
             return super().evaluation_loop(*args, **kwargs)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `Trainer.save_model`. With FSDP every rank calls it, since all take part in gathering the weights."""
+        self._full_state = self.sharded and self.sharded.full_state()
+        super().save_model(output_dir, _internal_call)
+        self._full_state = None
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # private, because upstream writes training_args.bin (a pickle with the token), and no state of the method
-        save_model(self, Path(output_dir or self.args.output_dir), as_checkpoint=self._saves_checkpoint)
+        folder = Path(output_dir or self.args.output_dir)
+        save_files(self, folder, as_checkpoint=self._saves_checkpoint, weights=self._full_state)
 
     def _save_checkpoint(self, model, trial) -> None:
         # private, because old checkpoints may be deleted and the new one pushed only after its manifest is written
@@ -223,13 +230,6 @@ class MixupTrainer(Trainer):
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_extra(folder, step, self.ema, self.args.process_index)
-
-    def gather(self) -> None:
-        """After training with FSDP: replace the sharded network by the full one, on the ranks that save."""
-        if self.sharded is not None:
-            full = self.sharded.gathered()
-            self.fsdp, self.sharded = False, None
-            self.step.net.model = self.model = full
 
     def _broadcast_buffers(self) -> None:
         """All ranks evaluate with the buffers (BatchNorm statistics) that the first rank saves."""

@@ -22,12 +22,11 @@ FROM_HUB = ".from_hub"  # marks a checkpoint downloaded from the Hub, which hold
 logger = logging.getLogger(__name__)
 
 
-def save_model(trainer, folder: Path, as_checkpoint: bool) -> None:
+def save_files(trainer, folder: Path, as_checkpoint: bool, weights: dict[str, torch.Tensor] | None) -> None:
     """Write the evaluated weights, configuration, image processor, and the state of method, task and EMA.
 
-    Every rank calls it; those with `args.should_save` write.
+    `weights`: the full state dict of a sharded network. Ranks without `args.should_save` write nothing.
     """
-    weights = None if trainer.sharded is None else trainer.sharded.full_state()
     if not trainer.args.should_save:
         return
     folder.mkdir(parents=True, exist_ok=True)
