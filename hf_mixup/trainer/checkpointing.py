@@ -21,7 +21,7 @@ REPLACED = ".replaced-"  # prefix of a complete checkpoint while its step is sav
 
 logger = logging.getLogger(__name__)
 
-# transformers 5.16 and earlier load the optimizer, on several CPU processes, to the device "cpu:0", which torch cannot restore
+# transformers 5.16 and earlier load the optimizer of several CPU processes to "cpu:0", which torch cannot restore
 torch.serialization.register_package(
     100, lambda storage: None, lambda storage, location: storage if location.startswith("cpu:") else None
 )
