@@ -84,6 +84,14 @@ def test_twenty_killed_runs_ended_with_the_same_bits():
     assert all(re.fullmatch(r"[0-9a-f]{40}", found["commit"]) for found in rounds)
 
 
+def test_twenty_runs_killed_while_saving_left_a_complete_checkpoint():
+    file = RECORDS / "kill_and_resume" / "saving-processes-1-seed-0.jsonl"
+    rounds = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(rounds) == 20 and all(found["equal"] and not found["ended_before"] for found in rounds)
+    assert all(len(found["checkpoints"]) > len(found["incomplete"]) for found in rounds)
+    assert sum(bool(found["incomplete"]) for found in rounds) >= 10  # killed before the manifest was written
+
+
 def test_what_the_readme_says_of_steps_is_what_was_measured():
     steps = json.loads((RECORDS.parent / "speed" / "step.json").read_text())["methods"]
     free = [step["relative"] for step in steps.values() if step["extra_passes"] == 0]
