@@ -45,9 +45,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         python = create_environment(Path(folder), options.torch, options.torchvision)
-        tested = subprocess.run(
-            [python, "-m", "pytest", *options.tests], cwd=ROOT, capture_output=True, text=True
-        )
+        tested = subprocess.run([python, "-m", "pytest", *options.tests], cwd=ROOT, capture_output=True, text=True)
         print(tested.stdout)
         about = subprocess.run([python, "-c", VERSIONS], cwd=ROOT, capture_output=True, text=True, check=True)
     record = {"tests": list(options.tests), **outcome(tested.stdout), "commit": commit(), **json.loads(about.stdout)}

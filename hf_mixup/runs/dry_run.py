@@ -1,4 +1,4 @@
-"""`--dry_run`: what a run is going to do, found out by building all of it and training one step."""
+"""`--dry_run`: the plan of a run, after building all its parts and training one step."""
 
 import shutil
 import tempfile
@@ -31,7 +31,7 @@ def dry_run(config: MixupConfig, data: Data) -> dict:
 
 
 def plan(config: MixupConfig, data: Data, trainer: MixupTrainer, loader, losses: dict[str, float]) -> dict[str, str]:
-    """What a run is going to do, a line each."""
+    """The plan of a run, as title and text of each line."""
     steps = trainer.set_initial_training_values(trainer.args, loader)[-1]
     arguments = ", ".join(f"{key}={value}" for key, value in trainer.method.hyperparameters().items())
     parameters = sum(p.numel() for p in trainer.model.parameters())

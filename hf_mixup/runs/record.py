@@ -1,4 +1,4 @@
-"""The run record: one JSON a run, with all that tables, cards and claims are made from."""
+"""The run record: one JSON file a run, from which tables, cards and claims are made."""
 
 import json
 import math
@@ -21,7 +21,7 @@ METRICS = ("top1", "top5", "nll", "ece")
 
 
 def opening(config, data, model, method, world_size: int, base_model: str | None) -> dict:
-    """What is known before the first step; fractions are 0 to 1, sizes in rows and parameters."""
+    """The record before the first step: recipe, method, data, model, versions. Fractions are 0 to 1."""
     return {
         "schema_version": SCHEMA_VERSION,
         "status": "running",
@@ -69,7 +69,7 @@ def closing(record: dict, trainer, final: dict[str, float], skipped: dict[str, i
 
 
 def epochs(history: list[dict]) -> list[dict]:
-    """One entry for each evaluation, with the training loss logged last before it."""
+    """One entry for each evaluation, with the last training loss logged before it."""
     found, losses = [], {}
     for entry in history:
         losses |= {key: value for key, value in entry.items() if key == "loss" or key.startswith("loss_")}
@@ -81,12 +81,12 @@ def epochs(history: list[dict]) -> list[dict]:
 
 
 def _finite(number: float) -> float | None:
-    """The number as JSON knows it: None for NaN and infinity, which a training that diverged gives."""
+    """The number, or None for NaN and infinity (training that diverged), which JSON cannot represent."""
     return number if math.isfinite(number) else None
 
 
 def portable(value):
-    """Plain data without the machine's folders: of an absolute path its last part, as `./name`."""
+    """Plain data without local folders: absolute paths are shortened to their last part, as `./name`."""
     if isinstance(value, dict):
         return {key: portable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -95,12 +95,12 @@ def portable(value):
 
 
 def data_path(path: str) -> str:
-    """The data set's id on the Hub or `sample`; of a local folder its own name."""
+    """The id of a data set on the Hub, `sample`, or the name of a local folder as `./name`."""
     return local_name(path) if path != "sample" and Path(path).expanduser().is_dir() else path
 
 
 def local_name(path: str) -> str:
-    """A local folder's own name, marked as one by `./`."""
+    """The name of a local folder, without its parents, as `./name`."""
     return f"./{Path(path).expanduser().resolve().name}"
 
 
@@ -110,21 +110,21 @@ def write(record: dict, folder: Path) -> None:
 
 
 def read(folder: str | Path) -> dict | None:
-    """The record in `folder`, None if there is none."""
+    """The record in `folder`, None if there is none; RecordError if it cannot be read."""
     file = Path(folder) / NAME
     if not file.is_file():
         return None
     try:
         record = json.loads(file.read_text())
-    except ValueError as error:  # also text that is not UTF-8
+    except ValueError as error:  # includes text that is not UTF-8
         raise RecordError(f"{file} is not valid JSON ({error}): move it away, or choose another output_dir.") from error
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
-        raise RecordError(f"{file} is not the record of a run by this version: choose another output_dir.")
+        raise RecordError(f"{file} is not a run record of schema version {SCHEMA_VERSION}: choose another output_dir.")
     return record
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, this library and what it stands on."""
+    """Versions of Python, this library and the libraries that it uses."""
     found = {"python": platform.python_version()}
     for name in ("hf_mixup", *PACKAGES):
         try:
@@ -135,7 +135,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The library's git commit, with -dirty if files differ from it; None outside a checkout."""
+    """The git commit of this checkout, with -dirty if files differ from it; None outside a checkout."""
     here = ["git", "-C", str(Path(__file__).parent)]
     try:
         inside = subprocess.run([*here, "ls-files", "--error-unmatch", __file__], capture_output=True)
@@ -149,7 +149,7 @@ def commit() -> str | None:
 
 
 def peak_mb(device: torch.device) -> float:
-    """Largest memory so far in MB (10^6 bytes): the device's, on a CPU the process's."""
+    """Peak memory so far in MB (10^6 bytes): allocated on a CUDA device, or resident in the process on a CPU."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -157,7 +157,7 @@ def peak_mb(device: torch.device) -> float:
 
 
 def device_name(device: torch.device) -> str:
-    """The device in words: the GPU's name, or how many CPU threads are used."""
+    """The name of the GPU, or the CPU's architecture and number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -44,25 +44,26 @@ def fit(trainer: MixupTrainer, folder: Path, start: str | None) -> None:
 
 
 def final_metrics(trainer: MixupTrainer) -> dict[str, float]:
-    """The evaluation of the weights that are published: the last one, if it was made after the last step."""
-    made = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    if made and made[-1]["step"] == trainer.state.global_step and not trainer.args.load_best_model_at_end:
-        return made[-1]
+    """The metrics of the published weights: the last evaluation if it followed the last step, else a new one."""
+    evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    at_end = evaluations and evaluations[-1]["step"] == trainer.state.global_step
+    if at_end and not trainer.args.load_best_model_at_end:
+        return evaluations[-1]
     return trainer.evaluate()
 
 
 def make_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]:
-    """The trainer of a run and the image processor that is saved with it; RunError for what training would refuse."""
+    """The trainer of a run, and the image processor saved with it; RunError for settings that training would refuse."""
     if data.train_rows is None and config.max_steps <= 0:
         raise RunError(
-            f"The rows of the streamed split {data.train_split!r} of {data.path!r} are not known, so an epoch has no "
-            "length: give num_examples (its rows), or max_steps."
+            f"The number of rows of the streamed split {data.train_split!r} of {data.path!r} is unknown, so an epoch "
+            "has no length: give num_examples (its rows), or max_steps."
         )
     set_seed(config.seed)
     model, processor = make_model(config, data)
     method = make_method(config)
     args = copy.copy(config)
-    args.push_to_hub = False  # upstream's pushes lose what fails; ours are in pushing.py
+    args.push_to_hub = False  # publish/workflow.py pushes, with retries; upstream's pushes are lost if they fail
     try:
         trainer = MixupTrainer(
             model,
@@ -84,7 +85,7 @@ def make_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]
 
 
 def make_model(config: MixupConfig, data: Data) -> tuple:
-    """The network and its image processor."""
+    """The network and its image processor, as (model, processor)."""
     size = config.eval_image_size or config.image_size
     return build_model(
         config.model,
@@ -102,21 +103,23 @@ def make_model(config: MixupConfig, data: Data) -> tuple:
 
 
 def make_method(config: MixupConfig) -> Method:
-    """The method with its arguments; RunError if they do not fit."""
+    """The method with its arguments; RunError if it does not accept them."""
     try:
         return load(config.method, **config.method_args)
-    except TypeError as error:  # a value of another type than the method computes with
-        raise RunError(f"method_args {config.method_args} do not fit method {config.method!r}: {error}.") from error
+    except TypeError as error:  # a value of a type that the method cannot compute with
+        raise RunError(
+            f"Method {config.method!r} does not accept method_args {config.method_args}: {error}."
+        ) from error
     except ValueError as error:
         raise RunError(str(error)) from error
 
 
 def check_trainer(trainer: MixupTrainer) -> None:
-    """Raise ValueError now for what would end the training later: batch, images, optimizer, schedule, best metric."""
+    """ValueError now for what would fail later in training: batch size, images, optimizer, schedule, best metric."""
     args = trainer.args
     if args.per_device_train_batch_size == 1 and trainer.step.has_batchnorm:
         raise RunError(
-            f"per_device_train_batch_size is 1, and {args.model} has BatchNorm, which needs two images: give 2 or more."
+            f"per_device_train_batch_size is 1, and the BatchNorm of {args.model} requires two images: give 2 or more."
         )
     for images in (trainer.train_dataset, trainer.eval_dataset):
         if isinstance(images, Images):
@@ -127,20 +130,20 @@ def check_trainer(trainer: MixupTrainer) -> None:
         trainer.create_scheduler(num_training_steps=1)
     except TypeError as error:
         raise RunError(f"lr_scheduler_kwargs {args.lr_scheduler_kwargs}: {error}.") from error
-    trainer.optimizer = trainer.lr_scheduler = None  # training makes its own
+    trainer.optimizer = trainer.lr_scheduler = None  # train() creates its own
     best = (args.metric_for_best_model or "loss").removeprefix("eval_")
     if best not in ("loss", *record.METRICS):
         raise RunError(f"metric_for_best_model is {best!r}. Choose one of: loss, {', '.join(record.METRICS)}.")
 
 
 def eval_images(config: MixupConfig, data: Data, processor) -> Images:
-    """The evaluation split as uint8 images, prepared as the saved preprocessor prepares them."""
+    """The evaluation split as uint8 images, resized and cropped as by the saved image processor."""
     columns = (data.image_column, data.label_column, config.eval_image_size or config.image_size)
     return Images(data.eval, *columns, prepare=prepare(processor), skip_corrupt=config.skip_corrupt, home=data.home)
 
 
 def prepare(processor, size: int | None = None):
-    """A PIL image as uint8 (3, H, W), as `processor` gives it before normalisation; at `size` where it is asked for."""
+    """A function from a PIL image to uint8 (3, H, W), as `processor` before normalisation; `size` replaces its size."""
     if hasattr(processor, "data_config"):
         return eval_transform(processor.data_config | ({"input_size": (3, size, size)} if size else {}))
 
@@ -151,7 +154,7 @@ def prepare(processor, size: int | None = None):
 
 
 def image_transform(config: MixupConfig) -> Transform | None:
-    """What happens to a training image by itself, where the recipe asks for anything."""
+    """The transform of single training images, None if the recipe sets none."""
     return train_transform(
         config.image_size,
         scale=config.random_resized_crop,
@@ -164,7 +167,7 @@ def image_transform(config: MixupConfig) -> Transform | None:
 
 
 def train_images(config: MixupConfig, data: Data, processor) -> Images | Stream:
-    """The training split as uint8 batches, with per-image transforms only where the recipe asks for them."""
+    """The training split as uint8 batches, with transforms of single images only if the recipe sets them."""
     transform = image_transform(config)
     shared = {"transform": transform, "skip_corrupt": config.skip_corrupt, "home": data.home}
     shared["prepare"] = None if transform else prepare(processor, config.eval_image_size and config.image_size)
