@@ -181,7 +181,7 @@ def test_a_disk_that_is_full_at_the_end_is_told_and_the_run_goes_on_later(
 
 def test_a_disk_that_fills_later_leaves_the_last_checkpoint(tmp_path, recipe, capsys, full_disk):
     def fill_after_the_first_checkpoint():
-        while not (tmp_path / "run" / "checkpoint-3").exists():
+        while not (tmp_path / "run" / "checkpoint-3" / "manifest.json").exists():
             time.sleep(0.001)
         full_disk(20_000)
 
@@ -233,7 +233,7 @@ def test_a_launcher_that_starts_one_process_of_two_is_told(tmp_path, recipe):
     printed, said = process.communicate()
     assert process.returncode == 0, said
     assert "1 process(es) on cpu" in printed
-    assert "Warning: several processes were asked for and 1 started" in said
+    assert "Warning: the launcher was to start several processes and started one" in said
 
 
 class Closed(BaseHTTPRequestHandler):
