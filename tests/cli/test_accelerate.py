@@ -70,7 +70,7 @@ def test_float16_on_a_cpu_is_refused(tiny, monkeypatch, capsys):
         assert start(tiny, "--output_dir", tiny.parent / "run") == 2
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
-    assert "Mixed precision fp16 needs a GPU" in capsys.readouterr().err
+    assert "Mixed precision fp16 requires a GPU" in capsys.readouterr().err
     assert not (tiny.parent / "run").exists()
 
 
