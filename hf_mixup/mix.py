@@ -1,4 +1,4 @@
-"""Mix: who was mixed with whom, and how much."""
+"""Mix: mixing indices, weights and masks of a batch."""
 
 from __future__ import annotations
 
@@ -10,99 +10,97 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(init=False, eq=False)  # for `repr` and `dataclasses.replace`
 class Mix:
-    """Row i of a mixed batch is `weight[i, k]` parts of row `index[i, k]`.
+    """Row i of a mixed batch is `sum_k weight[i, k] * row index[i, k]`. Immutable.
 
     `index`: (B, K) long; column 0 is the row itself in methods that mix pairs.
     `weight`: (B, K) float32; rows sum to one unless the method declares `free_weights`.
-    `mask`: (B or 1, K-1, H, W) in [0, 1], the shares of columns 0..K-2 (the last column gets the rest), so one
-    where the row's own image shows; None where the method has no mask.
+    `mask`: (B or 1, K-1, H, W) in [0, 1], the shares of columns 0..K-2 (the last column has the rest); None where the
+    method has no mask. For pairs it is one where the row's own image is visible.
+    A mask may be given as a function, which is called when `mask` is first read.
     """
+
+    __slots__ = ("_index", "_weight", "_mask", "_partner", "_lam")
 
     index: Tensor
     weight: Tensor
-    mask: Tensor | None = None
+    mask: Tensor | None
 
-    @staticmethod
+    def __init__(
+        self, index: Tensor | None, weight: Tensor | None, mask: Tensor | Callable[[], Tensor] | None = None
+    ) -> None:
+        self._index, self._weight, self._mask = index, weight, mask
+        self._partner: Tensor | None = None
+        self._lam: Tensor | None = None
+
+    @classmethod
     def pair(
+        cls,
         partner: Tensor,
         lam: Tensor,
         mask: Tensor | Callable[[], Tensor] | None = None,
         device: torch.device | None = None,
     ) -> Mix:
-        """Each row with one partner: `lam` (B,) or (1,) is the share of the row itself, `partner` (B,) its row.
+        """Mix each row with one partner: `lam` (B,) or (1,) is the row's own share, `partner` (B,) the other row.
 
-        `mask` may be a function that makes it when it is asked for.
+        `device`: of the result, by default that of `lam`. `index` and `weight` are built when they are first read.
         """
-        return Pair(partner=partner, lam=lam, mask=mask, device=device or lam.device)
+        device = device or lam.device
+        mix = cls(None, None, mask)
+        mix._partner = partner.to(device, non_blocking=True)
+        mix._lam = lam.to(device, torch.float32, non_blocking=True).expand(len(partner))
+        return mix
 
     @classmethod
     def none(cls, x: Tensor) -> Mix:
-        """Nobody is mixed: every row of `x` (B, ...) keeps itself."""
+        """Mix nothing: every row of `x` (B, ...) keeps itself."""
         own = torch.arange(len(x), device=x.device)
         return cls(own[:, None], torch.ones(len(x), 1, device=x.device))
 
     @property
-    def lam(self) -> Tensor:
-        """(B,) share of column 0."""
-        return self.weight[:, 0]
-
-    @property
-    def partner(self) -> Tensor:
-        """(B,) row of column 1."""
-        return self.index[:, 1]
-
-    def __call__(self, y: Tensor) -> Tensor:
-        """(B, ...) what the mixed rows are worth: `sum_k weight[:, k] * y[index[:, k]]`, in float32 or wider."""
-        y = wide(y)
-        rows = y.flatten(1) if y.dim() > 1 else y[:, None]
-        mixed = F.embedding_bag(self.index, rows, per_sample_weights=self.weight.to(y.dtype), mode="sum")
-        return mixed.view(len(self.index), *y.shape[1:])
-
-
-class Pair(Mix):
-    """A `Mix` of each row with one partner, whose parts are made when they are asked for."""
-
-    def __new__(cls, index: Tensor | None = None, weight: Tensor | None = None, mask: Tensor | None = None, **pair):
-        # what dataclasses.replace asks for is no pair any more
-        return super().__new__(cls) if index is None else Mix(index, weight, mask)
-
-    def __init__(self, *, partner: Tensor, lam: Tensor, mask, device: torch.device):
-        lam = lam.to(device, torch.float32, non_blocking=True).expand(len(partner))
-        self.__dict__.update(_partner=partner.to(device, non_blocking=True), _lam=lam, _mask=mask)
-
-    @property
     def index(self) -> Tensor:
-        return torch.stack([torch.arange(len(self._partner), device=self._partner.device), self._partner], 1)
+        if self._index is None:
+            own = torch.arange(len(self._partner), device=self._partner.device)
+            self._index = torch.stack([own, self._partner], 1)
+        return self._index
 
     @property
     def weight(self) -> Tensor:
-        return torch.stack([self._lam, 1 - self._lam], 1)
+        if self._weight is None:
+            self._weight = torch.stack([self._lam, 1 - self._lam], 1)
+        return self._weight
 
     @property
     def mask(self) -> Tensor | None:
-        return self._mask() if callable(self._mask) else self._mask
+        if callable(self._mask):
+            self._mask = self._mask()
+        return self._mask
 
     @property
     def lam(self) -> Tensor:
-        return self._lam
+        """(B,) weight of column 0."""
+        return self.weight[:, 0] if self._lam is None else self._lam
 
     @property
     def partner(self) -> Tensor:
-        return self._partner
+        """(B,) index of column 1."""
+        return self.index[:, 1] if self._partner is None else self._partner
 
     def __call__(self, y: Tensor) -> Tensor:
-        y = wide(y)
-        lam = self._lam.to(y.dtype).reshape(-1, *[1] * (y.dim() - 1))
-        return torch.lerp(y.index_select(0, self._partner), y, lam)
+        """(B, ...) mixed rows of `y`, `sum_k weight[:, k] * y[index[:, k]]`, in float32 or wider.
 
-
-def wide(y: Tensor) -> Tensor:
-    """`y` in float32 or wider; TypeError if it has class numbers."""
-    if not y.is_floating_point():
-        raise TypeError(
-            f"Targets of type {y.dtype} cannot be mixed: class numbers have no average. "
-            "Give one row of floats for each image, e.g. torch.nn.functional.one_hot(labels, num_classes).float()."
-        )
-    return y.to(torch.promote_types(y.dtype, torch.float32))
+        Raises TypeError if `y` is not floating point.
+        """
+        if not y.is_floating_point():
+            raise TypeError(
+                f"Targets of type {y.dtype} cannot be mixed: class indices have no average. "
+                "Give one row of floats per image, e.g. torch.nn.functional.one_hot(labels, num_classes).float()."
+            )
+        y = y.to(torch.promote_types(y.dtype, torch.float32))
+        if self._partner is not None:
+            lam = self._lam.to(y.dtype).reshape(-1, *[1] * (y.dim() - 1))
+            return torch.lerp(y.index_select(0, self._partner), y, lam)
+        rows = y.flatten(1) if y.dim() > 1 else y[:, None]
+        mixed = F.embedding_bag(self.index, rows, per_sample_weights=self.weight.to(y.dtype), mode="sum")
+        return mixed.view(len(self.index), *y.shape[1:])

@@ -167,7 +167,7 @@ def test_an_out_unlike_the_images_is_refused_with_both(images, labels):
 def test_an_out_in_the_images_memory_is_refused(images, labels):
     x = images()
     for out in (x, x.view_as(x)):
-        with pytest.raises(ValueError, match="share their memory"):
+        with pytest.raises(ValueError, match="share memory"):
             BatchMixup("mixup", CLASSES)(x, labels, out=out)
 
 
@@ -190,7 +190,7 @@ def test_labels_of_a_wrong_form_are_refused_with_theirs(images, wrong):
 
 @pytest.mark.parametrize("wrong", [CLASSES, -1])
 def test_class_numbers_without_a_class_are_refused_with_theirs(images, wrong):
-    with pytest.raises(ValueError, match=f"Labels from .*{wrong}.*from 0 to 4"):
+    with pytest.raises(ValueError, match=f"Labels are .*{wrong}.*from 0 to 4"):
         BatchMixup("mixup", CLASSES)(images(), torch.tensor([2, 2, 2, 2, 2, wrong]))
 
 

@@ -1,4 +1,4 @@
-"""Noise that a network takes badly: one step from a random start (Wong et al., 2020, section 4)."""
+"""Adversarial noise: one FGSM step from a random start (Wong et al., 2020, section 4)."""
 
 from collections.abc import Callable
 
@@ -7,41 +7,41 @@ from torch import Tensor
 
 from ..ops.sampling import on_device
 
-OVERSHOOT = 2 / 255  # how much longer than the noise may be the step is, in PuzzleMix's code
+STEP_MARGIN = 2 / 255  # step size minus the largest noise, in PuzzleMix's code
 
 
-class Pixels:
-    """Images of values 0 to 1, of channels that were normalised with `mean` and `std`."""
+class PixelRange:
+    """Converts between normalised images and pixel values 0 to 1; `mean` and `std` of each channel."""
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], like: Tensor):
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], like: Tensor) -> None:
         self.mean, self.std = (
             torch.tensor(values).to(like.device, non_blocking=True)[:, None, None] for values in (mean, std)
         )
 
-    def add(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Like normalised images `x` (B, C, H, W), with `noise` in pixel units, clipped to 0 to 1."""
+    def add_noise(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Normalised images `x` (B, C, H, W) plus `noise` in pixel units, clipped to pixel values 0 to 1."""
         pixels = (x.float() * self.std + self.mean + noise).clamp(0, 1)
         return ((pixels - self.mean) / self.std).to(x.dtype)
 
-    def room(self, x: Tensor, noise: Tensor) -> Tensor:
-        """As much of `noise` as changes a pixel."""
+    def clip_noise(self, x: Tensor, noise: Tensor) -> Tensor:
+        """`noise` limited so that pixel values stay in 0 to 1."""
         pixels = x.float() * self.std + self.mean
         return (pixels + noise).clamp(0, 1) - pixels
 
 
 def attack(
-    x: Tensor, gradient: Callable[[Tensor], Tensor], pixels: Pixels, most: float, rng: torch.Generator
+    x: Tensor, gradient: Callable[[Tensor], Tensor], pixels: PixelRange, max_noise: float, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Images with noise of at most `most` a pixel, a random part of the step, and the loss's gradient at its start.
+    """Images with adversarial noise, scaled by a random factor in [0, 1), and the loss gradient at the random start.
 
-    Both (B, C, H, W); `gradient` gives that of images like `x`.
+    Both (B, C, H, W). `gradient(x)` is the loss gradient of images; `max_noise` per pixel, in units of 0 to 1.
     """
-    start = torch.empty(x.shape, device=x.device).uniform_(-most, most, generator=on_device(rng, x.device))
-    start = pixels.room(x, start)
-    slope = gradient(pixels.add(x, start))
-    return pixels.add(x, step(start, slope, most) * float(torch.rand((), generator=rng))), slope
+    start = torch.empty(x.shape, device=x.device).uniform_(-max_noise, max_noise, generator=on_device(rng, x.device))
+    start = pixels.clip_noise(x, start)
+    grad = gradient(pixels.add_noise(x, start))
+    return pixels.add_noise(x, sign_step(start, grad, max_noise) * float(torch.rand((), generator=rng))), grad
 
 
-def step(start: Tensor, slope: Tensor, most: float) -> Tensor:
-    """Noise `start` after a step along the signs of `slope`, none larger than `most`."""
-    return (start + (most + OVERSHOOT) * slope.sign()).clamp(-most, most)
+def sign_step(start: Tensor, grad: Tensor, max_noise: float) -> Tensor:
+    """`start` plus a step in the direction `grad.sign()`, clipped to `max_noise`."""
+    return (start + (max_noise + STEP_MARGIN) * grad.sign()).clamp(-max_noise, max_noise)

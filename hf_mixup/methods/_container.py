@@ -1,36 +1,41 @@
-"""A method around another, which mixes the pixels: what those have in common that only change labels or losses."""
+"""Container: base class of methods that change the labels or losses of another method, which mixes the pixels."""
 
 from dataclasses import dataclass, field
 
-from . import within
-from ._base import Method
+import torch
+from torch import Tensor
+
+from ..mix import Mix
+from . import load_nested
+from ._base import Method, Net
 
 
 @dataclass(eq=False)
 class Container(Method):
-    """`base`: the method that mixes, by its name and arguments; it may do no more than that."""
+    """`base`: the method that mixes pixels, as a dict with name and arguments; it must not need `forward`."""
 
     needs_forward = True
     base: dict = field(default_factory=lambda: {"name": "mixup", "alpha": 1.0})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        self.base = within(self, self.base)
+        self.base = load_nested(self, self.base)
         if self.base.needs_forward:
             raise ValueError(
-                f"{self.name} works with what its base mixed, but {self.base.name} does more than mix pixels: "
-                "choose another base."
+                f"{self.name} requires a base that only mixes pixels; {self.base.name} does more: choose another base."
             )
 
     @property
-    def needs_net(self):
+    def needs_net(self) -> bool:
         return self.base.needs_net
 
-    def build(self, net):
+    def build(self, net: Net) -> None:
         self.base.build(net)
 
-    def mix_batch(self, net, x, y, rng, out=None):
+    def mix_batch(
+        self, net: Net | None, x: Tensor, y: Tensor, rng: torch.Generator, out: Tensor | None = None
+    ) -> tuple[Tensor, Mix]:
         return self.base.mix(net, x, y, rng, **({} if out is None else {"out": out}))
 
-    def after_step(self, net):
+    def after_step(self, net: Net) -> None:
         self.base.after_step(net)

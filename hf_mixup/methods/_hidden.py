@@ -1,4 +1,4 @@
-"""Hidden layers seen as maps, whatever the network: for methods that treat places, not just numbers."""
+"""Editing hidden layers as feature maps (B, C, h, w), for CNNs and transformers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,19 +6,20 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ._base import Method, Net
 from ._mixblock import without_autocast
 
 Edit = Callable[[Tensor], Tensor]
 
 
 @contextmanager
-def editing_map(net, layer: int | str, image: tuple[int, int], edit: Edit, edit_prefix: Edit) -> Iterator[None]:
-    """Passes inside go on with `edit` of a layer's map (B, C, h, w), in float32, for images of that height and width.
+def editing_map(net: Net, layer: int | str, image: tuple[int, int], edit: Edit, edit_prefix: Edit) -> Iterator[None]:
+    """Apply `edit` to the map (B, C, h, w) of a layer in every pass inside the context, in float32.
 
-    Class and distillation tokens (B, T, C), where the network has some, go through `edit_prefix`.
+    `image`: height and width of the images. `edit_prefix` is applied to class and distillation tokens (B, T, C).
     """
 
-    def change(hidden):
+    def change(hidden: Tensor) -> Tensor:
         with without_autocast(hidden.device):
             wide = hidden.float()
             if hidden.dim() == 3:
@@ -36,26 +37,26 @@ def editing_map(net, layer: int | str, image: tuple[int, int], edit: Edit, edit_
         yield
 
 
-def check_layers(method) -> None:
-    """ValueError unless a method's `layers`, of which it draws one, are 0 (the input) and numbers of stages."""
+def check_layers(method: Method) -> None:
+    """Raise ValueError unless `method.layers` is a non-empty list of 0 (the input) and stage numbers from 1."""
     if not method.layers or min(method.layers) < 0:
         name = type(method).__name__
         raise ValueError(f"{name}'s layers are {method.layers!r}: give 0 for the input and k for stage k.")
 
 
-def check_stages(method, net) -> None:
-    """ValueError if the network has fewer stages than a method's `layers` ask for."""
+def check_stages(method: Method, net: Net) -> None:
+    """Raise ValueError if `method.layers` has a number above the network's number of stages."""
     stages = len(net.layers(for_method=method.name))
     if max(method.layers) > stages:
         raise ValueError(
-            f"{method.name} is to mix after stage {max(method.layers)}, but {net.name} has {stages}: "
+            f"{method.name}'s layers are {method.layers!r}, but {net.name} has {stages} stages: "
             f"give method_args.layers up to {stages}."
         )
 
 
-def last_that_counts(net) -> int:
-    """Number of the last layer whose map reaches the classifier.
+def last_mixable_layer(net: Net) -> int:
+    """Index of the last layer whose map influences the logits: -1, or -2 for networks with a class token.
 
-    The last one; or the one before if a class token is read, since then only the last block's attention looks at maps.
+    After the last block only the class token is used; patches influence it through that block's attention.
     """
     return -2 if net.parts.prefix_tokens else -1

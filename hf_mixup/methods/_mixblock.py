@@ -1,4 +1,4 @@
-"""Networks that make masks, for the methods that learn how to mix."""
+"""Mask generators: networks of the methods that learn to mix."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -6,41 +6,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.masks import spread
+from ..ops.masks import unsqueeze_like
 from ..ops.sampling import on_device
 
 UPSAMPLINGS = ("nearest", "bilinear")
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """(N, 1, h, w) `value` averaged, for each place of `query`, over the places of `key` that resemble it.
+    """(N, 1, h, w) scaled dot-product attention over positions.
 
-    `query` and `key` (N, D, h, w), `value` (N, 1, h, w); softmax of their products over the square root of D.
+    `query` and `key` (N, D, h, w), `value` (N, 1, h, w).
     """
-    likeness = query.flatten(2).transpose(1, 2) @ key.flatten(2) / query.shape[1] ** 0.5
-    averaged = likeness.softmax(-1) @ value.flatten(2).transpose(1, 2)
+    similarity = query.flatten(2).transpose(1, 2) @ key.flatten(2) / query.shape[1] ** 0.5
+    averaged = similarity.softmax(-1) @ value.flatten(2).transpose(1, 2)
     return averaged.transpose(1, 2).reshape(value.shape)
 
 
-def with_channel(z: Tensor, share: Tensor) -> Tensor:
-    """(N, C + 1, h, w) features `z` (N, C, h, w) with a constant channel: `share` (N,)."""
-    return torch.cat([z, spread(share, z).expand(-1, 1, *z.shape[2:])], 1)
+def append_channel(z: Tensor, share: Tensor) -> Tensor:
+    """(N, C + 1, h, w) features `z` (N, C, h, w) with an additional constant channel `share` (N,)."""
+    return torch.cat([z, unsqueeze_like(share, z).expand(-1, 1, *z.shape[2:])], 1)
 
 
-def partners_of(z: Tensor, lam: Tensor, partner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Features (N, C, h, w) of each row and of its partner, and `lam` (N,), all float32 on the device of `z`."""
+def gather_pairs(z: Tensor, lam: Tensor, partner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Features (N, C, h, w) of each row, those of its partner, and `lam` (N,), in float32 on the device of `z`."""
     lam = lam.to(z.device, torch.float32, non_blocking=True).expand(len(z))
     own = z.float()
     return own, own.index_select(0, partner.to(z.device, non_blocking=True)), lam
 
 
-def enlarge(shown: Tensor, size: tuple[int, int], upsample: str) -> Tensor:
-    """(N, K, H, W) maps `shown` (N, K, h, w) at the images' `size`; before what turns them into shares."""
-    return F.interpolate(shown, size=tuple(size), mode=upsample)
+def resize_masks(logits: Tensor, size: tuple[int, int], upsample: str) -> Tensor:
+    """(N, K, H, W) mask logits `logits` (N, K, h, w) upsampled to the images' `size`."""
+    return F.interpolate(logits, size=tuple(size), mode=upsample)
 
 
-def start_small(block: nn.Module) -> None:
-    """Small weights and no biases in the convolutions of `block`: masks are nearly even at first."""
+def init_small(block: nn.Module) -> None:
+    """Initialise the convolutions of `block` with small weights and zero biases: masks are nearly uniform at first."""
     for layer in block.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, std=0.01)
@@ -49,26 +49,26 @@ def start_small(block: nn.Module) -> None:
 
 
 def hinge(mask: Tensor, lam: Tensor, margin: float) -> Tensor:
-    """How much more than `margin` the mask's share is away from lam, 0 to 1.
+    """Hinge loss `max(|mean(mask) - lam| - margin, 0)`, 0 to 1.
 
-    `mask` (N, 1, H, W). One `lam` (1,) is held against the share of the whole batch, as in the paper; `lam` (N,)
-    against each row's own.
+    `mask` (N, 1, H, W). One `lam` (1,) is compared with the mean over the whole batch, as in the paper; `lam` (N,) with
+    the mean of each row.
     """
     share = mask.mean() if len(lam) == 1 else mask.mean((1, 2, 3))
     return ((share - lam.to(mask.device, non_blocking=True)).abs() - margin).clamp(min=0).mean()
 
 
 def variance(mask: Tensor, lam: Tensor) -> Tensor:
-    """How far pixels are from their mean share, squared, 0 to 1/4: most for masks of zeros and ones.
+    """Variance of mask pixels, 0 to 1/4, largest for binary masks.
 
-    `mask` (N, 1, H, W). About the mean of the whole batch for one `lam` (1,), about each row's own for `lam` (N,).
+    `mask` (N, 1, H, W). The mean is that of the whole batch for one `lam` (1,), that of each row for `lam` (N,).
     """
     mean = mask.mean() if len(lam) == 1 else mask.mean((1, 2, 3), keepdim=True)
     return (mask - mean).square().mean()
 
 
 def lam_curve(lam: Tensor, k: float) -> Tensor:
-    """`lam` in [0, 1] bent towards a half where `k` is small, as it is for a negative `k`; 0, 1/2 and 1 stay.
+    """`lam` in [0, 1] pulled towards 1/2, more for a smaller `k`; 0, 1/2 and 1 stay. A negative `k` changes nothing.
 
     SAMix, section 4 (arXiv 2111.15454).
     """
@@ -76,103 +76,103 @@ def lam_curve(lam: Tensor, k: float) -> Tensor:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
-    """A context in which operations on `device` keep the type of what they are given."""
-    if not torch.amp.is_autocast_available(device.type):  # "meta" knows no autocast to turn off
+    """A context without autocast on `device`."""
+    if not torch.amp.is_autocast_available(device.type):  # e.g. the meta device
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 class MixBlock(nn.Module):
-    """Where a row's own image shows, from the features of both (AutoMix, section 3.2, arXiv 2103.13027).
+    """AutoMix's mask generator (section 3.2, arXiv 2103.13027).
 
-    `channels` of the features; `lam_channel` tells the block lam by one channel more; `upsample` nearest or bilinear.
+    `channels` of the features; `lam_channel`: append lam to the features as a channel; `upsample` nearest or bilinear.
     """
 
-    def __init__(self, channels: int, lam_channel: bool = False, upsample: str = "nearest"):
+    def __init__(self, channels: int, lam_channel: bool = False, upsample: str = "nearest") -> None:
         super().__init__()
         self.lam_channel, self.upsample = lam_channel, upsample
         width = channels + 1 if lam_channel else channels
-        self.query = nn.Conv2d(width, max(channels // 2, 1), 1)  # the key as well
+        self.query = nn.Conv2d(width, max(channels // 2, 1), 1)  # also the key
         self.value = nn.Conv2d(width, 1, 1)
-        start_small(self)
+        init_small(self)
 
     def forward(self, z: Tensor, lam: Tensor, partner: Tensor, size: tuple[int, int]) -> Tensor:
-        """(N, 1, H, W) float32 mask in (0, 1) for images of `size`, one where the row's own image shows.
+        """(N, 1, H, W) float32 mask in (0, 1) for images of `size`, near one where the row's own image is visible.
 
-        `z` (N, C, h, w) features of the batch, `lam` (N,) or one number, `partner` (N,).
+        `z` (N, C, h, w) features of the batch, `lam` (N,) or (1,), `partner` (N,).
         """
-        # in float16 the products overflow, and in bfloat16 lam is lost in the sums
+        # products overflow in float16, and bfloat16 sums lose lam
         with without_autocast(z.device):
-            own, other, lam = partners_of(z, lam, partner)
+            own, other, lam = gather_pairs(z, lam, partner)
             if self.lam_channel:
-                own, other = with_channel(own, lam), with_channel(other, 1 - lam)
-            shown = attend(self.query(own), self.query(other), self.value(other))
-            # before the sigmoid, as in the paper: it matters for bilinear
-            return 1 - enlarge(shown, size, self.upsample).sigmoid()
+                own, other = append_channel(own, lam), append_channel(other, 1 - lam)
+            logits = attend(self.query(own), self.query(other), self.value(other))
+            # upsample before the sigmoid, as in the paper; bilinear results differ
+            return 1 - resize_masks(logits, size, self.upsample).sigmoid()
 
 
 class SceneBlock(nn.Module):
-    """Where a row's own image shows; query and key see both images (SAMix, section 4, arXiv 2111.15454).
+    """SAMix's mask generator: query and key see the features of both images (section 4, arXiv 2111.15454).
 
-    `channels` of the features, which lam, bent by `lam_curve` with `k`, makes stronger; `dropout` of values at places.
+    `channels` of the features, which are scaled by `lam_curve(lam, k)`; `dropout` of the value map.
     """
 
-    def __init__(self, channels: int, k: float = 0.25, dropout: float = 0.0, upsample: str = "bilinear"):
+    def __init__(self, channels: int, k: float = 0.25, dropout: float = 0.0, upsample: str = "bilinear") -> None:
         super().__init__()
         self.k, self.dropout, self.upsample = k, dropout, upsample
         width = max(channels // 2, 1)
         self.query, self.key = nn.Conv2d(2 * channels, width, 1), nn.Conv2d(2 * channels, width, 1)
-        # no biases, and its own BatchNorm, as in the authors' code
+        # BatchNorm and no biases, as in the authors' code
         hidden = nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width), nn.ELU()
         self.value = nn.Sequential(*hidden, nn.Conv2d(width, 1, 1, bias=False))
-        start_small(self)
+        init_small(self)
 
     def forward(
         self, z: Tensor, lam: Tensor, partner: Tensor, size: tuple[int, int], rng: torch.Generator | None = None
     ) -> Tensor:
-        """(N, 1, H, W) float32 mask, as `MixBlock` gives it; `rng` draws what is dropped in training."""
+        """(N, 1, H, W) float32 mask, as in `MixBlock`; `rng` is for dropout in training mode."""
         with without_autocast(z.device):
-            own, other, lam = partners_of(z, lam, partner)
-            strength = spread(lam_curve(lam, self.k), own)
+            own, other, lam = gather_pairs(z, lam, partner)
+            strength = unsqueeze_like(lam_curve(lam, self.k), own)
             own, other = own * (1 + strength), other * (2 - strength)
             both, value = torch.cat([own, other], 1), self.value(other)
             if self.training and self.dropout > 0:
                 value = self.drop(value, rng)
-            shown = attend(self.query(both), self.key(both), value)
-            return 1 - enlarge(shown, size, self.upsample).sigmoid()
+            logits = attend(self.query(both), self.key(both), value)
+            return 1 - resize_masks(logits, size, self.upsample).sigmoid()
 
     def drop(self, value: Tensor, rng: torch.Generator) -> Tensor:
-        """`value` with zeros at random places, the others scaled so that the mean stays."""
+        """Dropout of positions of `value` (N, 1, h, w); the expected value does not change."""
         kept = torch.rand(value.shape, generator=on_device(rng, value.device), device=value.device) >= self.dropout
         return value * kept / (1 - self.dropout)
 
 
 class ShareBlock(nn.Module):
-    """What share of each pixel each of several images has (AdAutoMix, section 3, arXiv 2312.11954).
+    """AdAutoMix's mask generator for several images (section 3, arXiv 2312.11954).
 
-    `channels` of the features; `lam_channel` tells the block each image's share by one channel more.
+    `channels` of the features; `lam_channel`: append each image's share to its features as a channel.
     """
 
-    def __init__(self, channels: int, lam_channel: bool = False, upsample: str = "bilinear"):
+    def __init__(self, channels: int, lam_channel: bool = False, upsample: str = "bilinear") -> None:
         super().__init__()
         self.lam_channel, self.upsample = lam_channel, upsample
         width = channels + 1 if lam_channel else channels
         self.query, self.key = (nn.Conv2d(width, max(channels // 2, 1), 1) for _ in range(2))
         self.value = nn.Conv2d(width, 1, 1)
-        start_small(self)
+        init_small(self)
 
     def forward(self, z: Tensor, lam: Tensor, index: Tensor, size: tuple[int, int]) -> Tensor:
-        """(N, K, H, W) float32 shares, summing to one over K, for images of `size`.
+        """(N, K, H, W) float32 shares of the K images in each pixel, summing to one, for images of `size`.
 
-        `z` (N, C, h, w) features of the batch, `lam` and `index` (N, K) shares and rows of the images.
+        `z` (N, C, h, w) features of the batch, `lam` and `index` (N, K) shares and rows of the K images.
         """
         lam, index = (draw.to(z.device, non_blocking=True) for draw in (lam.float(), index))
         with without_autocast(z.device):
             images = [z.float().index_select(0, column) for column in index.unbind(1)]
             if self.lam_channel:
-                images = [with_channel(image, share) for image, share in zip(images, lam.unbind(1))]
+                images = [append_channel(image, share) for image, share in zip(images, lam.unbind(1))]
             queries, keys, values = ([layer(image) for image in images] for layer in (self.query, self.key, self.value))
             keys = [key.relu() for key in keys]
-            all_keys = sum(keys)  # products with the others' keys, summed, are those with the sum of these keys
+            all_keys = sum(keys)  # a sum of products with keys is the product with their sum
             parts = [attend(q.relu(), all_keys - k, v) for q, k, v in zip(queries, keys, values)]
-            return enlarge(torch.cat(parts, 1), size, self.upsample).softmax(1)
+            return resize_masks(torch.cat(parts, 1), size, self.upsample).softmax(1)

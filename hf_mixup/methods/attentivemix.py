@@ -1,42 +1,44 @@
-"""Attentive CutMix: the cells a teacher finds most active, on the partner (Walawalkar et al., 2020, section 3).
+"""Attentive CutMix: paste the cells with the highest teacher activation onto the partner (Walawalkar et al., 2020,
+section 3).
 
-As the authors', but for this: lam is the share of pixels, which counts where cells are uneven; the teacher is in eval
-mode. AttentiveMix+ of OpenMixup, with a number of cells drawn by lam, is `top_k=None`.
+Differences from the authors' code: lam is the share of pixels, not of cells, which may differ in size; the teacher is
+in eval mode. OpenMixup's AttentiveMix+, which draws the number of cells, is `top_k=None`.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..mix import Mix
-from ..ops.masks import blend, once
-from ..ops.resize import enlarged
-from ._base import Method
+from ..ops.masks import blend, unexpand
+from ..ops.resize import upsample_cells
+from ._base import Method, Net
 
 
 def attentivemix(
-    x: Tensor, activity: Tensor, count: Tensor, partner: Tensor, out: Tensor | None = None
+    x: Tensor, activation: Tensor, count: Tensor, partner: Tensor, out: Tensor | None = None
 ) -> tuple[Tensor, Mix]:
-    """Each partner with the most active cells of the row's own image; lam is their share of the pixels.
+    """Each partner with the row's own cells of highest activation pasted over it; lam is their share of pixels.
 
-    `x` (B, C, H, W), `activity` (B, h, w) of its cells, `count` (B or 1,) of cells to keep, `partner` (B,).
+    `x` (B, C, H, W), `activation` (B, h, w), `count` (B or 1,) number of cells to paste, `partner` (B,).
     """
-    order = activity.flatten(1).argsort(dim=1, descending=True, stable=True)
-    first = torch.arange(order.shape[1], device=x.device) < once(count).to(x.device, non_blocking=True)[:, None]
+    order = activation.flatten(1).argsort(dim=1, descending=True, stable=True)
+    first = torch.arange(order.shape[1], device=x.device) < unexpand(count).to(x.device, non_blocking=True)[:, None]
     kept = torch.zeros_like(order, dtype=torch.float32).scatter(1, order, first.float().expand_as(order))
-    mask = enlarged(kept.reshape(len(x), 1, *activity.shape[1:]), x.shape[-2:])
+    mask = upsample_cells(kept.reshape(len(x), 1, *activation.shape[1:]), x.shape[-2:])
     return blend(x, partner, mask, out), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 
 @dataclass(eq=False)
 class AttentiveMix(Method):
-    """`top_k`: cells kept of each image, 6 of 49 in the paper; None draws their share from Beta(alpha, alpha).
+    """`top_k`: number of cells per image, 6 of 49 in the paper; None draws their share from Beta(alpha, alpha).
 
-    `teacher`: a timm name, a folder or a Hub id, seen at `teacher_size` pixels a side; None is the trained network
-    itself as it is when training starts, frozen, seen at the images' own size. `teacher_pretrained`: False gives a
-    timm name random weights. Cells are those of the teacher's last map, 7 a side for a ResNet at 224.
+    `teacher`: a timm name, a folder or a Hub id, run at `teacher_size` pixels per side; None uses a frozen copy of the
+    network from the start of training, run at the images' size. `teacher_pretrained`: False gives a timm model random
+    weights. Cells are those of the teacher's last map, 7 per side for a ResNet at 224 pixels.
     """
 
     paper = "2003.13048"
@@ -50,35 +52,37 @@ class AttentiveMix(Method):
     teacher_pretrained: bool = True
     teacher_size: int = 224
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        self.eye = None  # the teacher's Net, from `build` on
+        self.eye = None  # Net of the teacher, created in `build`
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"AttentiveMix's top_k is {self.top_k!r}: give 1 cell or more, or None to draw them.")
         if self.teacher_size < 1:
-            raise ValueError(f"AttentiveMix's teacher_size is {self.teacher_size!r}: give pixels, 1 or more.")
+            raise ValueError(f"AttentiveMix's teacher_size is {self.teacher_size!r}: give 1 pixel or more.")
 
-    def build(self, net):
+    def build(self, net: Net) -> None:
         self.eye = net.copy() if self.teacher is None else net.teacher(self.teacher, self.teacher_pretrained)
-        self.eye.layer(-1)  # raises where its map cannot be read
+        self.eye.layer(-1)  # raises if the map cannot be read
         self.train(self.training)
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if self.eye is not None:
             self.eye.eval()
         return self
 
-    def mix_batch(self, net, x, y, rng, out=None):
+    def mix_batch(
+        self, net: Net | None, x: Tensor, y: Tensor, rng: torch.Generator, out: Tensor | None = None
+    ) -> tuple[Tensor, Mix]:
         lam, partner = self.draw(x, self.alpha, rng)
-        activity = self.activity(net, x)
-        cells = activity[0].numel()
+        activation = self.activation(net, x)
+        cells = activation[0].numel()
         count = (cells * lam).long().clamp(min=1) if self.top_k is None else torch.full_like(lam, self.top_k)
-        return attentivemix(x, activity, count, partner, out)
+        return attentivemix(x, activation, count, partner, out)
 
     @torch.no_grad()
-    def activity(self, net, x: Tensor) -> Tensor:
-        """(B, h, w) mean over channels of the teacher's last map."""
+    def activation(self, net: Net, x: Tensor) -> Tensor:
+        """(B, h, w) last map of the teacher, averaged over channels."""
         self.eye.precision = net.precision
         if self.teacher is not None:
             x = F.interpolate(x.float(), size=(self.teacher_size, self.teacher_size), mode="bilinear")

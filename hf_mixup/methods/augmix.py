@@ -1,9 +1,9 @@
-"""AugMix: an image mixed with chains of operations on itself (Hendrycks et al., 2020, section 3, algorithm 1).
+"""AugMix: mix an image with chains of augmentations of itself (Hendrycks et al., 2020, section 3, algorithm 1).
 
-The operations are Pillow's on 8-bit images, as in the authors' code, but for rounding: one pixel in fifty may be a
-level off where an image is sheared or its contrast stretched. Widths and heights are the image's own; the authors' code
-takes squares of one size. The four operations that the paper leaves out, since they are also test corruptions, are left
-out. Draws are each image's own, always: `per_image` concerns `prob` alone.
+The operations are Pillow's on 8-bit images, as in the authors' code, except for rounding: after shearing or contrast
+stretching, one pixel in fifty may differ by one level. Images may have any size; the authors' code assumes squares of
+one size. The four operations that the paper excludes, because they are test corruptions, are not included. Draws are
+always per image: `per_image` only affects `prob`.
 """
 
 import math
@@ -14,20 +14,20 @@ from torch import Tensor
 
 from ..mix import Mix
 from ..ops.losses import jensen_shannon
-from ..ops.masks import mingle, spread, written
+from ..ops.masks import blend_with, unsqueeze_like, write_out
 from ..ops.pixels import affine, autocontrast, black_and_white, equalize, from_levels, posterize, solarize, to_levels
 from ..ops.sampling import beta, dirichlet, integers, uniform
-from ._base import Method
+from ._base import Method, Net
 from ._statistics import check_channels, check_statistics
 
 LEVELWISE = ("autocontrast", "equalize", "posterize", "solarize")
 GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 OPERATIONS = LEVELWISE + GEOMETRIC
-NONE = -1  # in place of an operation's number
-# What severity 10 may do: bits lost, levels turned round, degrees, pixels a pixel, and share of the side.
-BITS, TURNED, DEGREES, SHEAR, SHIFT = 4, 256, 30, 0.3, 1 / 3
-LEAST, MOST = 0.1, 10.0  # severities
-DEPTH = 3  # operations in a chain, at most, where `depth` leaves it open
+NO_OPERATION = -1  # in place of an operation's index
+# largest changes at severity 10: bits removed, levels inverted, degrees, shear factor, share of the side
+BITS, INVERTED, DEGREES, SHEAR, SHIFT = 4, 256, 30, 0.3, 1 / 3
+MIN_SEVERITY, MAX_SEVERITY = 0.1, 10.0  # range of severities
+MAX_DEPTH = 3  # largest number of operations in a chain if `depth` is -1
 
 
 @torch.no_grad()
@@ -40,35 +40,35 @@ def augmix(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
 ) -> Tensor:
-    """`lam` (B,) of each image, and the rest of what its chains make of it, with shares `weight` (B, chains).
+    """`lam` * image + (1 - `lam`) * mean of its augmentation chains, weighted by `weight` (B, chains).
 
-    `x` (B, C, H, W), normalised with `mean` and `std`. `operation` (steps, B, chains): numbers of OPERATIONS, or NONE;
-    `severity`: alike, up to 10, with the sign of the direction. All draws are on the CPU.
+    `x` (B, C, H, W), normalised with `mean` and `std`; `lam` (B,). `operation` (steps, B, chains): indices into
+    OPERATIONS, or NO_OPERATION; `severity`: same shape, -10 to 10, the sign is the direction. All draws on the CPU.
     """
     black, white = black_and_white(x, mean, std)
     chains = to_levels(x, black, white).repeat_interleave(weight.shape[1], 0)
     for step in zip(operation.flatten(1), severity.flatten(1)):
-        operate_(chains, *step)
+        apply_operation_(chains, *step)
     weight = weight.to(x.device, non_blocking=True)[:, :, None, None, None]
     mixture = chains.unflatten(0, weight.shape[:2]).mul_(weight).sum(1)
-    return mingle(x, from_levels(mixture, black, white), spread(lam, x))
+    return blend_with(x, from_levels(mixture, black, white), unsqueeze_like(lam, x))
 
 
-def operate_(x: Tensor, operation: Tensor, severity: Tensor) -> None:
-    """One operation on each image of levels `x` (N, C, H, W), in place; `operation` and `severity` (N,)."""
-    share = severity.abs() / MOST
-    bits, threshold = BITS - (BITS * share).long(), TURNED - (TURNED * share).long()
+def apply_operation_(x: Tensor, operation: Tensor, severity: Tensor) -> None:
+    """Apply one operation to each image of levels `x` (N, C, H, W), in place; `operation` and `severity` (N,)."""
+    share = severity.abs() / MAX_SEVERITY
+    bits, threshold = BITS - (BITS * share).long(), INVERTED - (INVERTED * share).long()
     kinds = {
         autocontrast: (operation == OPERATIONS.index("autocontrast"), ()),
         equalize: (operation == OPERATIONS.index("equalize"), ()),
         posterize: (operation == OPERATIONS.index("posterize"), (bits,)),
         solarize: (operation == OPERATIONS.index("solarize"), (threshold,)),
-        affine: (operation >= len(LEVELWISE), (matrices(operation, severity, x.shape[-2:]),)),
+        affine: (operation >= len(LEVELWISE), (affine_matrices(operation, severity, x.shape[-2:]),)),
     }
     for change, (chosen, arguments) in kinds.items():
-        if torch.compiler.is_compiling():  # no shapes that draws decide: all images, then a choice
+        if torch.compiler.is_compiling():  # avoid data-dependent shapes: change all images, then select
             changed = change(x, *(argument.to(x.device, non_blocking=True) for argument in arguments))
-            x.copy_(torch.where(spread(chosen, x).to(x.device, non_blocking=True), changed, x))
+            x.copy_(torch.where(unsqueeze_like(chosen, x).to(x.device, non_blocking=True), changed, x))
             continue
         rows = chosen.nonzero()[:, 0]
         if len(rows):
@@ -77,13 +77,13 @@ def operate_(x: Tensor, operation: Tensor, severity: Tensor) -> None:
             x.index_copy_(0, rows, change(x.index_select(0, rows), *arguments))
 
 
-def matrices(operation: Tensor, severity: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, 2, 3) where the pixels of images of `size` (height, width) come from; the identity where nothing moves.
+def affine_matrices(operation: Tensor, severity: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, 2, 3) affine matrices for `pixels.affine` and images of `size` (height, width).
 
-    Turned about the middle, sheared from the upper left corner, shifted by whole pixels.
+    Rotation about the centre, shear from the upper left corner, translation by whole pixels; otherwise the identity.
     """
     height, width = size
-    share = severity / MOST
+    share = severity / MAX_SEVERITY
     amounts = (DEGREES * share).trunc().deg2rad(), SHEAR * share, SHEAR * share
     amounts += (SHIFT * width * share).trunc(), (SHIFT * height * share).trunc()
     angle, shear_x, shear_y, right, down = (
@@ -98,26 +98,26 @@ def matrices(operation: Tensor, severity: Tensor, size: tuple[int, int]) -> Tens
 def draw_chains(
     count: int, rng: torch.Generator, width: int = 3, depth: int = -1, severity: float = 3.0, alpha: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`lam`, `weight`, `operation` and `severity` for `augmix`, of `count` images."""
+    """Random `lam`, `weight`, `operation` and `severity` of `augmix` for `count` images."""
     lam, weight = beta(alpha, count, rng), dirichlet(alpha, count, width, rng)
-    shape = (depth if depth > 0 else DEPTH, count, width)
+    shape = (depth if depth > 0 else MAX_DEPTH, count, width)
     number = math.prod(shape)
     operation = integers(len(OPERATIONS), number, rng).view(shape)
-    strength = uniform(LEAST, severity, number, rng).view(shape)
+    strength = uniform(MIN_SEVERITY, severity, number, rng).view(shape)
     strength = torch.where(torch.rand(shape, generator=rng) < 0.5, strength, -strength)
     if depth < 0:
-        length = 1 + integers(DEPTH, count * width, rng).view(count, width)
-        operation = torch.where(torch.arange(DEPTH)[:, None, None] < length, operation, NONE)
+        length = 1 + integers(MAX_DEPTH, count * width, rng).view(count, width)
+        operation = torch.where(torch.arange(MAX_DEPTH)[:, None, None] < length, operation, NO_OPERATION)
     return lam, weight, operation, strength
 
 
 @dataclass(eq=False)
 class AugMix(Method):
-    """`jsd_weight`: of the Jensen-Shannon divergence of an image's and two views' predictions, beside the loss of the
-    image; 0 trains on one view instead, which a collator can make. `width`: chains. `depth`: operations in a
-    chain, -1 for 1 to 3. `severity`: the highest, 0.1 to 10. `alpha`: of the Beta and Dirichlet distributions; 0 leaves
-    images as they are. `mean`, `std`: those the images were normalised with, one number a channel; without them, black
-    and white are each image's own lowest and highest value. Whole-number images are taken as 0 to 255.
+    """`jsd_weight`: of the Jensen-Shannon divergence between the predictions for the image and two views, added to the
+    loss of the image; 0 trains on one view instead, which collators support. `width`: number of chains. `depth`:
+    operations per chain, -1 for 1 to 3. `severity`: the largest one, 0.1 to 10. `alpha`: of the Beta and Dirichlet
+    distributions; 0 does not change images. `mean`, `std`: normalisation of the images, one number per channel; without
+    them, black and white are the minimum and maximum of each image. Integer images have levels 0 to 255.
     """
 
     paper = "1912.02781"
@@ -130,7 +130,7 @@ class AugMix(Method):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_statistics(self)
         if not (math.isfinite(self.jsd_weight) and self.jsd_weight >= 0):
@@ -138,34 +138,36 @@ class AugMix(Method):
         if self.width < 1:
             raise ValueError(f"AugMix's width is {self.width!r}: give a number of chains, 1 or more.")
         if self.depth != -1 and self.depth < 1:
-            raise ValueError(f"AugMix's depth is {self.depth!r}: give a number of operations, or -1 for 1 to {DEPTH}.")
-        if not LEAST <= self.severity <= MOST:
-            raise ValueError(f"AugMix's severity is {self.severity!r}: give a number from {LEAST} to {MOST:g}.")
+            raise ValueError(f"AugMix's depth is {self.depth!r}: give a number, or -1 for 1 to {MAX_DEPTH}.")
+        if not MIN_SEVERITY <= self.severity <= MAX_SEVERITY:
+            raise ValueError(f"AugMix's severity is {self.severity!r}: give {MIN_SEVERITY} to {MAX_SEVERITY:g}.")
 
     @property
-    def needs_forward(self):
+    def needs_forward(self) -> bool:
         return self.jsd_weight > 0
 
-    def check(self, x, y):
+    def check(self, x: Tensor, y: Tensor) -> None:
         super().check(x, y)
         check_channels(self, x)
 
-    def view(self, x: Tensor, spared: Tensor, rng: torch.Generator) -> Tensor:
-        """Augmented images (B, C, H, W), but for those where `spared` (B,) is one."""
+    def view(self, x: Tensor, skipped: Tensor, rng: torch.Generator) -> Tensor:
+        """Augmented images (B, C, H, W); rows where `skipped` (B,) is one are not changed."""
         lam, *chains = draw_chains(len(x), rng, self.width, self.depth, self.severity, self.alpha)
-        return augmix(x, torch.maximum(lam, spared), *chains, self.mean, self.std)
+        return augmix(x, torch.maximum(lam, skipped), *chains, self.mean, self.std)
 
-    def mix_batch(self, net, x, y, rng, out=None):
-        return written(self.view(x, torch.zeros(len(x)), rng), out), Mix.none(x)
+    def mix_batch(
+        self, net: Net | None, x: Tensor, y: Tensor, rng: torch.Generator, out: Tensor | None = None
+    ) -> tuple[Tensor, Mix]:
+        return write_out(self.view(x, torch.zeros(len(x)), rng), out), Mix.none(x)
 
-    def forward(self, net, x, y, rng):
+    def forward(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         if not self.needs_forward:
             return super().forward(net, x, y, rng)
         self.check(x, y)
         if self.skips(x, rng):
             return {"clean": net.loss(net(x), y)}
-        spared = self.spare_rows(torch.zeros(len(x)), rng)
-        views = [self.view(x, spared, rng) for _ in range(2)]
+        skipped = self.skip_rows(torch.zeros(len(x)), rng)
+        views = [self.view(x, skipped, rng) for _ in range(2)]
         clean, *others = net(torch.cat([x, *views])).chunk(3)
-        apart = jensen_shannon(clean, *others) * (1 - spared).to(x.device, non_blocking=True)
-        return {"clean": net.loss(clean, y), "jsd": self.jsd_weight * apart.mean()}
+        divergence = jensen_shannon(clean, *others) * (1 - skipped).to(x.device, non_blocking=True)
+        return {"clean": net.loss(clean, y), "jsd": self.jsd_weight * divergence.mean()}

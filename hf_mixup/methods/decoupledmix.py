@@ -1,7 +1,7 @@
-"""Decoupled Mixup: each mixed class is also learnt as if the other were not there (Liu et al., 2023, section 4.1).
+"""Decoupled Mixup: a loss term per mixed class that excludes the other mixed classes (Liu et al., 2023, section 4.1).
 
-Computed for each row, so it holds for a lam of each row's own and for lam = 1/2, where the authors' code leaves the
-decoupled term out. Their two-hot targets of a pair of one class may be above one; here they end there.
+Computed per row, so that it supports a lam per row, and lam = 1/2, for which the authors' code omits the term. Their
+two-hot targets of a pair of one class may exceed one; here they are clipped to one.
 """
 
 import math
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..mix import Mix
+from ._base import Net
 from ._container import Container
 
 MODES = ("both", "less", "more")
@@ -18,21 +19,21 @@ SCALES = ("none", "pow", "exp")
 
 
 def decoupled_terms(logits: Tensor, y: Tensor, mix: Mix) -> Tensor:
-    """(B, K) in nats: minus the log-probability of each mixed image's class, the other images' classes left out.
+    """(B, K) negative log-probability, in nats, of each mixed image's class, excluding the other images' classes.
 
-    `logits` and `y` (B, C), `y` one-hot; zero for an image without a class and for images of one class.
+    `logits` and `y` (B, C), `y` one-hot. Zero for images without a class, and if all mixed images have one class.
     """
     columns = [y.index_select(0, index) > 0 for index in mix.index.unbind(1)]
     classes = torch.stack(columns, 1) & (mix.weight[..., None] > 0)
     others = classes.any(1, keepdim=True) & ~classes
-    alone = logits[:, None].masked_fill(others, -torch.inf)
+    remaining = logits[:, None].masked_fill(others, -torch.inf)
     own = (classes * logits[:, None]).sum(-1) / classes.sum(-1).clamp(min=1)
     counts = classes.any(-1) & others.any(-1)
-    return torch.where(counts, alone.logsumexp(-1) - own, 0.0)
+    return torch.where(counts, remaining.logsumexp(-1) - own, 0.0)
 
 
 def rescaled(lam: Tensor, scale: str, power: float, threshold: float) -> Tensor:
-    """Shares `lam` (in [0, 1]) pulled up: 1 from `threshold` on, below it `(lam / threshold) ** power` for "pow"."""
+    """`lam` in [0, 1] rescaled: 1 from `threshold` on; below it `(lam / threshold) ** power`, or exponential."""
     if scale == "none":
         return torch.ones_like(lam)
     if scale == "pow":
@@ -45,10 +46,10 @@ def rescaled(lam: Tensor, scale: str, power: float, threshold: float) -> Tensor:
 
 @dataclass(eq=False)
 class DecoupledMix(Container):
-    """`base`: the method that mixes. `eta`: weight of the decoupled term. `mode`: for both images, or only the one
-    with less or more than `threshold` of the mix. `scale`, `scale_power`, `scale_threshold`: its weight by lam.
-    `two_hot`: instead, targets are the re-scaled shares of both classes, or ones without a `scale`, for the binary loss
-    (section 4.2).
+    """`base`: the method that mixes pixels. `eta`: weight of the decoupled term. `mode`: both images, or only those
+    with less or more than `threshold` of the mix. `scale`, `scale_power`, `scale_threshold`: rescaling of lam, the
+    weight of each image's term. `two_hot`: no decoupled term; targets for a binary loss are the rescaled lam of both
+    classes, or ones without a `scale` (section 4.2).
     """
 
     paper = "2203.10761"
@@ -62,18 +63,18 @@ class DecoupledMix(Container):
     scale_threshold: float = 1.0
     two_hot: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for key in ("eta", "threshold", "scale_power", "scale_threshold"):
             if not math.isfinite(getattr(self, key)):
                 raise ValueError(f"DecoupledMix's {key} is {getattr(self, key)!r}: give a finite number.")
         for value, known in ((self.mode, MODES), (self.scale, SCALES)):
             if value not in known:
-                raise ValueError(f"DecoupledMix does not know {value!r}. Choose one of: {', '.join(known)}.")
+                raise ValueError(f"Unknown mode or scale {value!r} of DecoupledMix. Choose one of: {', '.join(known)}.")
         if self.scale == "exp" and abs(self.scale_power) in (0, 1):
-            raise ValueError("DecoupledMix's scale 'exp' needs a scale_power other than 0 and 1.")
+            raise ValueError("DecoupledMix's scale 'exp' requires a scale_power other than 0 and 1.")
 
-    def forward(self, net, x, y, rng):
+    def forward(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         x, mix = self.mix(net, x, y, rng)
         logits = net(x)
         if self.two_hot:
@@ -83,6 +84,7 @@ class DecoupledMix(Container):
         return {"mix": net.loss(logits, mix(y)), "decoupled": self.eta * decoupled}
 
     def rescale(self, weight: Tensor) -> Tensor:
+        """`weight` rescaled with the method's settings."""
         return rescaled(weight, self.scale, self.scale_power, self.scale_threshold)
 
     def weights(self, mix: Mix) -> Tensor:
@@ -91,6 +93,6 @@ class DecoupledMix(Container):
         if self.mode == "both":
             return weight
         less = mix.weight < self.threshold
-        if mix.weight.shape[1] == 2:  # exactly one of a pair: at the threshold the partner counts as the lesser
+        if mix.weight.shape[1] == 2:  # exactly one image of a pair: at the threshold, the partner
             less = torch.stack([less[:, 0], ~less[:, 0]], 1)
         return weight * (less if self.mode == "less" else ~less)

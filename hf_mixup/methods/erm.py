@@ -1,18 +1,23 @@
-"""ERM: no mixing, the baseline every method is compared with (Vapnik, 1998)."""
+"""ERM: no mixing, the baseline (Vapnik, 1998)."""
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from ..mix import Mix
-from ..ops.masks import written
-from ._base import Method
+from ..ops.masks import write_out
+from ._base import Method, Net
 
 
 @dataclass(eq=False)
 class ERM(Method):
-    """Empirical risk minimisation: images and targets as they are."""
+    """Empirical risk minimisation: images and targets are not changed."""
 
     title = "No mixing (ERM)"
     group = "baseline"
 
-    def mix_batch(self, net, x, y, rng, out=None):
-        return written(x, out), Mix.none(x)
+    def mix_batch(
+        self, net: Net | None, x: Tensor, y: Tensor, rng: torch.Generator, out: Tensor | None = None
+    ) -> tuple[Tensor, Mix]:
+        return write_out(x, out), Mix.none(x)

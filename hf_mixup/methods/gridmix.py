@@ -1,7 +1,7 @@
-"""GridMix: a grid of holes through which the partner shows (Dobrynin's GridMixup, 2021, as in OpenMixup's benchmark).
+"""GridMix: the partner is visible in a grid of holes (Dobrynin's GridMixup, 2021, as in OpenMixup's benchmark).
 
-The crop that holds the grid is never larger than the image, where both public codes let it wrap around, and a cell has
-two pixels a side at least, so that it has a hole and more than that. It is not the GridMix of Baek et al. (2021).
+The crop with the grid is never larger than the image, where both public implementations wrap around, and cells have at
+least two pixels per side, one of them outside the hole. This is not the GridMix of Baek et al. (2021).
 """
 
 import math
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..mix import Mix
-from ..ops.masks import beyond, blend, copied, once
+from ..ops.masks import blend, separable_mask, unexpand, writable_copy
 from ..ops.sampling import integers, uniform
-from ._base import Method
+from ._base import Method, Net
 
 
 def gridmix(
@@ -27,14 +27,14 @@ def gridmix(
     hole_aspect: Tensor,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Mix]:
-    """Each image with its partner in the holes of a grid; lam becomes the share of pixels outside them.
+    """Each image with its partner in the holes of a grid; lam becomes the share of pixels outside the holes.
 
-    A cell's sides are `sqrt(1 - lam)` hole, one pixel at least. The grid lies in a crop of share `area` of the image,
-    `aspect` times as high as wide, with `holes` cells across, cells `hole_aspect` times as high as wide, at `place` (2
-    shares of the way down and right). `lam` and `partner` (B,); the others (B or 1,), `place` (B or 1, 2).
+    A hole's side is `sqrt(1 - lam)` of its cell's, at least one pixel. The grid lies in a crop with share `area` of the
+    image and height / width `aspect`. It has `holes` cells across, of height / width `hole_aspect`. `place`: position
+    of the crop, (0, 0) top left to (1, 1) bottom right. `lam`, `partner` (B,); `place` (B or 1, 2), others (B or 1,).
     """
     corners = crops(x.shape[-2:], area, aspect, place)
-    mask = beyond(*grid(x.shape[-2:], corners, *cells(corners, once(lam), holes, hole_aspect), x.device))
+    mask = separable_mask(*grid(x.shape[-2:], corners, *cells(corners, unexpand(lam), holes, hole_aspect), x.device))
     return blend(x, partner, mask, out), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 
@@ -49,7 +49,7 @@ def crops(size: tuple[int, int], area: Tensor, aspect: Tensor, place: Tensor) ->
 
 
 def cells(crop: Tensor, lam: Tensor, holes: Tensor, hole_aspect: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 2) height and width of a cell, of two pixels and more, and (B, 2) of its hole."""
+    """(B, 2) height and width of a cell, at least two pixels, and (B, 2) of its hole."""
     wide = -(-crop[:, 3] // holes)
     cell = torch.stack([(wide * hole_aspect.double()).long(), wide], 1).clamp(min=2)
     hole = (cell * (1 - lam.double()).sqrt()[:, None]).long().clamp(min=1)
@@ -57,7 +57,7 @@ def cells(crop: Tensor, lam: Tensor, holes: Tensor, hole_aspect: Tensor) -> tupl
 
 
 def grid(size: tuple[int, int], crop: Tensor, cell: Tensor, hole: Tensor, device: torch.device) -> list[Tensor]:
-    """Which rows (B, H) and columns (B, W) are in holes: in every cell of the crop, from its top left corner on."""
+    """Rows (B, H) and columns (B, W) in holes, as 0 and 1; a hole is in the top left corner of each cell."""
     crop, cell, hole = (number.to(device, non_blocking=True)[..., None] for number in (crop, cell, hole))
     lines = []
     for axis, side in enumerate(size):
@@ -69,11 +69,11 @@ def grid(size: tuple[int, int], crop: Tensor, cell: Tensor, hole: Tensor, device
 
 @dataclass(eq=False)
 class GridMix(Method):
-    """`alpha`: of the Beta distribution of lam. `holes`: fewest and most cells across the crop. Lowest and highest
-    `crop_area` (share of the image), `crop_aspect` and `hole_aspect` (height over width), drawn uniformly.
+    """`alpha`: of the Beta distribution of lam. Ranges of uniform draws: `holes`, cells across the crop; `crop_area`,
+    share of the image; `crop_aspect` and `hole_aspect`, height / width.
     """
 
-    paper = "https://github.com/IlyaDobrynin/GridMixup"  # the method has no paper of its own
+    paper = "https://github.com/IlyaDobrynin/GridMixup"  # there is no paper
     title = "GridMix"
     alpha: float = 1.0
     holes: tuple[int, int] = (2, 6)
@@ -81,18 +81,20 @@ class GridMix(Method):
     crop_aspect: tuple[float, float] = (0.5, 2.0)
     hole_aspect: tuple[float, float] = (1.0, 1.0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         highest = {"holes": math.inf, "crop_area": 1.0, "crop_aspect": math.inf, "hole_aspect": math.inf}
         for key, limit in highest.items():
             low, high = getattr(self, key)
             if not (0 < low <= high <= limit and high < math.inf):
                 limits = "above 0" if limit == math.inf else "above 0 and up to 1"
-                raise ValueError(f"GridMix's {key} is {getattr(self, key)!r}: give a lowest and highest one, {limits}.")
+                raise ValueError(f"GridMix's {key} is {getattr(self, key)!r}: give a lowest and highest, {limits}.")
 
-    def mix_batch(self, net, x, y, rng, out=None):
-        if self.alpha == 0:  # the smallest hole is more than nothing
-            return copied(x, out), Mix.none(x)
+    def mix_batch(
+        self, net: Net | None, x: Tensor, y: Tensor, rng: torch.Generator, out: Tensor | None = None
+    ) -> tuple[Tensor, Mix]:
+        if self.alpha == 0:  # the smallest hole is not empty
+            return writable_copy(x, out), Mix.none(x)
         lam, partner = self.draw(x, self.alpha, rng)
         count, (fewest, most) = self.draws(x), self.holes
         area, aspect = uniform(*self.crop_area, count, rng), uniform(*self.crop_aspect, count, rng)

@@ -1,20 +1,21 @@
-"""Manifold Mixup: mix the hidden states of a layer drawn at random (Verma et al., 2019, section 2)."""
+"""Manifold Mixup: mix the hidden states of a random layer (Verma et al., 2019, section 2)."""
 
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..mix import Mix
-from ._base import Method
+from ._base import Method, Net
 from ._hidden import check_layers, check_stages
 from .mixup import mixup
 
 
 @dataclass(eq=False)
 class ManifoldMix(Method):
-    """`alpha`: of Beta(alpha, alpha). `layers`: drawn from these; 0 is the input, k follows stage (block) k.
+    """`alpha`: of Beta(alpha, alpha). `layers`: one is drawn per batch; 0 is the input, k is stage (block) k.
 
-    Soft cross-entropy, as the benchmark; the authors use BCE on softmax outputs.
+    The loss is soft cross-entropy, as in OpenMixup's benchmark; the authors use BCE on softmax outputs.
     """
 
     paper = "1806.05236"
@@ -25,26 +26,26 @@ class ManifoldMix(Method):
     alpha: float = 2.0
     layers: tuple[int, ...] = (0, 1, 2)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_layers(self)
 
-    def build(self, net):
+    def build(self, net: Net) -> None:
         check_stages(self, net)
 
-    def mix_batch(self, net, x, y, rng):
-        """Mixup of the input: what layer 0 does."""
+    def mix_batch(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:
+        """Mixup of the input, as for layer 0."""
         return mixup(x, *self.draw(x, self.alpha, rng))
 
-    def forward(self, net, x, y, rng):
+    def forward(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         self.check(x, y)
         if self.skips(x, rng):
             return {"mix": net.loss(net(x), y)}
         layer = self.layers[int(torch.randint(len(self.layers), (), generator=rng))]
         lam, partner = self.draw(x, self.alpha, rng)
-        lam = self.spare_rows(lam, rng)
+        lam = self.skip_rows(lam, rng)
 
-        def edit(hidden):
+        def edit(hidden: Tensor) -> Tensor:
             return mixup(hidden, lam, partner)[0]
 
         if layer == 0:

@@ -1,9 +1,9 @@
-"""MixPro: cells of two images, with labels that follow the attention as far as the network is right (Zhao et al., 2023,
+"""MixPro: random cells of two images, labels weighted by attention if the prediction is accurate (Zhao et al., 2023,
 section 3).
 
-As the authors', but for this: cells are counted, `grid` a side, so that images of any size have as many; where they are
-uneven, lam is the share of pixels. No gradient flows through lam, where theirs flows through the prediction in it.
-Labels are smoothed in the loss too, where theirs are only in the targets that the prediction is held against.
+Differences from the authors' code: the number of cells per side is fixed (`grid`) for all image sizes; lam is the share
+of pixels, since cells may differ in size; no gradient flows through lam, where theirs flows through the prediction;
+label smoothing also applies to the loss, where theirs only applies to the targets compared with the prediction.
 """
 
 from dataclasses import dataclass
@@ -15,37 +15,38 @@ from torch import Tensor
 from ..mix import Mix
 from ..ops.losses import smooth
 from ..ops.masks import blend
-from ..ops.resize import enlarged
-from ._base import Method
+from ..ops.resize import upsample_cells
+from ._base import Method, Net
 from .transmix import attended_share
 
 
 def maskmix(x: Tensor, lam: Tensor, partner: Tensor, scores: Tensor) -> tuple[Tensor, Mix]:
-    """Each image with cells of its partner: it keeps the ceil(lam * cells) of lowest score; lam is the share kept.
+    """Each image keeps the ceil(lam * cells) cells with the lowest score, the others are its partner's.
 
-    `x` (B, C, H, W), `lam` (B,) in [0, 1], `partner` (B,), `scores` (B, n, n) all different in a row.
+    lam becomes the share of pixels kept. `x` (B, C, H, W), `lam` (B,) in [0, 1], `partner` (B,), `scores` (B, n, n)
+    distinct per row.
     """
     kept = (lam * scores[0].numel()).ceil()
     rank = scores.flatten(1).argsort(1).argsort(1)
     cells = (rank < kept[:, None]).float().reshape(len(x), 1, *scores.shape[1:])
-    mask = enlarged(cells.to(x.device, non_blocking=True), x.shape[-2:])
+    mask = upsample_cells(cells.to(x.device, non_blocking=True), x.shape[-2:])
     return blend(x, partner, mask), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 
-def progressive(area: Tensor, attended: Tensor, y: Tensor, logits: Tensor) -> Tensor:
-    """(B,) lam between the shares of `area` and of attention (B,): the second as far as the network is right.
+def progressive_lam(area: Tensor, attended: Tensor, y: Tensor, logits: Tensor) -> Tensor:
+    """(B,) lam interpolated from `area` to `attended` (B,) by the accuracy of the prediction.
 
-    That is the cosine between targets `y` (B, K) and the probabilities of `logits` (B, K).
+    The accuracy is the cosine similarity of targets `y` (B, K) and probabilities of `logits` (B, K).
     """
-    right = F.cosine_similarity(y, logits.softmax(1), dim=1)
-    return torch.lerp(area, attended, right.to(area.dtype))
+    accuracy = F.cosine_similarity(y, logits.softmax(1), dim=1)
+    return torch.lerp(area, attended, accuracy.to(area.dtype))
 
 
 @dataclass(eq=False)
 class MixPro(Method):
-    """`alpha`: both parameters of the Beta distribution of lam. `grid`: cells a side, 4 for 56 of 224 pixels.
+    """`alpha`: both parameters of the Beta distribution of lam. `grid`: cells per side; 4 are 56 pixels each at 224.
 
-    The authors take turns with Mixup (alpha 0.8) and CutMix: a `choice`, MixPro with weight 0.5.
+    The authors alternate with Mixup (alpha 0.8) and CutMix: use `choice`, with weight 0.5 for MixPro.
     """
 
     paper = "2304.12043"
@@ -57,26 +58,26 @@ class MixPro(Method):
     alpha: float = 1.0
     grid: int = 4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.grid < 1:
-            raise ValueError(f"MixPro's grid is {self.grid!r}: give the number of cells a side, 1 or more.")
+            raise ValueError(f"MixPro's grid is {self.grid!r}: give the number of cells per side, 1 or more.")
 
-    def build(self, net):
+    def build(self, net: Net) -> None:
         with net.watching(for_method="mixpro"):
             pass
 
-    def mix_batch(self, net, x, y, rng):
+    def mix_batch(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:
         lam, partner = self.draw(x, self.alpha, rng)
         return maskmix(x, lam, partner, torch.rand(len(x), self.grid, self.grid, generator=rng))
 
-    def forward(self, net, x, y, rng):
+    def forward(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         mixed, mix = self.mix(net, x, y, rng)
         if mix.mask is None:
             return {"mix": net.loss(net(mixed), mix(y))}
-        with net.watching(for_method="mixpro") as look:
+        with net.watching(for_method="mixpro") as read_attention:
             logits = net(mixed)
-            attended = attended_share(mix.mask, look())
+            attended = attended_share(mix.mask, read_attention())
         target = smooth(mix(y), net.label_smoothing)
-        lam = progressive(mix.lam, attended, target, logits.detach())
+        lam = progressive_lam(mix.lam, attended, target, logits.detach())
         return {"mix": net.loss(logits, Mix.pair(mix.partner, lam, mix.mask)(y))}

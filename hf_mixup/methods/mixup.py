@@ -2,19 +2,20 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..mix import Mix
-from ..ops.masks import blend, spread
-from ._base import Method
+from ..ops.masks import blend, unsqueeze_like
+from ._base import Method, Net
 
 
 def mixup(x: Tensor, lam: Tensor, partner: Tensor, out: Tensor | None = None) -> tuple[Tensor, Mix]:
     """`lam * x + (1 - lam) * x[partner]`; `x` (B, ...), `lam` (B,) in [0, 1], `partner` (B,).
 
-    `out`: where to write, `x` itself or a tensor like it; as in every method here.
+    `out`: the tensor to write to, like `x`, or `x` itself; as in all methods.
     """
-    return blend(x, partner, spread(lam, x), out), Mix.pair(partner, lam, device=x.device)
+    return blend(x, partner, unsqueeze_like(lam, x), out), Mix.pair(partner, lam, device=x.device)
 
 
 @dataclass(eq=False)
@@ -25,5 +26,7 @@ class Mixup(Method):
     title = "Mixup"
     alpha: float = 1.0
 
-    def mix_batch(self, net, x, y, rng, out=None):
+    def mix_batch(
+        self, net: Net | None, x: Tensor, y: Tensor, rng: torch.Generator, out: Tensor | None = None
+    ) -> tuple[Tensor, Mix]:
         return mixup(x, *self.draw(x, self.alpha, rng), out)

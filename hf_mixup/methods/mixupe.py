@@ -1,7 +1,7 @@
-"""MixupE: Mixup, and a term for the slope of the loss that Mixup sees but in part (Zou et al., 2023).
+"""MixupE: Mixup with an additional directional derivative term (Zou et al., 2023).
 
-The form that the authors' example trains with (version 3 of their code), but for this: an image into which nothing was
-mixed, or that has no label, has no such term.
+The form used in the authors' example (version 3 of their code), except that images that were not mixed, or have no
+label, do not contribute to the term.
 """
 
 import math
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._base import Net
 from .mixup import Mixup
 
 
@@ -19,9 +20,9 @@ def agreement(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def directional(agreement: Tensor, counts: Tensor, threshold: float, alpha: float) -> Tensor:
-    """Minus the batch's mean of the agreements that count and are below `threshold`, times the mean of 1 - lam.
+    """Minus the batch mean of the agreements below `threshold` in rows that count, times the mean of 1 - lam.
 
-    `agreement`, `counts` (B,); lam's distribution is Beta(alpha + 1, alpha) here.
+    `agreement`, `counts` (B,). The mean assumes lam from Beta(alpha + 1, alpha).
     """
     kept = torch.where(counts & (agreement < threshold), agreement, 0.0)
     return -alpha / (2 * alpha + 1) * kept.mean()
@@ -29,9 +30,9 @@ def directional(agreement: Tensor, counts: Tensor, threshold: float, alpha: floa
 
 @dataclass(eq=False)
 class MixupE(Mixup):
-    """`alpha`: both parameters of the Beta distribution of lam. `eta`: weight of the term, which counts images whose
-    clean logits agree with their label by less than `threshold`. The sum of both losses is scaled to the first, so
-    that the term turns the gradient and does not change the loss. It costs one more pass, of the clean images.
+    """`alpha`: both parameters of the Beta distribution of lam. `eta`: weight of the term, which includes images with
+    an `agreement` below `threshold`. The sum of both losses is scaled to the value of the first, so that the term only
+    changes the direction of the gradient. Requires an additional pass of the clean images.
     """
 
     paper = "2212.13381"
@@ -42,14 +43,14 @@ class MixupE(Mixup):
     eta: float = 0.001
     threshold: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not (math.isfinite(self.eta) and self.eta >= 0):
             raise ValueError(f"MixupE's eta is {self.eta!r}: give a finite number, 0 (plain Mixup) or above.")
         if math.isnan(self.threshold):
-            raise ValueError("MixupE's threshold is no number: give one, or infinity for all images.")
+            raise ValueError("MixupE's threshold is not a number: give a number, or infinity for all images.")
 
-    def forward(self, net, x, y, rng):
+    def forward(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         mixed, mix = self.mix(net, x, y, rng)
         loss = net.loss(net(mixed), mix(y))
         if mix.index.shape[1] == 1:  # nothing is mixed

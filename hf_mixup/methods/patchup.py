@@ -1,8 +1,8 @@
-"""PatchUp: blocks of hidden features, other ones in each channel, mixed or swapped (Faramarzi et al., 2022, section 3).
+"""PatchUp: mix or swap blocks of hidden features, drawn per channel (Faramarzi et al., 2022, section 3).
 
-The authors' three loss terms have targets that add up to one, so for a loss that is linear in its targets (ours are)
-they are `1 + loss_beta` times the loss of the mixed targets; they take binary cross-entropy of softmax outputs. The
-chance of a block is computed for each layer's own size, and the stem counts as part of stage 1.
+The targets of the authors' loss terms sum to the mixed targets, so for losses that are linear in the targets, as here,
+the terms equal `1 + loss_beta` times the loss of the mixed targets. The authors use binary cross-entropy of softmax
+outputs. The block probability is computed from each layer's map size, and the stem belongs to stage 1.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..mix import Mix
 from ..ops.masks import blend
 from ..ops.sampling import on_device, points
-from ._base import Method
+from ._base import Method, Net
 from ._hidden import check_layers, check_stages, editing_map
 from .cutmix import cutmix
 
@@ -22,26 +22,26 @@ MODES = ("soft", "hard")
 
 
 def block_size(wanted: int, size: tuple[int, int]) -> int:
-    """Side of a block in a map of `size`: the odd number next below `wanted` and half of the map."""
+    """Side of a block in a map of `size`: the largest odd number up to `wanted` and half of the map's sides."""
     side = max(min(wanted, *(side // 2 for side in size)), 1)
     return side - 1 + side % 2
 
 
-def block_chance(gamma: float, block: int, size: tuple[int, int]) -> float:
-    """Chance that a place is the centre of a block, for a share of `gamma` in blocks (DropBlock, arXiv 1810.12890)."""
+def block_prob(gamma: float, block: int, size: tuple[int, int]) -> float:
+    """Probability of a block centre per position, for a share `gamma` in blocks (DropBlock, arXiv 1810.12890)."""
     places, centres = size[0] * size[1], (size[0] - block + 1) * (size[1] - block + 1)
     return gamma * places / (block**2 * centres)
 
 
 def blocks(centres: Tensor, block: int) -> Tensor:
-    """(B or 1, C, H, W) of 0 and 1: one inside squares of side `block` about `centres`, clipped to the map."""
+    """(B or 1, C, H, W) of 0 and 1: one inside squares of side `block` around `centres`, clipped to the map."""
     return F.max_pool2d(centres.float(), block, 1, block // 2)
 
 
 def patchup(h: Tensor, holes: Tensor, lam: Tensor, partner: Tensor) -> tuple[Tensor, Mix]:
-    """`h` (B, C, H, W) with `lam` of itself and the rest of its partner inside `holes` (B or 1, C, H, W).
+    """`h` (B, C, H, W), inside `holes` (B or 1, C, H, W) mixed with its partner by `lam` (B,); 0 is hard PatchUp.
 
-    The label's lam is the share that is still the own image's. Hard PatchUp is `lam` 0.
+    The label's lam is the share of features of the row's own image.
     """
     lam = lam.to(h.device, torch.float32, non_blocking=True)
     taken = holes * (1 - lam)[:, None, None, None]
@@ -50,10 +50,10 @@ def patchup(h: Tensor, holes: Tensor, lam: Tensor, partner: Tensor) -> tuple[Ten
 
 @dataclass(eq=False)
 class PatchUp(Method):
-    """`mode`: soft mixes inside blocks with a lam from Beta(alpha, alpha), hard swaps them; the paper's hard PatchUp
-    has `gamma=0.5, prob=0.7`. `gamma`: about how much lies in blocks. `block`: their side, less in small maps.
-    `layers`: drawn from these; k follows stage (block) k, and 0 is CutMix of the input, with its own `cutmix_alpha`.
-    `loss_beta`: weight of the paper's last loss term. Class tokens stay as they are.
+    """`mode`: "soft" mixes blocks with lam from Beta(alpha, alpha), "hard" swaps them; the paper's hard PatchUp uses
+    `gamma=0.5, prob=0.7`. `gamma`: approximate share of features in blocks. `block`: side of a block, smaller in small
+    maps. `layers`: one is drawn per batch; k is the output of stage (block) k, 0 is CutMix of the input with
+    `cutmix_alpha`. `loss_beta`: weight of the paper's last loss term. Class tokens are not changed.
     """
 
     paper = "2006.07794"
@@ -69,28 +69,29 @@ class PatchUp(Method):
     cutmix_alpha: float = 1.0
     loss_beta: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.mode not in MODES:
             raise ValueError(f"PatchUp's mode is {self.mode!r}. Choose one of: {', '.join(MODES)}.")
         if not 0 <= self.gamma <= 1 or self.block < 1:
             raise ValueError(
-                f"PatchUp got gamma {self.gamma!r}, block {self.block!r}: give a share from 0 to 1 and a side of 1 "
+                f"PatchUp got gamma {self.gamma!r}, block {self.block!r}: give a gamma from 0 to 1 and a block of 1 "
                 "or more."
             )
         check_layers(self)
 
-    def build(self, net):
+    def build(self, net: Net) -> None:
         check_stages(self, net)
 
-    def mix_batch(self, net, x, y, rng):
-        """CutMix: what layer 0 does."""
-        return self.cut(x, *self.draw(x, self.cutmix_alpha, rng), rng)
+    def mix_batch(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:
+        """CutMix of the input, as for layer 0."""
+        return self.cutmix(x, *self.draw(x, self.cutmix_alpha, rng), rng)
 
-    def cut(self, x: Tensor, lam: Tensor, partner: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:
+    def cutmix(self, x: Tensor, lam: Tensor, partner: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:
+        """CutMix of images with random boxes."""
         return cutmix(x, lam, partner, points(x.shape[-2:], self.draws(x), rng))
 
-    def forward(self, net, x, y, rng):
+    def forward(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         self.check(x, y)
         if self.skips(x, rng):
             return {"mix": net.loss(net(x), y)}
@@ -98,9 +99,9 @@ class PatchUp(Method):
         lam, partner = self.draw(x, self.alpha if layer else self.cutmix_alpha, rng)
         if layer and self.mode == "hard":
             lam = torch.zeros_like(lam)
-        lam = self.spare_rows(lam, rng)
+        lam = self.skip_rows(lam, rng)
         if layer == 0:
-            x, mix = self.cut(x, lam, partner, rng)
+            x, mix = self.cutmix(x, lam, partner, rng)
             logits = net(x)
         else:
             logits, mix = self.mix_hidden(net, x, layer - 1, lam, partner, rng)
@@ -108,16 +109,16 @@ class PatchUp(Method):
         return {"mix": loss, "reweighted": self.loss_beta * loss}
 
     def mix_hidden(
-        self, net, x: Tensor, layer: int, lam: Tensor, partner: Tensor, rng: torch.Generator
+        self, net: Net, x: Tensor, layer: int, lam: Tensor, partner: Tensor, rng: torch.Generator
     ) -> tuple[Tensor, Mix]:
-        """Logits of images mixed after layer number `layer`, and how they were mixed."""
+        """Logits of images whose features are mixed after layer `layer`, and the `Mix`."""
         rng, mixes = on_device(rng, x.device), []
 
-        def edit(h):
+        def edit(h: Tensor) -> Tensor:
             size = tuple(h.shape[-2:])
             block = block_size(self.block, size)
             draws = torch.rand(self.draws(x), *h.shape[1:], generator=rng, device=h.device)
-            h, mix = patchup(h, blocks(draws < block_chance(self.gamma, block, size), block), lam, partner)
+            h, mix = patchup(h, blocks(draws < block_prob(self.gamma, block, size), block), lam, partner)
             mixes.append(mix)
             return h
 

@@ -1,8 +1,8 @@
-"""PuzzleMix: blocks of two images, chosen by saliency and moved to where they show (Kim et al., 2020, sections 3, 4).
+"""PuzzleMix: blocks of two images, selected by saliency and transported (Kim et al., 2020, sections 3, 4).
 
-As the authors' code, but for this: the labelling is solved exactly (theirs stops at a local minimum and truncates costs
-to whole numbers), so masks may differ, at equal or less energy; a place to which no block moves keeps its own block;
-looking at the saliency leaves no gradients behind.
+Differences from the authors' code: the labelling is solved exactly (theirs stops at a local minimum and truncates costs
+to integers), so masks may differ, with equal or lower energy; a place to which no block moves keeps its block;
+computing the saliency leaves no gradients.
 """
 
 import math
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from ..mix import Mix
 from ..ops.graphcut import minimise
-from ..ops.resize import enlarged
-from ..ops.saliency import pooled
+from ..ops.resize import upsample_cells
+from ..ops.saliency import block_shares
 from ..ops.sampling import integers
-from ..ops.transport import compose, places
-from ._adversarial import Pixels, attack
-from ._base import Method
+from ..ops.transport import block_sources, compose
+from ._adversarial import PixelRange, attack
+from ._base import Method, Net
 
-TINY = 1e-8  # least share whose logarithm is taken
-BETA_UNIT = 16  # beta counts in sixteenths, per block of a side, as in the authors' code
+TINY = 1e-8  # lower bound of a logarithm's argument
+BETA_UNIT = 16  # beta is divided by this and by the blocks per side, as in the authors' code
 OPTIONS = ("beta", "gamma", "eta", "neigh_size", "n_labels", "transport", "t_eps", "t_size", "std")
 
 
@@ -45,23 +45,22 @@ def puzzlemix(
     sources: tuple[Tensor, Tensor] | None = None,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Mix]:
-    """Each image's salient blocks beside its partner's; lam becomes the mean of the mask, whose levels are 0, .5 and 1.
+    """Salient blocks of each image and of its partner; lam becomes the mean of the mask, which has levels 0, .5 and 1.
 
-    `x` (B, C, H, W); `saliency` (B, h, w) not negative; `lam` (B,) or (1,) the share asked for; `partner` (B,);
-    `blocks` a side divide height and width. Options as in `PuzzleMix`. Blocks move, so pixels are not blends in place,
-    and `out` may not be `x`. `sources`: like `x`, where blocks of the own and of the partner's image are taken from, if
-    not from `x`.
+    `x` (B, C, H, W); `saliency` (B, h, w) not negative; `lam` (B,) or (1,) target share; `partner` (B,); `blocks` per
+    side must divide height and width. Options as in `PuzzleMix`. Blocks are moved, so `out` must not be `x`. `sources`:
+    images like `x` from which the own and the partner's blocks are taken, by default `x`.
     """
     lam, partner = (draw.to(x.device, non_blocking=True) for draw in (lam.expand(len(x)), partner))
     with torch.no_grad():
-        keep, give, down, right = costs(x, pooled(saliency, blocks), partner, beta, gamma, neigh_size, std)
-        mask = choose(keep, give, down, right, lam, eta, n_labels)
-        parts = blocks * splits(x.shape, blocks, t_size if transport else None)
-        shown = enlarged(mask[:, None], (parts, parts))[:, 0]
-        own, other = places(shown, pooled(saliency, len(shown[0])), partner, t_eps if transport else None)
-    mine, theirs = sources or (x, x)
-    mixed = compose(mine, partner, shown, own, other, theirs, out)
-    return mixed, Mix.pair(partner, mask.mean((1, 2)), enlarged(mask[:, None], x.shape[-2:]))
+        keep, give, down, right = costs(x, block_shares(saliency, blocks), partner, beta, gamma, neigh_size, std)
+        mask = cut_mask(keep, give, down, right, lam, eta, n_labels)
+        parts = blocks * parts_per_block(x.shape, blocks, t_size if transport else None)
+        shown = upsample_cells(mask[:, None], (parts, parts))[:, 0]
+        own, other = block_sources(shown, block_shares(saliency, len(shown[0])), partner, t_eps if transport else None)
+    own_source, other_source = sources or (x, x)
+    mixed = compose(own_source, partner, shown, own, other, other_source, out)
+    return mixed, Mix.pair(partner, mask.mean((1, 2)), upsample_cells(mask[:, None], x.shape[-2:]))
 
 
 def costs(
@@ -73,51 +72,53 @@ def costs(
     neigh_size: int,
     std: tuple[float, ...] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What it costs to keep (B, n, n) and to give away each block; and unlike neighbours: below, (B, n-1, n), beside.
+    """Costs of keeping and of giving away each block (B, n, n), edge weights down (B, n-1, n) and right (B, n, n-1).
 
-    `worth` (B, n, n) saliency of each block. To keep a block loses what the partner's is worth, and conversely; where
-    two images meet, the difference of their pixels counts too, `gamma` times. The rest is as in `puzzlemix`.
+    `worth` (B, n, n) saliency of each block. Keeping a block costs the saliency of the partner's block, and vice versa;
+    at boundaries between two images, the pixel difference is added with weight `gamma`. Others as in `puzzlemix`.
     """
     blocks = worth.shape[1]
     beta = beta / blocks / BETA_UNIT
     keep, give = worth.index_select(0, partner), worth.clone()
-    down = _add_seams(keep, give, beta * gamma * seams(x, partner, blocks, neigh_size, std))
-    # beside is below in the image turned over its diagonal
-    across = beta * gamma * seams(x.transpose(2, 3), partner, blocks, neigh_size, std)
-    right = _add_seams(keep.transpose(1, 2), give.transpose(1, 2), across)
+    down = _add_boundary_costs(keep, give, beta * gamma * boundary_differences(x, partner, blocks, neigh_size, std))
+    # right edges are down edges of the transposed image
+    across = beta * gamma * boundary_differences(x.transpose(2, 3), partner, blocks, neigh_size, std)
+    right = _add_boundary_costs(keep.transpose(1, 2), give.transpose(1, 2), across)
     return keep, give, beta + down, beta + right.transpose(1, 2)
 
 
-def seams(x: Tensor, partner: Tensor, blocks: int, neigh_size: int, std: tuple[float, ...] | None = None) -> Tensor:
-    """(4, B, n-1, n) mean difference of pixels between each block and the one below.
+def boundary_differences(
+    x: Tensor, partner: Tensor, blocks: int, neigh_size: int, std: tuple[float, ...] | None = None
+) -> Tensor:
+    """(4, B, n-1, n) mean absolute pixel difference between each block and the block below.
 
-    In order: all of the own image; the own above the partner's; the partner's above the own; all of the partner's.
-    Pixels are first averaged over squares of `neigh_size`, or the next smaller that tile a block.
+    In order: own and own; own above partner; partner above own; partner and partner. Pixels are first averaged over
+    squares of side `neigh_size`, or the next smaller side that divides the block.
     """
     tall, wide = x.shape[2] // blocks, x.shape[3] // blocks
     size = next(size for size in range(neigh_size, 0, -1) if tall % size == 0 and wide % size == 0)
     rows = x.unflatten(2, (blocks, tall))
 
-    def line(rows):
-        # sums of slices, since a mean over a short last axis is slow
+    def averaged(rows: Tensor) -> Tensor:
+        # sums of slices are faster than a mean over a short last axis
         line = sum(rows[:, :, :, offset].float() for offset in range(size))
         cells = sum(line[..., offset::size] for offset in range(size)) / size**2
         return cells if std is None else cells * torch.tensor(std).to(x.device, non_blocking=True)[:, None, None]
 
-    def difference(above, below):
+    def difference(above: Tensor, below: Tensor) -> Tensor:
         return (above - below).abs().mean(1).unflatten(2, (blocks, -1)).mean(3)
 
-    above, below = line(rows[:, :, :-1, -size:]), line(rows[:, :, 1:, :size])
+    above, below = averaged(rows[:, :, :-1, -size:]), averaged(rows[:, :, 1:, :size])
     own = difference(above, below)
     own_above = difference(above, below.index_select(0, partner))
     own_below = difference(above.index_select(0, partner), below)
     return torch.stack([own, own_above, own_below, own.index_select(0, partner)])
 
 
-def _add_seams(keep: Tensor, give: Tensor, differences: Tensor) -> Tensor:
-    """Share differences between the blocks above and below, in place; what is left (B, n-1, n) to unlike neighbours.
+def _add_boundary_costs(keep: Tensor, give: Tensor, differences: Tensor) -> Tensor:
+    """Add pixel differences to the costs of both blocks, in place, and return the remaining edge weights (B, n-1, n).
 
-    `differences` (4, B, n-1, n) as from `seams`.
+    `differences` (4, B, n-1, n) from `boundary_differences`.
     """
     own, own_above, own_below, other = differences / 2
     keep[:, :-1] += own_above + own
@@ -127,10 +128,10 @@ def _add_seams(keep: Tensor, give: Tensor, differences: Tensor) -> Tensor:
     return own_above + own_below - own - other
 
 
-def choose(keep: Tensor, give: Tensor, down: Tensor, right: Tensor, lam: Tensor, eta: float, n_labels: int) -> Tensor:
-    """(B, n, n) mask of least energy: levels 0, 1 or, with three labels, 0, .5, 1; one keeps a row's own block.
+def cut_mask(keep: Tensor, give: Tensor, down: Tensor, right: Tensor, lam: Tensor, eta: float, n_labels: int) -> Tensor:
+    """(B, n, n) mask of minimum energy: levels 0, 1 or, with three labels, 0, .5, 1; one is the row's own block.
 
-    `eta` weighs the prior: how likely a block has each level if `lam` (B,) is the chance to keep it.
+    `eta`: weight of the prior, the binomial distribution of levels with success probability `lam` (B,).
     """
     last = n_labels - 1
     safe = lam.double().clamp(TINY, 1 - TINY)
@@ -140,18 +141,18 @@ def choose(keep: Tensor, give: Tensor, down: Tensor, right: Tensor, lam: Tensor,
         prior = (-eta / keep[0].numel() * prior).float()[:, None, None]
         unary.append(torch.lerp(keep, give, level / last) + prior)
     mask = 1 - minimise(torch.stack(unary, 1), down, right) / last
-    # the prior of lam 0 and 1 has no bound: such rows are the partner and the image itself
+    # for lam 0 and 1 the prior is infinite: return the partner and the image itself
     return torch.where(((lam == 0) | (lam == 1))[:, None, None], lam[:, None, None].float(), mask)
 
 
-def splits(shape: torch.Size, blocks: int, t_size: int | None) -> int:
-    """Into how many parts a side of each block is cut before parts move: parts of `t_size` rows, or whole blocks."""
+def parts_per_block(shape: torch.Size, blocks: int, t_size: int | None) -> int:
+    """Number of parts per side of a block that are moved separately: parts of `t_size` rows, or 1 for None."""
     tall, wide = shape[-2] // blocks, shape[-1] // blocks
     if t_size is None or t_size >= tall:
         return 1
     if tall % t_size or wide % (tall // t_size):
         raise ValueError(
-            f"Blocks of {tall}x{wide} pixels cannot move in parts of {t_size}: give a t_size that divides."
+            f"Blocks of {tall}x{wide} pixels cannot be divided into parts of {t_size}: give a t_size that divides."
         )
     return tall // t_size
 
@@ -160,13 +161,13 @@ def splits(shape: torch.Size, blocks: int, t_size: int | None) -> int:
 class PuzzleMix(Method):
     """Defaults are the paper's.
 
-    `alpha`: both parameters of the Beta distribution of lam. `beta`, `gamma`, `eta`: weights of unlike neighbours, of
-    their pixels' difference (pooled over `neigh_size` pixels), and of lam. `grids`: blocks a side, one drawn for each
-    batch from those that divide the image. `t_eps`: what it costs a block to cross the image, in shares of saliency;
-    `t_size`: pixels a side of the parts that move, None for whole blocks. `saliency_scale`: the gradient is taken of
-    images resized by it; 0.5 costs a quarter. `std`: of normalised images, so that `gamma` counts in pixel units.
-    `adv_prob`: share of batches whose own images, and as many whose partners, get adversarial noise of up to `adv_eps`
-    of pixels in 0 to 1, 0.1 in the authors' code; it needs `mean` and `std`.
+    `alpha`: both parameters of the Beta distribution of lam. `beta`, `gamma`, `eta`: weights of different labels of
+    neighbours, of their pixel difference (averaged over `neigh_size` pixels), and of the prior. `grids`: blocks per
+    side, one drawn per batch from those that divide the image. `t_eps`: cost of moving a block across the image, in
+    shares of saliency; `t_size`: side in pixels of the parts that move, None for whole blocks. `saliency_scale`:
+    resizes the images for the gradient; 0.5 takes a quarter of the time. `std`: of normalised images, so that `gamma`
+    is in pixel units. `adv_prob`: probability, separately for own images and partners, of adversarial noise up to
+    `adv_eps`, for pixels in 0 to 1; 0.1 in the authors' code; requires `mean` and `std`.
     """
 
     paper = "2009.06962"
@@ -190,7 +191,7 @@ class PuzzleMix(Method):
     adv_prob: float = 0.0
     adv_eps: float = 10 / 255
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.n_labels not in (2, 3):
             raise ValueError(f"PuzzleMix's n_labels is {self.n_labels!r}: choose 2 or 3.")
@@ -203,42 +204,47 @@ class PuzzleMix(Method):
                 f"PuzzleMix got neigh_size {self.neigh_size!r}, t_size {self.t_size!r}: give 1 pixel or more."
             )
         if not self.grids or min(self.grids) < 2:
-            raise ValueError(f"PuzzleMix's grids are {self.grids!r}: give numbers of blocks a side, 2 or more.")
+            raise ValueError(f"PuzzleMix's grids are {self.grids!r}: give numbers of blocks per side, 2 or more.")
         if not 0 <= self.adv_prob <= 1 or not 0 <= self.adv_eps <= 1:
             raise ValueError(f"PuzzleMix got adv_prob {self.adv_prob!r}, adv_eps {self.adv_eps!r}: give 0 to 1.")
         if self.adv_prob and (self.mean is None or self.std is None or self.saliency_scale != 1):
-            raise ValueError("PuzzleMix's adv_prob needs the images' mean and std, and a saliency_scale of 1.")
+            raise ValueError("PuzzleMix's adv_prob requires mean and std of the images and a saliency_scale of 1.")
 
-    def mix_batch(self, net, x, y, rng, out=None):
+    def mix_batch(
+        self, net: Net | None, x: Tensor, y: Tensor, rng: torch.Generator, out: Tensor | None = None
+    ) -> tuple[Tensor, Mix]:
         lam, partner = self.draw(x, self.alpha, rng)
         blocks = self.grid(x.shape[-2:], rng)
         options = {name: getattr(self, name) for name in OPTIONS}
-        saliency, sources = self.look(net, x, y, rng)
+        saliency, sources = self.saliency_and_sources(net, x, y, rng)
         return puzzlemix(x, saliency, lam, partner, blocks, **options, sources=sources, out=out)
 
-    def look(self, net, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(B, h, w) saliency, and the images that blocks are taken from: the own, the partners'; some with noise."""
+    def saliency_and_sources(
+        self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(B, h, w) saliency, and the source images of own and of partners' blocks, possibly with adversarial noise."""
         coins = torch.rand(2, self.draws(x), generator=rng) < self.adv_prob if self.adv_prob else torch.zeros(2, 1)
         if not coins.any():
             return self.saliency(net, x, y), (x, x)
-        worse, slope = attack(x, lambda x: net.gradient(x, y), Pixels(self.mean, self.std, x), self.adv_eps, rng)
-        mine, theirs = (
-            torch.where(coin, worse, x) for coin in coins.to(x.device, non_blocking=True)[:, :, None, None, None]
+        pixels = PixelRange(self.mean, self.std, x)
+        noisy, gradient = attack(x, lambda x: net.gradient(x, y), pixels, self.adv_eps, rng)
+        own, other = (
+            torch.where(coin, noisy, x) for coin in coins.to(x.device, non_blocking=True)[:, :, None, None, None]
         )
-        return slope.square().sum(1).sqrt(), (mine, theirs)
+        return gradient.square().sum(1).sqrt(), (own, other)
 
     def grid(self, size: tuple[int, int], rng: torch.Generator) -> int:
-        """Blocks a side: one of the grids that divide an image of `size` (height, width)."""
+        """Draw the blocks per side from the grids that divide an image of `size` (height, width)."""
         usable = [blocks for blocks in self.grids if size[0] % blocks == 0 and size[1] % blocks == 0]
         if not usable:
             raise ValueError(
-                f"Images of {size[0]}x{size[1]} pixels cannot be cut into {' or '.join(map(str, self.grids))} blocks "
-                "a side: resize them, or give `grids` that divide both sides."
+                f"Images of {size[0]}x{size[1]} pixels cannot be divided into {' or '.join(map(str, self.grids))} "
+                "blocks per side: resize them, or give `grids` that divide both sides."
             )
         return usable[int(integers(len(usable), 1, rng))]
 
-    def saliency(self, net, x: Tensor, y: Tensor) -> Tensor:
-        """(B, h, w) length of the loss's gradient at each pixel."""
+    def saliency(self, net: Net, x: Tensor, y: Tensor) -> Tensor:
+        """(B, h, w) norm of the loss gradient at each pixel."""
         if self.saliency_scale != 1:
             x = F.interpolate(x.float(), scale_factor=self.saliency_scale, mode="area")
         return net.saliency(x, y)

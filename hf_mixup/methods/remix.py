@@ -1,6 +1,6 @@
-"""Remix: a mixed image of a frequent and a rare class is of the rare one alone (Chou et al., 2020).
+"""Remix: label a mixture of a frequent and a rare class as the rare class (Chou et al., 2020).
 
-It changes the labels of any method that mixes pairs. There is no public code of the authors'.
+Changes the labels of any method that mixes pairs. The authors have not published code.
 """
 
 import math
@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from ..mix import Mix
+from ._base import Net
 from ._container import Container
 
 
 def remix(mix: Mix, size: Tensor, kappa: float, tau: float) -> Mix:
-    """`mix` with lam 0 or 1 where one class is at least `kappa` times as frequent as the other.
+    """`mix` with lam set to 0 or 1 where one class is at least `kappa` times as frequent as the other.
 
-    `mix` of pairs; `size` (B,) how many images the class of each row has, 0 for a row without one, which keeps its
-    lam. The rare class gets all if the share of the frequent one is below `tau`.
+    `mix` of pairs; `size` (B,) number of images in each row's class, 0 for a row without a class, which keeps its lam.
+    The rare class gets the whole label if the share of the frequent class is below `tau`.
     """
     own, other = (size.index_select(0, index) for index in mix.index.unbind(1))
     labelled = (own > 0) & (other > 0)
@@ -30,8 +31,9 @@ def remix(mix: Mix, size: Tensor, kappa: float, tau: float) -> Mix:
 
 @dataclass(eq=False)
 class Remix(Container):
-    """`base`: the method that mixes. `counts`: images of each class in the training set; None counts those that this
-    process has seen so far. `kappa`: how many times as frequent a class is that gives way; `tau`: below which share.
+    """`base`: the method that mixes pixels. `counts`: images per class in the training set; None counts the images that
+    this process has seen. `kappa`: smallest ratio of class sizes at which labels change; `tau`: a frequent class keeps
+    its label from this share on.
     """
 
     paper = "2007.03943"
@@ -42,36 +44,42 @@ class Remix(Container):
     kappa: float = 3.0
     tau: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.base.free_weights:
-            raise ValueError(f"remix moves all of a label to one image, but labels of {self.base.name} are no shares.")
+            raise ValueError(
+                f"remix requires weights that sum to one; {self.base.name} has free weights: choose another base."
+            )
         if not (math.isfinite(self.kappa) and self.kappa >= 1):
             raise ValueError(f"Remix's kappa is {self.kappa!r}: give a finite ratio of class sizes, 1 or above.")
         if not 0 <= self.tau <= 1:
-            raise ValueError(f"Remix's tau is {self.tau!r}: give a share from 0 to 1.")
+            raise ValueError(f"Remix's tau is {self.tau!r}: give a number from 0 to 1.")
         if self.counts is not None and not (self.counts and all(math.isfinite(n) and n >= 0 for n in self.counts)):
-            raise ValueError(f"Remix's counts are {self.counts!r}: give the number of images of each class.")
+            raise ValueError(f"Remix's counts are {self.counts!r}: give the number of images per class.")
         counts = None if self.counts is None else torch.tensor(self.counts, dtype=torch.float32)
         self.register_buffer("seen", counts)
 
-    def build(self, net):
+    def build(self, net: Net) -> None:
         super().build(net)
         if self.seen is None:
             weight = net.classifier.weight
             self.seen = torch.zeros(net.num_classes, device=weight.device)
 
-    def mix_batch(self, net, x, y, rng, out=None):
+    def mix_batch(
+        self, net: Net | None, x: Tensor, y: Tensor, rng: torch.Generator, out: Tensor | None = None
+    ) -> tuple[Tensor, Mix]:
         mixed, mix = super().mix_batch(net, x, y, rng, out)
-        if mix.index.shape[1] != 2 or y.dim() != 2:  # nothing is mixed, or numbers without classes
+        if mix.index.shape[1] != 2 or y.dim() != 2:  # nothing is mixed, or targets are numbers
             return mixed, mix
-        return mixed, remix(mix, self.sizes(y.float()), self.kappa, self.tau)
+        return mixed, remix(mix, self.class_sizes(y.float()), self.kappa, self.tau)
 
     @torch.no_grad()
-    def sizes(self, y: Tensor) -> Tensor:
-        """(B,) images that the class of each row of `y` (B, C) has, this batch among them where they are counted."""
+    def class_sizes(self, y: Tensor) -> Tensor:
+        """(B,) number of images in the class of each row of `y` (B, C); without `counts`, updates the counts first."""
         if self.seen is not None and y.shape[1] != len(self.seen):
-            raise ValueError(f"Remix knows the counts of {len(self.seen)} classes, but targets have {y.shape[1]}.")
+            raise ValueError(
+                f"Remix has counts of {len(self.seen)} classes, but targets have {y.shape[1]}: give one per class."
+            )
         if self.counts is None:
             self.seen = y.sum(0) if self.seen is None else self.seen + y.sum(0)
         return y @ self.seen.to(y.device, non_blocking=True)

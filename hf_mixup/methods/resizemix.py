@@ -1,8 +1,8 @@
-"""ResizeMix: paste the whole partner, made smaller (Qin et al., 2020, section 3.2).
+"""ResizeMix: paste the whole partner, resized (Qin et al., 2020, section 3.2).
 
-As the authors' text: the patch lies inside the image, and every such place is as likely; their code moves patches
-inward that would stick out, so that borders are likelier. Their nearest-neighbour resize is `interpolation="nearest"`;
-the default is bilinear.
+As in the paper, the patch lies inside the image with a uniform position; the authors' code moves patches inward from
+outside, so that borders are more likely. Their nearest-neighbour resizing is `interpolation="nearest"`; the default is
+bilinear.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..mix import Mix
-from ..ops.masks import outside
+from ..ops.masks import box_mask
 from ..ops.resize import INTERPOLATIONS, paste_resized
 from ..ops.sampling import beta, partners, uniform
-from ._base import Method
+from ._base import Method, Net
 
 
 def resizemix(
@@ -27,11 +27,11 @@ def resizemix(
 ) -> tuple[Tensor, Mix]:
     """Each image with its partner, resized by `scale`, pasted over it; lam is the share of pixels kept.
 
-    `x` (B, C, H, W); `scale` (B or 1,) in (0, 1]; `partner` (B,); `place` (B or 1, 2) in [0, 1): where between the
-    highest and lowest, leftmost and rightmost place the patch lies.
+    `x` (B, C, H, W); `scale` (B or 1,) in (0, 1]; `partner` (B,); `place` (B or 1, 2) in [0, 1): position of the patch
+    from top to bottom and from left to right.
     """
     corners = patches(x.shape[-2:], scale, place)
-    mask = outside(corners, x.shape[-2:], x.device)
+    mask = box_mask(corners, x.shape[-2:], x.device)
     mixed = paste_resized(x, x, corners, interpolation, partner, out)
     return mixed, Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
@@ -49,7 +49,7 @@ def patches(size: tuple[int, int], scale: Tensor, place: Tensor) -> Tensor:
 class ResizeMix(Method):
     """`scope`: range of the partner's scale. `alpha`: draw the scale from Beta(alpha, alpha) instead of uniformly.
 
-    With `alpha`, a scale outside the scope is drawn again, uniformly (the benchmark's variant).
+    With `alpha`, a scale outside the scope is replaced by a uniform draw (as in OpenMixup's benchmark).
     """
 
     paper = "2012.11101"
@@ -58,7 +58,7 @@ class ResizeMix(Method):
     scope: tuple[float, float] = (0.1, 0.8)
     interpolation: str = "bilinear"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.alpha == 0:
             raise ValueError("ResizeMix's alpha is 0: give a number above 0, or None for uniform scales.")
@@ -69,7 +69,9 @@ class ResizeMix(Method):
             known = ", ".join(INTERPOLATIONS)
             raise ValueError(f"Unknown interpolation {self.interpolation!r}. Choose one of: {known}.")
 
-    def mix_batch(self, net, x, y, rng, out=None):
+    def mix_batch(
+        self, net: Net | None, x: Tensor, y: Tensor, rng: torch.Generator, out: Tensor | None = None
+    ) -> tuple[Tensor, Mix]:
         count = self.draws(x)
         scale, partner = self.scales(count, rng), partners(len(x), self.pairing, rng)
         return resizemix(x, scale, partner, torch.rand(count, 2, generator=rng), self.interpolation, out)

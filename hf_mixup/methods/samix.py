@@ -1,11 +1,14 @@
-"""SAMix: AutoMix with a block that sees both images and makes bolder masks (Li et al., 2021, section 4).
+"""SAMix: AutoMix with a mask generator that sees both images (Li et al., 2021, section 4).
 
-As the authors' code, but that the network's classifier is the one for mixed images, as in `automix`; the weight of
-negative classes is left out, since it changes nothing in softmax cross-entropy.
+As the authors' code, except that the network's classifier is trained on mixed images, as in `automix`. The weight of
+negative classes is omitted: it has no effect with softmax cross-entropy.
 """
 
 import math
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
 
 from ._mixblock import SceneBlock
 from .automix import AutoMix
@@ -13,8 +16,8 @@ from .automix import AutoMix
 
 @dataclass(eq=False)
 class SAMix(AutoMix):
-    """As `automix`, but for this. `lam_k`: how lam is told to the block, see `lam_curve`; 1 on CUB, -1 on ImageNet and
-    for ViTs. `dropout`: of the block's values, 0.1 on ImageNet and for ViTs. ViTs take `upsample="nearest"`.
+    """Fields of `automix`, and: `lam_k`: of `lam_curve`; 1 on CUB, -1 on ImageNet and for ViTs. `dropout`: of the
+    generator's values, 0.1 on ImageNet and for ViTs. The paper uses `upsample="nearest"` for ViTs.
     """
 
     paper = "2111.15454"
@@ -24,17 +27,17 @@ class SAMix(AutoMix):
     lam_k: float = 0.25
     dropout: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.lam_channel:
-            raise ValueError("SAMix tells its block lam by the strength of features: set lam_k, not lam_channel.")
+            raise ValueError("SAMix does not support lam_channel, it scales features by lam: set lam_k instead.")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"SAMix's dropout is {self.dropout!r}: give a share from 0 to below 1.")
+            raise ValueError(f"SAMix's dropout is {self.dropout!r}: give a number from 0 to below 1.")
         if not math.isfinite(self.lam_k):
             raise ValueError(f"SAMix's lam_k is {self.lam_k!r}: give a finite number.")
 
-    def new_generator(self, channels):
+    def new_generator(self, channels: int) -> nn.Module:
         return SceneBlock(channels, self.lam_k, self.dropout, self.upsample)
 
-    def make_mask(self, z, lam, partner, size, rng):
+    def make_mask(self, z: Tensor, lam: Tensor, partner: Tensor, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         return self.generator(z, lam, partner, size, rng)

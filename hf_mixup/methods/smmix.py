@@ -1,8 +1,8 @@
-"""SMMix: the window a network looks at most over the one it looks at least (Chen et al., 2023, section 3).
+"""SMMix: paste the window with the most attention over the one with the least attention (Chen et al., 2023, section 3).
 
-Attention is that of the last block's patches to each other, without the class token. As the authors', but for this: the
-extra head reads the tokens of the last block, normalised without weights of their own (a linear head makes up for
-those); a row that is spared has the plain loss alone; any grid serves, where theirs is square.
+Attention is that between patches in the last block, without the class token. Differences from the authors' code: the
+additional head reads the last block's tokens after a LayerNorm without weights, which a linear head makes redundant;
+rows that `prob` skips have the plain loss only; the patch grid need not be square.
 """
 
 import math
@@ -16,18 +16,18 @@ from torch import Tensor, nn
 
 from ..mix import Mix
 from ..ops.sampling import integers, partners
-from ._base import Method
+from ._base import Method, Net
 
 
 def smmix(x: Tensor, attention: Tensor, partner: Tensor, side: Tensor) -> tuple[Tensor, Mix]:
     """Each image with its least attended window replaced by its partner's most attended one; lam is the share kept.
 
     `x` (B, C, H, W), `attention` (B, h, w) of its patches, `partner` (B,), `side` (B or 1,) of the windows in patches,
-    1 to the shorter side of the grid. Pixels are moved by whole patches, never resized.
+    1 to the shorter side of the grid. Windows are moved by whole patches, not resized.
     """
     partner, side = (draw.to(x.device, non_blocking=True) for draw in (partner, side.expand(len(x))))
-    to = windows(attention, side, largest=False)
-    source = windows(attention, side, largest=True).index_select(0, partner)
+    to = find_windows(attention, side, largest=False)
+    source = find_windows(attention, side, largest=True).index_select(0, partner)
     inside, places = [], []
     for axis, (pixels, cells) in enumerate(zip(x.shape[-2:], attention.shape[-2:])):
         pixel = torch.arange(pixels, device=x.device)
@@ -36,26 +36,26 @@ def smmix(x: Tensor, attention: Tensor, partner: Tensor, side: Tensor) -> tuple[
         moved = (source[:, axis, None] - low) * pixels // cells
         places.append((pixel + moved).clamp(0, pixels - 1))
     mask = 1 - (inside[0][:, None, :, None] & inside[1][:, None, None, :]).float()
-    # one index a row and a column: (B, H, W, C) without an index for each pixel
+    # indices of rows and of columns broadcast to (B, H, W, C), without an index per pixel
     pasted = x[partner[:, None, None], :, places[0][:, :, None], places[1][:, None, :]].permute(0, 3, 1, 2)
     return torch.where(mask == 1, x, pasted), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 
-def windows(attention: Tensor, side: Tensor, largest: bool) -> Tensor:
-    """(B, 2) first row and column of the window with the largest, or smallest, sum; the first of equal ones.
+def find_windows(attention: Tensor, side: Tensor, largest: bool) -> Tensor:
+    """(B, 2) first row and column of the window with the largest or smallest sum; the first one of a tie.
 
-    `attention` (B, h, w), `side` (B,) of each row's square window.
+    `attention` (B, h, w), `side` (B,) of each image's square window.
     """
     height, width = attention.shape[-2:]
-    # sums over any window are differences of sums from the corner; wide, so that little is lost in them
-    corner = F.pad(attention.double(), (1, 0, 1, 0)).cumsum(1).cumsum(2).flatten(1)
+    # window sums from the integral image, in float64 because they are differences
+    integral = F.pad(attention.double(), (1, 0, 1, 0)).cumsum(1).cumsum(2).flatten(1)
     low = torch.arange(height * width, device=attention.device)
     top, left = low // width, low % width
     bottom, right = top + side[:, None], left + side[:, None]
     outside = (bottom > height) | (right > width)
 
-    def at(row, column):
-        return corner.gather(1, (row.clamp(max=height) * (width + 1) + column.clamp(max=width)).expand(len(side), -1))
+    def at(row: Tensor, column: Tensor) -> Tensor:
+        return integral.gather(1, (row.clamp(max=height) * (width + 1) + column.clamp(max=width)).expand(len(side), -1))
 
     total = at(bottom, right) - at(top, right) - at(bottom, left) + at(top, left)
     best = (total if largest else -total).float().masked_fill(outside, -math.inf).argmax(1)
@@ -63,23 +63,23 @@ def windows(attention: Tensor, side: Tensor, largest: bool) -> Tensor:
 
 
 @contextmanager
-def overhearing(net) -> Iterator[list[Tensor]]:
-    """A list that the logits of each pass of `net` made inside are added to."""
-    heard: list[Tensor] = []
-    handle = net.register_forward_hook(lambda _, args, logits: heard.append(logits))
+def recording_logits(net: Net) -> Iterator[list[Tensor]]:
+    """A list to which the logits of each pass of `net` inside the context are appended."""
+    recorded: list[Tensor] = []
+    handle = net.register_forward_hook(lambda _, args, logits: recorded.append(logits))
     try:
-        yield heard
+        yield recorded
     finally:
         handle.remove()
 
 
 @dataclass(eq=False)
 class SMMix(Method):
-    """`low`, `high`: the windows' side is drawn between these shares of the patch grid's shorter side.
+    """`low`, `high`: range of the window's side, in shares of the shorter side of the patch grid.
 
-    `fine`: weight of the losses of the own and of the pasted tokens, read by a linear head of the method's own.
-    `consistency`: weight of the divergence of the mixed image's prediction from the clean images'. Both 0 is the plain
-    loss. The authors take turns with Mixup (alpha 0.8): a `choice`.
+    `fine`: weight of the losses of own and of pasted tokens, predicted by a separate linear head. `consistency`: weight
+    of the divergence between the predictions for the mixed image and for the clean images. With both 0, the loss is the
+    plain one. The authors alternate with Mixup (alpha 0.8): use `choice`.
     """
 
     paper = "2212.12977"
@@ -94,16 +94,16 @@ class SMMix(Method):
     fine: float = 0.5
     consistency: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        self.head = None  # until `build`
+        self.head = None  # created in `build`
         if not 0 <= self.low <= self.high <= 1:
-            raise ValueError(f"SMMix's low is {self.low!r} and high {self.high!r}: give shares, 0 to 1, in this order.")
+            raise ValueError(f"SMMix's low is {self.low!r} and high {self.high!r}: give 0 <= low <= high <= 1.")
         for key in ("fine", "consistency"):
             if not (math.isfinite(getattr(self, key)) and getattr(self, key) >= 0):
                 raise ValueError(f"SMMix's {key} is {getattr(self, key)!r}: give a finite number, 0 or above.")
 
-    def build(self, net):
+    def build(self, net: Net) -> None:
         with net.watching(for_method="smmix"):
             pass
         if self.fine:
@@ -112,20 +112,20 @@ class SMMix(Method):
             nn.init.trunc_normal_(self.head.weight, std=0.02)
             nn.init.zeros_(self.head.bias)
 
-    def skips(self, x, rng):
-        return super().skips(x, self.common_rng or rng)  # common, as it decides whether the head runs
+    def skips(self, x: Tensor, rng: torch.Generator) -> bool:
+        return super().skips(x, self.common_rng or rng)  # equal on all ranks: it decides whether the head runs
 
-    def mix_batch(self, net, x, y, rng):
+    def mix_batch(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:
         attention = net.attention(x, by_patches=True)
         return smmix(x, attention, partners(len(x), self.pairing, rng), self.sides(x, attention.shape[-2:], rng))
 
     def sides(self, x: Tensor, grid: tuple[int, int], rng: torch.Generator) -> Tensor:
-        """(B or 1,) sides of windows in patches, on the CPU."""
+        """(B or 1,) random sides of windows in patches, on the CPU."""
         low, high = (max(1, int(share * min(grid))) for share in (self.low, self.high))
         return low + integers(high - low + 1, self.draws(x), rng)
 
-    def forward(self, net, x, y, rng):
-        with overhearing(net) as clean:
+    def forward(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        with recording_logits(net) as clean:
             mixed, mix = self.mix(net, x, y, rng)
         if mix.mask is None:
             return {"mix": net.loss(net(mixed), mix(y))}
@@ -135,16 +135,16 @@ class SMMix(Method):
         losses = self.losses(net, out.logits, clean, mix, y)
         return losses | {"fine": self.fine * self.fine_loss(net, out.tokens, mix, y)}
 
-    def losses(self, net, logits: Tensor, clean: list[Tensor], mix: Mix, y: Tensor) -> dict[str, Tensor]:
-        """The mixed batch's loss, and how far its `logits` (B, K) are from the mixed `clean` ones."""
+    def losses(self, net: Net, logits: Tensor, clean: list[Tensor], mix: Mix, y: Tensor) -> dict[str, Tensor]:
+        """Loss of the mixed batch, and divergence of its `logits` (B, K) from the mixed `clean` predictions."""
         losses = {"mix": net.loss(logits, mix(y))}
         if self.consistency:
             rows = F.kl_div(logits.log_softmax(1), mix(clean[0]).softmax(1), reduction="none").sum(1)
             losses["consistency"] = self.consistency * (rows * (mix.lam < 1)).mean()
         return losses
 
-    def fine_loss(self, net, tokens: Tensor, mix: Mix, y: Tensor) -> Tensor:
-        """Loss of the own tokens against the own label, plus that of the pasted ones; `tokens` (B, C, h, w)."""
+    def fine_loss(self, net: Net, tokens: Tensor, mix: Mix, y: Tensor) -> Tensor:
+        """Loss of own tokens with the own label plus loss of pasted tokens with theirs; `tokens` (B, C, h, w)."""
         shown = F.interpolate(mix.mask, size=tokens.shape[-2:], mode="nearest")
         tokens = F.layer_norm(tokens.movedim(1, -1), tokens.shape[1:2]).movedim(-1, 1)
         rows = 0

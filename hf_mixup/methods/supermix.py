@@ -1,8 +1,8 @@
-"""SuperMix: masks are sought until a supervisor sees every image that was mixed (Dabouei et al., 2021).
+"""SuperMix: optimise masks until a teacher predicts the classes of all mixed images (Dabouei et al., 2021).
 
-As the authors' code, but for this: they make a data set beforehand, out of those images that came out well, where here
-each batch is mixed as it comes and an image that failed stays as it is; shares are one draw for the batch unless
-`per_image`, and partners any that `pairing` says; two images of one class have that class alone to show.
+Differences from the authors' code: they build a data set of successful mixtures in advance, here each batch is mixed
+online and failures are not mixed; shares are one draw per batch unless `per_image`; partners follow `pairing`; for two
+images of one class the target is that class.
 """
 
 import math
@@ -17,20 +17,20 @@ from torch import Tensor
 from ..mix import Mix
 from ..ops.flags import evaluating
 from ..ops.sampling import dirichlet, partners
-from ._base import Method
+from ._base import Method, Net
 from .adautomix import combine
 
-STEPS = 1e-4, 2000.0  # least and largest length of a step
-TINY = 1e-10  # added to the divisor of a step's length
-WINDOW = 5  # the blur reaches over as many standard deviations
-Look = Callable[[Tensor], tuple[Tensor, Tensor]]
+STEP_RANGE = 1e-4, 2000.0  # smallest and largest step size
+TINY = 1e-10  # added to the denominator of the step size
+WINDOW = 5  # width of the blur in standard deviations
+Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def supermix(
     x: Tensor,
     lam: Tensor,
     index: Tensor,
-    supervisor: Callable[[Tensor], Tensor],
+    teacher: Callable[[Tensor], Tensor],
     *,
     side: int = 16,
     iterations: int = 10,
@@ -38,97 +38,99 @@ def supermix(
     sparsity: float = 25.0,
     only_success: bool = True,
 ) -> tuple[Tensor, Mix]:
-    """Each row of K images, shared out so that the supervisor's classes are theirs by `lam`, which stays the label.
+    """K images per row, mixed by masks optimised so that the teacher predicts their classes with weights `lam`.
 
-    `x` (B, C, H, W), `lam` (B, K) sums to one, `index` (B, K) the row itself and others; `supervisor` gives logits of
-    images. Options as in `SuperMix`.
+    `x` (B, C, H, W), `lam` (B, K) sums to one and weights the labels, `index` (B, K) rows, the first is the row itself;
+    `teacher` returns logits. Options as in `SuperMix`.
     """
     lam, index = (draw.to(x.device, non_blocking=True) for draw in (lam, index))
 
-    def look(grid):
-        shares = shares_of(grid, x.shape[-2:])
-        return shares, supervisor(combine(x.float(), shares, lam, index)[0])
+    def predict(grid: Tensor) -> tuple[Tensor, Tensor]:
+        shares = to_shares(grid, x.shape[-2:])
+        return shares, teacher(combine(x.float(), shares, lam, index)[0])
 
     with torch.no_grad():
-        seen = supervisor(x)
-        wanted = (lam[:, :, None] * F.one_hot(seen.argmax(1), seen.shape[1])[index]).sum(1)
-    grid = search(torch.zeros(*index.shape, side, side, device=x.device), look, wanted, iterations, sigma, sparsity)
+        predicted = teacher(x)
+        target = (lam[:, :, None] * F.one_hot(predicted.argmax(1), predicted.shape[1])[index]).sum(1)
+    grid = search(torch.zeros(*index.shape, side, side, device=x.device), predict, target, iterations, sigma, sparsity)
     with torch.no_grad():
-        shares, logits = look(grid)
+        shares, logits = predict(grid)
     if only_success:
         alone = F.one_hot(torch.zeros_like(index[:, 0]), index.shape[1]).float()
-        right = shows(logits, wanted)[:, None]
-        lam = torch.where(right, lam, alone)
-        shares = torch.where(right[..., None, None], shares, alone[..., None, None])
+        success = predicts_all(logits, target)[:, None]
+        lam = torch.where(success, lam, alone)
+        shares = torch.where(success[..., None, None], shares, alone[..., None, None])
     return combine(x, shares, lam, index)
 
 
-def search(grid: Tensor, look: Look, wanted: Tensor, iterations: int, sigma: float, sparsity: float) -> Tensor:
-    """`grid` (B, K, side, side) after so many steps of `descent`; a row rests once its logits show what is wanted."""
+def search(grid: Tensor, predict: Predict, target: Tensor, iterations: int, sigma: float, sparsity: float) -> Tensor:
+    """`grid` (B, K, side, side) after at most `iterations` gradient steps; a row stops once its target is predicted."""
     missing = torch.ones(len(grid), 1, 1, 1, dtype=torch.bool, device=grid.device)
     for step in range(iterations):
-        logits, change = descent(grid, look, wanted, sigma, sparsity)
+        logits, change = gradient_step(grid, predict, target, sigma, sparsity)
         if step:
-            missing = missing & ~shows(logits, wanted)[:, None, None, None]
-        if grid.device.type == "cpu" and not missing.any():  # to ask costs nothing there
+            missing = missing & ~predicts_all(logits, target)[:, None, None, None]
+        if grid.device.type == "cpu" and not missing.any():  # reading it on a GPU would synchronise
             break
         grid = torch.where(missing, grid + change, grid)
     return grid
 
 
-def shares_of(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, K, *size) shares of K images, which sum to one, from any numbers `grid` (B, K, side, side)."""
+def to_shares(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, K, *size) shares of K images, summing to one, from mask logits `grid` (B, K, side, side)."""
     height = F.interpolate(grid, size, mode="bilinear", align_corners=False).sigmoid()
     return height / height.sum(1, keepdim=True)
 
 
-def shows(logits: Tensor, wanted: Tensor) -> Tensor:
-    """(B,) whether all classes that are `wanted` (B, C) are above all others."""
-    least = logits.masked_fill(wanted == 0, torch.inf).amin(1)
-    return least > logits.masked_fill(wanted > 0, -torch.inf).amax(1)
+def predicts_all(logits: Tensor, target: Tensor) -> Tensor:
+    """(B,) whether the logits of all classes with positive `target` (B, C) are above all other logits."""
+    least = logits.masked_fill(target == 0, torch.inf).amin(1)
+    return least > logits.masked_fill(target > 0, -torch.inf).amax(1)
 
 
-def descent(grid: Tensor, look: Look, wanted: Tensor, sigma: float, sparsity: float) -> tuple[Tensor, Tensor]:
-    """The supervisor's logits of the images mixed by `grid`, and a step down its blurred slope.
+def gradient_step(
+    grid: Tensor, predict: Predict, target: Tensor, sigma: float, sparsity: float
+) -> tuple[Tensor, Tensor]:
+    """The teacher's logits for the images mixed by `grid`, and the step of `grid` along its blurred gradient.
 
-    `look(grid)` gives shares and logits. The loss of a row is the divergence of its logits from `wanted`, and
-    `sparsity` times what its shares are from 0 and 1; a step is as long as would end at zero if the slope stayed.
+    `predict(grid)` returns shares and logits. A row's loss is the KL divergence of its logits from `target`
+    plus `sparsity` times the mean of share * (1 - share). The step size is that of Newton's method for a zero.
     """
     with torch.enable_grad():
         grid = grid.detach().requires_grad_()
-        shares, logits = look(grid)
-        divergence = torch.xlogy(wanted, wanted) - wanted * logits.log_softmax(1)
+        shares, logits = predict(grid)
+        divergence = torch.xlogy(target, target) - target * logits.log_softmax(1)
         loss = divergence.sum(1) + sparsity * (shares * (1 - shares)).mean((1, 2, 3))
-        [slope] = torch.autograd.grad(loss.sum(), grid)
+        [gradient] = torch.autograd.grad(loss.sum(), grid)
     across = blur_matrix(grid.shape[-1], sigma, grid.device)
-    blurred = across @ slope @ across.T
-    length = loss.detach() / ((slope * blurred).sum((1, 2, 3)) + TINY)
-    return logits.detach(), -length.clamp(*STEPS)[:, None, None, None] * blurred
+    blurred = across @ gradient @ across.T
+    length = loss.detach() / ((gradient * blurred).sum((1, 2, 3)) + TINY)
+    return logits.detach(), -length.clamp(*STEP_RANGE)[:, None, None, None] * blurred
 
 
 @lru_cache(maxsize=16)
 def blur_matrix(side: int, sigma: float, device: torch.device) -> Tensor:
-    """(side, side) what blurs a line by `sigma` cells, zero outside of it; not to be written to."""
+    """(side, side) matrix that blurs a line by `sigma` cells, with zero padding; cached, do not modify."""
     count = int(WINDOW * sigma)
     if count == 0:
         return torch.eye(side, device=device)
-    far = torch.arange(count) - (count - 1) / 2
-    bell = (-0.5 * (WINDOW * far / count).square()).exp()
+    offset = torch.arange(count) - (count - 1) / 2
+    kernel = (-0.5 * (WINDOW * offset / count).square()).exp()
     cell = torch.arange(side)
     place = cell - cell[:, None] + (count - 1) // 2
     inside = (place >= 0) & (place < count)
-    return torch.where(inside, (bell / bell.sum())[place.clamp(0, count - 1)], 0.0).to(device)
+    return torch.where(inside, (kernel / kernel.sum())[place.clamp(0, count - 1)], 0.0).to(device)
 
 
 @dataclass(eq=False)
 class SuperMix(Method):
-    """`alpha`: all parameters of the Dirichlet distribution of shares. `images`: how many are mixed. `teacher`: the
-    supervisor, a timm name, a folder or a Hub id, seen at `teacher_size` pixels a side (None: at the images' own);
-    None is the trained network itself as it is when training starts, frozen, which is of use if that is trained
-    already. `teacher_pretrained`: False gives a timm name random weights. `iterations`: steps of the search, one pass
-    there and back each; the authors stop at 50, or as soon as three images in ten came out well. `side`: cells a side
-    of the masks; `sigma`: cells by which slopes are blurred; `sparsity`: weight of shares that are neither 0 nor 1.
-    `only_success`: an image in which the supervisor does not see all that was mixed, before all else, stays unmixed.
+    """`alpha`: all parameters of the Dirichlet distribution of shares. `images`: number of images to mix. `teacher`: a
+    timm name, a folder or a Hub id, run at `teacher_size` pixels per side (None: the images' size); None uses a frozen
+    copy of the network from the start of training, which should then be pretrained. `teacher_pretrained`: False gives a
+    timm model random weights. `iterations`: gradient steps, one forward and backward pass each; the authors stop after
+    50, or when three images in ten are successful. `side`: cells per side of the masks; `sigma`: blur of gradients, in
+    cells; `sparsity`: weight of the penalty for shares between 0 and 1. `only_success`: do not mix images for which
+    the teacher does not rank the mixed classes above all others.
     """
 
     paper = "2003.05034"
@@ -147,9 +149,9 @@ class SuperMix(Method):
     sparsity: float = 25.0
     only_success: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        self.eye = None  # the supervisor's Net, from `build` on
+        self.eye = None  # Net of the teacher, created in `build`
         for key, least in (("images", 2), ("side", 1), ("iterations", 1), ("teacher_size", 1)):
             if getattr(self, key) is not None and getattr(self, key) < least:
                 raise ValueError(f"SuperMix's {key} is {getattr(self, key)!r}: give {least} or more.")
@@ -157,10 +159,10 @@ class SuperMix(Method):
             if not (math.isfinite(getattr(self, key)) and getattr(self, key) >= 0):
                 raise ValueError(f"SuperMix's {key} is {getattr(self, key)!r}: give a finite number, 0 or above.")
 
-    def build(self, net):
+    def build(self, net: Net) -> None:
         self.eye = net.copy() if self.teacher is None else net.teacher(self.teacher, self.teacher_pretrained)
 
-    def mix_batch(self, net, x, y, rng):
+    def mix_batch(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:
         lam = dirichlet(self.alpha, self.draws(x), self.images, rng).expand(len(x), -1)
         partner = partners(len(x), self.pairing, rng)
         rows = [torch.arange(len(x))]
@@ -169,10 +171,10 @@ class SuperMix(Method):
         self.eye.precision = net.precision
         options = {key: getattr(self, key) for key in ("side", "iterations", "sigma", "sparsity", "only_success")}
         with evaluating(self.eye):
-            return supermix(x, lam, torch.stack(rows, 1), self.supervise, **options)
+            return supermix(x, lam, torch.stack(rows, 1), self.teacher_logits, **options)
 
-    def supervise(self, x: Tensor) -> Tensor:
-        """(B, C) the supervisor's logits."""
+    def teacher_logits(self, x: Tensor) -> Tensor:
+        """(B, C) logits of the teacher."""
         if self.teacher_size is not None:
             x = F.interpolate(x.float(), size=(self.teacher_size, self.teacher_size), mode="bilinear")
         return self.eye(x)

@@ -1,6 +1,6 @@
-"""TL-Align: labels follow the tokens through every block's attention (Xiao et al., 2023, section 3.3).
+"""TL-Align: align labels with tokens through the attention of every block (Xiao et al., 2023, section 3.3).
 
-As the authors' code, but that one number a token stands for its label: the same, since labels are mixed linearly.
+As the authors' code, except that one number per token represents its label, which is equivalent: mixing is linear.
 """
 
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from torch import Tensor
 from ..mix import Mix
 from ..ops.masks import boxes
 from ..ops.sampling import points
-from ._base import Method
-from .cutmix import cut
+from ._base import Method, Net
+from .cutmix import cutmix_boxes
 
 
 def aligned_share(mask: Tensor, attentions: list[Tensor], grid: tuple[int, int]) -> Tensor:
-    """(B,) share of a row's own label in its class token after the last block.
+    """(B,) share of the row's own label in its class token after the last block.
 
-    `mask` (B or 1, 1, H, W) one where the own image shows, on a `grid` of patches (rows, columns); `attentions` (B,
-    heads, T, T) of each block, rows summing to one, patches last.
+    `mask` (B or 1, 1, H, W) one where the own image is visible; `grid`: rows and columns of patches; `attentions` (B,
+    heads, T, T) of each block, rows sum to one, patches last.
     """
     count, tokens = len(attentions[0]), attentions[0].shape[-1]
     shown = F.interpolate(mask, size=grid, mode="nearest").flatten(1).expand(count, -1)
@@ -34,9 +34,9 @@ def aligned_share(mask: Tensor, attentions: list[Tensor], grid: tuple[int, int])
 
 @dataclass(eq=False)
 class TLAlign(Method):
-    """`alpha`: both parameters of the Beta distribution of lam before boxes are rounded to patches and clipped.
+    """`alpha`: both parameters of the Beta distribution of lam, before boxes are rounded to patches and clipped.
 
-    The authors' setting is a `choice` of this and Mixup (alpha 0.8), with label smoothing of 0.1.
+    The authors use a `choice` of this method and Mixup (alpha 0.8), with label smoothing of 0.1.
     """
 
     paper = "2210.06455"
@@ -47,7 +47,7 @@ class TLAlign(Method):
     needs_forward = True
     alpha: float = 1.0
 
-    def build(self, net):
+    def build(self, net: Net) -> None:
         with net.watching_blocks(for_method="tlalign"):
             self.patch = net.layers("tlalign")[-1].reduction
 
@@ -55,17 +55,17 @@ class TLAlign(Method):
         """Rows and columns of patches of images `x`."""
         return x.shape[-2] // self.patch, x.shape[-1] // self.patch
 
-    def mix_batch(self, net, x, y, rng):
+    def mix_batch(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:
         lam, partner = self.draw(x, self.alpha, rng)
         centre = points(self.grid(x), self.draws(x), rng)
-        return cut(x, partner, self.patch * boxes(self.grid(x), lam, centre))
+        return cutmix_boxes(x, partner, self.patch * boxes(self.grid(x), lam, centre))
 
-    def forward(self, net, x, y, rng):
+    def forward(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         x, mix = self.mix(net, x, y, rng)
         mask = mix.mask
         if mask is None:
             return {"mix": net.loss(net(x), mix(y))}
-        with net.watching_blocks(for_method="tlalign") as look:
+        with net.watching_blocks(for_method="tlalign") as read_attention:
             logits = net(x)
-            lam = aligned_share(mask, look(), self.grid(x))
+            lam = aligned_share(mask, read_attention(), self.grid(x))
         return {"mix": net.loss(logits, Mix.pair(mix.partner, lam)(y))}

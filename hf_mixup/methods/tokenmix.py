@@ -1,8 +1,8 @@
-"""TokenMix: blocks of patches of the partner, labels by what shows of each image's map (Liu et al., 2022, section 3).
+"""TokenMix: paste blocks of patches, label by the visible share of each attention map (Liu et al., 2022, section 3).
 
-As the authors', but for this: the maps are the network's attention to the clean images, where they store a teacher's
-maps of the label; the number of cells is a share of the grid, so that any grid serves; label smoothing takes a share of
-each weight, where theirs takes half the smoothing from either, whatever it is.
+Differences from the authors' code: maps are the network's attention on clean images, theirs are class activation maps
+of a teacher, stored in advance; the number of cells is a share of the grid, for any grid size; label smoothing scales
+each weight, theirs subtracts half of the smoothing from both.
 """
 
 import math
@@ -12,32 +12,32 @@ import torch
 from torch import Tensor
 
 from ..mix import Mix
-from ..ops.masks import blend, once
-from ..ops.resize import enlarged
+from ..ops.masks import blend, unexpand
+from ..ops.resize import upsample_cells
 from ..ops.sampling import integers, partners, uniform
-from ._base import Method
+from ._base import Method, Net
 
-TRIES = 10  # places tried for a block before a mask is done, as in BEiT
-ASPECT = 0.3  # least height over width of a block; the largest is its inverse
+TRIES = 10  # failed attempts to place a block before a mask is complete, as in BEiT
+ASPECT = 0.3  # smallest height / width of a block; the largest is its inverse
 
 
 def tokenmix(x: Tensor, attention: Tensor, partner: Tensor, taken: Tensor) -> tuple[Tensor, Mix]:
-    """Each image with cells of its partner; weights are the shares of each image's own attention that show.
+    """Each image with cells of its partner; weights are the visible shares of each image's attention.
 
-    `x` (B, C, H, W), `attention` (B, h, w) summing to one, `partner` (B,), `taken` (B or 1, h, w) one where the
-    partner shows. The two weights of a row need not sum to one.
+    `x` (B, C, H, W), `attention` (B, h, w) sums to one, `partner` (B,), `taken` (B or 1, h, w) one where the partner is
+    visible. The two weights of a row need not sum to one.
     """
     taken, partner = (draw.to(x.device, non_blocking=True) for draw in (taken.float(), partner))
-    # by what is hidden, so that an image of which nothing is counts exactly one
+    # one minus the hidden share, so that a fully visible image has weight exactly one
     own = (1 - (taken * attention).sum((1, 2))).clamp(min=0)
     other = (taken * attention.index_select(0, partner)).sum((1, 2))
-    mask = enlarged(1 - taken[:, None], x.shape[-2:])
+    mask = upsample_cells(1 - taken[:, None], x.shape[-2:])
     index = torch.stack([torch.arange(len(x), device=x.device), partner], 1)
     return blend(x, partner, mask), Mix(index, torch.stack([own, other.clamp(max=1)], 1), mask)
 
 
 def blocks(grid: tuple[int, int], target: int, count: int, rng: torch.Generator) -> Tensor:
-    """(count, h, w) bool on the CPU: overlapping blocks on a grid, at most `target` cells (BEiT, arXiv 2106.08254)."""
+    """(count, h, w) bool masks of overlapping blocks, at most `target` cells, on the CPU (BEiT, arXiv 2106.08254)."""
     taken, failed = torch.zeros(count, *grid, dtype=torch.bool), torch.zeros(count, dtype=torch.long)
     row, column = torch.arange(grid[0])[:, None], torch.arange(grid[1])
     while True:
@@ -60,9 +60,10 @@ def blocks(grid: tuple[int, int], target: int, count: int, rng: torch.Generator)
 
 @dataclass(eq=False)
 class TokenMix(Method):
-    """`ratio`: largest share of patches taken from the partner; 4/7 is the authors' 112 of 196, half and 14 more.
+    """`ratio`: largest share of patches from the partner; 4/7 are 112 of 196 patches, as in the authors' code.
 
-    The authors take turns with Mixup (alpha 0.8), evenly: a `choice`. The loss they use is the binary one.
+    The authors alternate with Mixup (alpha 0.8) with equal probability: use `choice`. Their loss is binary
+    cross-entropy.
     """
 
     paper = "2207.08409"
@@ -73,17 +74,17 @@ class TokenMix(Method):
     needs_net = True
     ratio: float = 4 / 7
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.ratio <= 1:
-            raise ValueError(f"TokenMix's ratio is {self.ratio!r}: give a share of patches from 0 to 1.")
+            raise ValueError(f"TokenMix's ratio is {self.ratio!r}: give a number from 0 to 1.")
 
-    def build(self, net):
+    def build(self, net: Net) -> None:
         with net.watching(for_method="tokenmix"):
             pass
 
-    def mix_batch(self, net, x, y, rng):
+    def mix_batch(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:
         attention = net.attention(x)
         grid = tuple(attention.shape[-2:])
         taken = blocks(grid, round(self.ratio * grid[0] * grid[1]), self.draws(x), rng)
-        return tokenmix(x, attention, partners(len(x), self.pairing, rng), once(taken))
+        return tokenmix(x, attention, partners(len(x), self.pairing, rng), unexpand(taken))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.token_merging import match, merge, room
+from ..ops.token_merging import match, max_merges, merge
 from .architecture import Anatomy
 
 
@@ -28,7 +28,7 @@ class Merger:
         if not self.sources:
             self.weight = torch.ones_like(tokens[..., 0])
             self.sources.append(torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1))
-        count = max(min(self.counts[len(self.sources) - 1], room(tokens.shape[1], self.kept)), 0)
+        count = max(min(self.counts[len(self.sources) - 1], max_merges(tokens.shape[1], self.kept)), 0)
         place = match(keys, count, self.kept)
         merged, self.weight = merge(tokens, self.weight, place, count)
         self.sources.append(place.gather(1, self.sources[-1]))

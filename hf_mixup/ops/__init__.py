@@ -1,1 +1,1 @@
-"""Pure functions of tensors: what goes in is never written to, randomness comes in as `rng`."""
+"""Pure functions of tensors: arguments are not modified, and every random draw takes `rng`."""

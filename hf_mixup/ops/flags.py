@@ -1,4 +1,4 @@
-"""Flags of a network, set for a while and put back."""
+"""Context managers that set flags of a model and restore them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's own flag afterwards."""
+    """Put `model` in eval mode; restore the training flag of each module on exit."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -20,7 +20,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter takes part in gradients inside; those that did do again afterwards."""
+    """Set `requires_grad` of all parameters to False; restore it on exit."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)

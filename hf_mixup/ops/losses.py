@@ -1,9 +1,9 @@
-"""Losses of soft targets, one number a row: the mean over the batch comes last, and once."""
+"""Losses for soft targets, one value per row; the caller takes the mean over the batch."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
-LEAST = 1e-7  # probability below which a mean prediction does not fall
+MIN_PROBABILITY = 1e-7  # lower bound of the mean prediction
 
 
 def soft_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -23,17 +23,17 @@ def binary_cross_entropy(logits: Tensor, y: Tensor, threshold: float | None = No
 
 
 def jensen_shannon(*logits: Tensor) -> Tensor:
-    """(B,) how far the predictions of views (B, K) are apart: mean divergence from their mean, in nats, 0 to log views.
+    """(B,) Jensen-Shannon divergence of the predictions of several views (B, K), in nats, 0 to log(number of views).
 
-    The mean's probabilities count as 1e-7 at least (AugMix, arXiv 1912.02781, section 3, and its code).
+    Probabilities of the mean prediction are at least 1e-7 (AugMix, arXiv 1912.02781, section 3, and its code).
     """
     logs = [view.log_softmax(-1) for view in logits]
-    mean = (sum(log.exp() for log in logs) / len(logs)).clamp(min=LEAST).log()
+    mean = (sum(log.exp() for log in logs) / len(logs)).clamp(min=MIN_PROBABILITY).log()
     return sum((log.exp() * (log - mean)).sum(-1) for log in logs) / len(logs)
 
 
 def smooth(y: Tensor, amount: float) -> Tensor:
-    """(B, K) targets with `amount` of each row's weight spread evenly over the classes (Szegedy et al., 1512.00567)."""
+    """(B, K) targets with label smoothing `amount`: that share of each row is spread evenly (arXiv 1512.00567)."""
     if amount == 0:
         return y
     return (1 - amount) * y + amount / y.shape[-1] * y.sum(-1, keepdim=True)

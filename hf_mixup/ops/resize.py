@@ -1,4 +1,4 @@
-"""Images resized into boxes of others, and maps averaged over boxes."""
+"""Resizing images into boxes of other images, and averaging maps over boxes."""
 
 from functools import lru_cache
 
@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .masks import copied, is_shared, mingle, outside
+from .masks import blend_with, box_mask, is_shared, writable_copy
 
 INTERPOLATIONS = ("bilinear", "nearest")
-SMALL = 64  # pixels a side of images that a matrix product shrinks faster
+SMALL_SIDE = 64  # largest side in pixels for which matrix products are faster than F.interpolate
 
 
 def paste_resized(
@@ -20,65 +20,65 @@ def paste_resized(
     partner: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """`x` (B, C, H, W) with `other` (B, C, h, w) resized into the boxes `corners` (B, 4), half-open, maybe empty.
+    """`x` (B, C, H, W) with `other` (B, C, h, w) resized into the half-open boxes `corners` (B, 4), which may be empty.
 
-    `partner` (B,): which row of `other` each gets; its own by default. `out` as in `masks.blend`. One box for all rows
-    is a slice, boxes of their own are sampled: the same result.
+    `partner` (B,): the row of `other` for each row of `x`, by default the same row. `out` as in `masks.blend`. One box
+    shared by all rows is written as a slice, a box per row is sampled; the result is the same.
     """
     wide = other.to(torch.promote_types(other.dtype, torch.float32))
     partner = None if partner is None else partner.to(x.device, non_blocking=True)
     if not is_shared(corners):
         wide = wide if partner is None else wide.index_select(0, partner)
-        small = resized(wide, corners.to(x.device, non_blocking=True), x.shape[-2:], interpolation)
-        return mingle(x, small, outside(corners, x.shape[-2:], x.device), out)
+        small = resize_into_boxes(wide, corners.to(x.device, non_blocking=True), x.shape[-2:], interpolation)
+        return blend_with(x, small, box_mask(corners, x.shape[-2:], x.device), out)
     top, bottom, left, right = corners[0].tolist()
     small = None
     if bottom > top and right > left:
-        small = _shrunk(wide, (bottom - top, right - left), interpolation)
+        small = _resize(wide, (bottom - top, right - left), interpolation)
         small = small if partner is None else small.index_select(0, partner)
-    mixed = copied(x, out)
+    mixed = writable_copy(x, out)
     if small is not None:
         mixed[..., top:bottom, left:right] = small if x.is_floating_point() else small.round()
     return mixed
 
 
-def _shrunk(x: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """`x` (B, C, h, w) at another size, as F.interpolate gives it."""
+def _resize(x: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    """`x` (B, C, h, w) resized to `size`, as by F.interpolate."""
     if torch.compiler.is_compiling() or x.device.type != "cpu":
         return F.interpolate(x, size=size, mode=interpolation)
-    if interpolation == "nearest" and max(x.shape[-2:]) <= SMALL:
-        # two matrix products take a third of the time
-        down, across = (_picks(*sides).to(x.dtype) for sides in zip(size, x.shape[-2:], strict=True))
+    if interpolation == "nearest" and max(x.shape[-2:]) <= SMALL_SIDE:
+        # two matrix products are three times faster
+        down, across = (_nearest_matrix(*sides).to(x.dtype) for sides in zip(size, x.shape[-2:], strict=True))
         with torch.autocast("cpu", enabled=False):
             return down @ x @ across.T
-    # one channel at a time: of few channels, torch's kernels put the channels last and back again
+    # one channel per image: for few channels, torch's kernels convert to channels-last and back
     small = F.interpolate(x.flatten(0, 1)[:, None], size=size, mode=interpolation)
     return small.view(*x.shape[:2], *size)
 
 
 @lru_cache(maxsize=256)
-def _picks(side: int, pixels: int) -> Tensor:
-    """(side, pixels) ones where one of `pixels` is taken for each of `side`, the one below; not to be written to."""
+def _nearest_matrix(side: int, pixels: int) -> Tensor:
+    """(side, pixels) one-hot matrix of nearest-neighbour resizing from `pixels` to `side`; cached, do not modify."""
     return (torch.arange(side)[:, None] * pixels // side == torch.arange(pixels)).float()
 
 
-def resized(other: Tensor, corners: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """(B, C, *size) with `other` (B, C, h, w) resized into the boxes `corners`; what lies outside them is undefined."""
+def resize_into_boxes(other: Tensor, corners: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    """(B, C, *size) with `other` (B, C, h, w) resized into the boxes `corners`; undefined outside the boxes."""
     row, column = (
         (torch.arange(side, device=other.device) - low[:, None], (high - low).clamp(min=1)[:, None])
         for side, low, high in zip(size, corners[:, ::2].T, corners[:, 1::2].T, strict=True)
     )
     if interpolation == "nearest":
-        return _pick(_pick(other, 2, *row), 3, *column)
-    # centres of the pixels, as places in `other` from -1 to 1, which is what grid_sample takes
+        return _gather_nearest(_gather_nearest(other, 2, *row), 3, *column)
+    # pixel centres as coordinates in `other` from -1 to 1, as grid_sample expects
     row, column = (((place.to(other.dtype) + 0.5) / length) * 2 - 1 for place, length in (row, column))
     grid = torch.stack(torch.broadcast_tensors(column[:, None, :], row[:, :, None]), -1)
     grid = grid.expand(len(other), -1, -1, -1)
     return F.grid_sample(other, grid, mode=interpolation, padding_mode="border", align_corners=False)
 
 
-def _pick(other: Tensor, dim: int, place: Tensor, length: Tensor) -> Tensor:
-    """As F.interpolate's "nearest", which takes the pixel below and not the nearest, as grid_sample does."""
+def _gather_nearest(other: Tensor, dim: int, place: Tensor, length: Tensor) -> Tensor:
+    """Gather along `dim` as F.interpolate's "nearest", which rounds coordinates down; grid_sample rounds to nearest."""
     side = other.shape[dim]
     source = (place * side // length).clamp(0, side - 1)
     source = source[:, None, :, None] if dim == 2 else source[:, None, None, :]
@@ -86,9 +86,9 @@ def _pick(other: Tensor, dim: int, place: Tensor, length: Tensor) -> Tensor:
     return other.gather(dim, source.expand(shape))
 
 
-def enlarged(cells: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, *size) `cells` (B, C, h, w) of an image, each over the pixels that it stands for."""
-    for dim, side in ((3, size[1]), (2, size[0])):  # columns first: rows are then copied whole
+def upsample_cells(cells: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, *size) nearest-neighbour upsampling of `cells` (B, C, h, w); `size` need not be a multiple."""
+    for dim, side in ((3, size[1]), (2, size[0])):  # columns first, so that whole rows are copied
         cell = torch.arange(side, device=cells.device) * cells.shape[dim] // side
         cells = cells.index_select(dim, cell)
     return cells
@@ -97,7 +97,7 @@ def enlarged(cells: Tensor, size: tuple[int, int]) -> Tensor:
 def box_mean(maps: Tensor, corners: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, C) mean of `maps` (B, C, h, w) over the boxes `corners` (B or 1, 4) of an image of `size`.
 
-    A cell counts by its part inside the box; an empty box gives zero.
+    A cell is weighted by its overlap with the box; an empty box gives zero.
     """
     shares = []
     for cells, side, low, high in zip(maps.shape[-2:], size, corners[:, ::2].T, corners[:, 1::2].T, strict=True):

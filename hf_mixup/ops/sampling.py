@@ -1,21 +1,21 @@
-"""Draws: shares, partners and points, each from a CPU generator."""
+"""Random draws of lam, partners and positions from a CPU generator."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-TINY = 1e-300  # least number whose logarithm is taken
+TINY = 1e-300  # lower bound of a logarithm's argument
 PAIRINGS = ("shift", "permutation", "derangement", "flip", "halves")
 
 
 def generator(*key: int) -> torch.Generator:
-    """A CPU generator that is a pure function of non-negative numbers; near keys give unrelated streams."""
+    """A CPU generator seeded by a key of non-negative integers; similar keys give independent streams."""
     word = np.random.SeedSequence([len(key), *key]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(word))
 
 
 def on_device(rng: torch.Generator, device: torch.device) -> torch.Generator:
-    """A generator on `device`, seeded by one draw from `rng`: for fields larger than one number an image."""
+    """A generator on `device`, seeded by one draw from `rng`: for draws larger than one number per image."""
     seed = torch.randint(2**62, (), generator=rng)
     return torch.Generator(device).manual_seed(int(seed))
 
@@ -29,18 +29,18 @@ def beta(alpha: float, count: int, rng: torch.Generator) -> Tensor:
 
 
 def dirichlet(alpha: float, count: int, parts: int, rng: torch.Generator) -> Tensor:
-    """(count, parts) float32 draws from the symmetric Dirichlet(alpha), rows summing to one; all in the first for 0."""
+    """(count, parts) float32 draws from the symmetric Dirichlet(alpha), rows sum to one; alpha 0 gives (1, 0, ...)."""
     if alpha == 0:
         return torch.eye(parts)[:1].repeat(count, 1)
     return torch.from_numpy(_log_gammas(alpha, (count, parts), rng)).softmax(1).float()
 
 
 def _log_gammas(alpha: float, shape: tuple[int, ...], rng: torch.Generator) -> np.ndarray:
-    """Logarithms of draws from Gamma(alpha), float64, as all draws of a small alpha are zero themselves."""
+    """Logarithms of draws from Gamma(alpha), float64: draws with a small alpha underflow to zero."""
     # Gamma(a) is Gamma(a + 1) U^(1/a)
     above = torch._standard_gamma(torch.full(shape, alpha + 1, dtype=torch.float64), generator=rng).numpy()
     power = torch.rand(shape, generator=rng, dtype=torch.float64).numpy()
-    # numpy, whose calls cost less than torch's where there are few numbers
+    # numpy calls have less overhead than torch's for few numbers
     return np.log(above) + np.log(np.maximum(power, TINY)) / alpha
 
 
@@ -50,17 +50,17 @@ def uniform(low: float, high: float, count: int, rng: torch.Generator) -> Tensor
 
 
 def integers(high: Tensor | int, count: int, rng: torch.Generator) -> Tensor:
-    """(count,) whole numbers, uniform in 0..high-1; `high` is a number or one for each draw."""
+    """(count,) integers, uniform in 0..high-1; `high` is one number or a tensor (count,)."""
     if isinstance(high, int):
         return torch.randint(high, (count,), generator=rng)
     return (torch.rand(count, generator=rng, dtype=torch.float64) * high).long().clamp(max=high - 1)
 
 
 def partners(count: int, pairing: str, rng: torch.Generator) -> Tensor:
-    """(count,) the partner of each row.
+    """(count,) partner of each row.
 
-    `shift` and `derangement` have no fixed point for two rows and more; `permutation` may; `flip` is `count-1-i` and
-    `halves` the row half a batch away.
+    `shift` and `derangement` have no fixed point for two or more rows, `permutation` may have one. `flip` pairs row i
+    with `count - 1 - i`, `halves` with `(i + count // 2) % count`.
     """
     own = torch.arange(count)
     if count < 2:
@@ -79,10 +79,10 @@ def partners(count: int, pairing: str, rng: torch.Generator) -> Tensor:
 
 
 def _cycle(order: Tensor) -> Tensor:
-    """(count,) each row's successor on the circle that `order` goes round: random, without a fixed point."""
+    """(count,) successor of each row in the cyclic order `order`: no fixed point."""
     return torch.empty_like(order).scatter_(0, order, order.roll(-1))
 
 
 def points(size: tuple[int, int], count: int, rng: torch.Generator) -> Tensor:
-    """(count, 2) whole row and column of a point, uniform over an image of `size` (height, width)."""
+    """(count, 2) integer row and column of random pixels, uniform over an image of `size` (height, width)."""
     return torch.stack([integers(side, count, rng) for side in size], 1)

@@ -1,48 +1,48 @@
-"""Moving the blocks of images: which block goes where, as indices, and the images so put together."""
+"""Transport of image blocks: assign blocks to places, and compose images from the moved blocks."""
 
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from .masks import mingle
+from .masks import blend_with
 
-IN_CACHE = 2**19  # numbers a processor works on without waiting for its memory
+CACHE_NUMEL = 2**19  # elements that fit into a processor's cache
 
 
 @lru_cache(maxsize=16)
 def grid_distances(side: int, device: torch.device) -> Tensor:
-    """(P, P) squared distances in a grid of P = side * side blocks, in units of side - 1; not to be written to."""
+    """(P, P) squared distances in a grid of P = side * side blocks, in units of side - 1; cached, do not modify."""
     place = torch.arange(side, device=device)
     place = torch.cartesian_prod(place, place)
-    # whole numbers first: equal distances must be equal to the last bit
+    # divide integers, so that equal distances are equal to the last bit
     return (place[:, None] - place).square().sum(-1) / max(side - 1, 1) ** 2
 
 
 @torch.no_grad()
 def plan(saliency: Tensor, wanted: Tensor, price: float) -> Tensor:
-    """(B, P) the block that moves to each place of a grid, -1 where none does; no block moves to two places.
+    """(B, P) the block that moves to each place of the grid, -1 for none; a block moves to at most one place.
 
-    `saliency` (B, T, T) worth of each block where it shows, `wanted` (B, T, T) which places show, `price` of crossing
-    the grid, by squared distance. T rounds: every block claims its cheapest place, the cheapest claim wins, and a lost
-    claim becomes dearer by one (Kim et al., arXiv 2009.06962, section 4.3).
+    `saliency` (B, T, T) value of each block if it is visible, `wanted` (B, T, T) visible places, `price` of crossing
+    the grid, by squared distance. T rounds: every block claims its cheapest place, the cheapest claim wins, and the
+    cost of a lost claim increases by one (Kim et al., arXiv 2009.06962, section 4.3).
     """
     count, side = saliency.shape[:2]
     distance = grid_distances(side, saliency.device) * price
-    places, worth = wanted.flatten(1).to(saliency.dtype), saliency.flatten()
+    visible, worth = wanted.flatten(1).to(saliency.dtype), saliency.flatten()
     penalty = torch.zeros(len(worth), side**2, dtype=torch.uint8, device=saliency.device)
 
-    def cost(rows):
+    def cost(rows: Tensor) -> Tensor:
         block, image = rows % side**2, rows // side**2
         base = distance.index_select(0, block) + penalty.index_select(0, rows)
-        return base.addcmul_(worth.index_select(0, rows)[:, None], places.index_select(0, image), value=-1)
+        return base.addcmul_(worth.index_select(0, rows)[:, None], visible.index_select(0, image), value=-1)
 
     claim, choice = _first_claims(distance, saliency.flatten(1), wanted)
     stays = torch.arange(side**2, device=choice.device)
     for left in reversed(range(side)):
         winner = _cheapest_claims(claim.view(count, -1), choice.view(count, -1))
         lost = (winner.gather(1, choice.view(count, -1)) != stays).flatten()
-        rows = _those(lost)
+        rows = _rows_to_update(lost)
         if left == 0 or len(rows) == 0:
             return winner
         penalty[rows, choice[rows]] += lost[rows]
@@ -50,23 +50,23 @@ def plan(saliency: Tensor, wanted: Tensor, price: float) -> Tensor:
 
 
 def _first_claims(distance: Tensor, worth: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """(B * P,) least cost and (B * P,) place of each block, without a table of all costs."""
-    choice = _nearest(wanted)
+    """(B * P,) least cost and (B * P,) place of each block, without computing all costs."""
+    choice = _nearest_wanted(wanted)
     shows = wanted.flatten(1).gather(1, choice)
     claim = distance.gather(1, choice.t()).t() - worth * shows
     stays = torch.arange(len(distance), device=choice.device)
-    # a block for which every shown place is too far stays hidden, at no cost
+    # a block for which every visible place costs more than 0 stays where it is, hidden
     return claim.clamp(max=0).flatten(), torch.where(claim > 0, stays, choice).flatten()
 
 
-def _nearest(wanted: Tensor) -> Tensor:
-    """(B, P) the nearest place of the `wanted` (B, T, T), the first of equals; 0 where there is none.
+def _nearest_wanted(wanted: Tensor) -> Tensor:
+    """(B, P) the nearest `wanted` (B, T, T) place of each block, the first one of a tie; 0 if there is none.
 
-    Squared distances are sums over rows and columns, so their minimum is taken along columns, then along rows.
+    Squared distances are sums over rows and columns, so the minimum is taken along columns, then along rows.
     """
     side = wanted.shape[1]
     place = torch.arange(side, device=wanted.device, dtype=torch.int32)
-    # one number tells distance and place: the distance in whole grids of places
+    # distance * P + place: one minimum gives both
     distance = (place[:, None] - place).square() * side**2
     far = torch.full_like(place[:1], 2 * side**4)
     along = torch.where(wanted[:, :, :, None], distance + place[:, None], far).amin(2)
@@ -75,7 +75,7 @@ def _nearest(wanted: Tensor) -> Tensor:
 
 
 def _cheapest_claims(claim: Tensor, choice: Tensor) -> Tensor:
-    """(B, P) who claims each place most cheaply, the first of equals, -1 where nobody does.
+    """(B, P) the block with the cheapest claim on each place, the first one of a tie; -1 without a claim.
 
     `claim` (B, P) cost and `choice` (B, P) place of each block's claim.
     """
@@ -87,15 +87,15 @@ def _cheapest_claims(claim: Tensor, choice: Tensor) -> Tensor:
     return torch.where(winner == nobody, -1, winner)
 
 
-def _those(busy: Tensor) -> Tensor:
-    """Numbers of the rows that are `busy` (N,); of all rows where asking would cost a wait for the device."""
+def _rows_to_update(busy: Tensor) -> Tensor:
+    """Indices of the rows where `busy` (N,) is true; of all rows on a GPU, where reading it would synchronise."""
     if busy.device.type == "cpu":
         return busy.nonzero()[:, 0]
     return torch.arange(len(busy), device=busy.device)
 
 
-def places(mask: Tensor, worth: Tensor, partner: Tensor, t_eps: float | None) -> tuple[Tensor, Tensor]:
-    """(B, P) twice: the blocks of the own and of the partner's image that show at each place; all stay for None."""
+def block_sources(mask: Tensor, worth: Tensor, partner: Tensor, t_eps: float | None) -> tuple[Tensor, Tensor]:
+    """The blocks of the own and of the partner's image at each place, each (B, P); `t_eps` None moves no blocks."""
     stay = torch.arange(mask[0].numel(), device=mask.device).expand(len(mask), -1)
     if t_eps is None:
         return stay, stay
@@ -112,14 +112,14 @@ def compose(
     others: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """`mask` parts of the blocks `own` of each image and the rest of the blocks `other` of its partner; like `x`.
+    """`mask` * blocks `own` of each image + (1 - `mask`) * blocks `other` of its partner; shape and dtype of `x`.
 
-    `x` (B, C, H, W), `partner` (B,), `mask` (B, T, T) in [0, 1], `own` and `other` (B, P) the block that each place
-    shows, `others` like `x` where partners are not those of `x`. Exact where the mask is 0 or 1; float32 or wider
-    inside; whole-number images are rounded. `out`: a tensor like `x`, not `x` itself.
+    `x` (B, C, H, W), `partner` (B,), `mask` (B, T, T) in [0, 1], `own` and `other` (B, P) source block of each place,
+    `others` like `x`: the images of the partners if not `x`. Exact where the mask is 0 or 1; computed in float32 or
+    wider; integer images are rounded. `out`: a tensor like `x`, not `x` itself.
     """
     (count, channels, height, width), side = x.shape, mask.shape[-1]
-    # an image row cut to the width of a block is a line: blocks move line by line, in one gather
+    # a line is one image row of a block: blocks move line by line, in one gather
     lines, other_lines = (images.reshape(-1, width // side) for images in (x, x if others is None else others))
     row = torch.arange(count, device=x.device)
     own, other = (_first_line(*pair, x.shape, side) for pair in ((row, own), (partner, other)))
@@ -127,20 +127,20 @@ def compose(
     below = torch.arange(height // side, device=x.device)[:, None] * side
     share = mask[:, None, :, None].expand(-1, channels, -1, height // side, -1)
 
-    def gather(lines, first):
+    def gather(lines: Tensor, first: Tensor) -> Tensor:
         index = first.view(-1, 1, side, 1, side) + plane + below
         return lines.index_select(0, index.flatten())
 
     mixed = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
-    step = max(IN_CACHE // x[0].numel(), 1) if x.device.type == "cpu" else count
+    step = max(CACHE_NUMEL // x[0].numel(), 1) if x.device.type == "cpu" else count
     for start in range(0, count, step):
         part = slice(start, start + step)
-        done = mingle(gather(lines, own[part]), gather(other_lines, other[part]), share[part].reshape(-1, 1))
+        done = blend_with(gather(lines, own[part]), gather(other_lines, other[part]), share[part].reshape(-1, 1))
         mixed[part] = done.view(-1, channels, height, width)
     return mixed
 
 
 def _first_line(image: Tensor, block: Tensor, shape: torch.Size, side: int) -> Tensor:
-    """(B, P) the first line of each `block` (B, P) of each `image` (B,), as `compose` cuts images of `shape`."""
+    """(B, P) index of the first line of each `block` (B, P) of `image` (B,), for images of `shape` in `compose`."""
     _, channels, height, _ = shape
     return (image[:, None] * channels * height + block // side * (height // side)) * side + block % side

@@ -1,9 +1,10 @@
-"""A task turns a batch into `(net, x, y)`. One file = one task, called as `task(net, batch, rng)`."""
+"""Tasks, one per file: `task(net, batch, rng)` returns `(net, x, y)` for a batch."""
 
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Any
 
 
 def available_tasks() -> list[str]:
@@ -11,8 +12,8 @@ def available_tasks() -> list[str]:
     return sorted(module.name for module in iter_modules(__path__))
 
 
-def load_task(name: str | Callable, **arguments) -> Callable:
-    """The task `name` with its arguments; a function or module is returned as it is."""
+def load_task(name: str | Callable, **arguments: Any) -> Callable:
+    """The task `name` with its arguments; a callable is returned unchanged."""
     if callable(name):
         return name
     if name not in available_tasks():

@@ -5,7 +5,7 @@ import torch
 
 from hf_mixup import load
 from hf_mixup.methods._mixblock import ShareBlock
-from hf_mixup.methods.adautomix import adautomix, combine, likeness
+from hf_mixup.methods.adautomix import adautomix, combine, weighted_cosine
 
 KINDS = ("cnn", "vit")
 SIZE = (32, 32)  # so that the CNN's map has more than one place
@@ -91,10 +91,10 @@ def test_the_blocks_objectives_are_those_of_the_authors(built):
     x, y = 2 * pattern((3, 3, 2, 2), 2.3), torch.eye(5)[:3]
     for step, expected in ((0, -1.492472), (1, 4.690328), (2, -1.492472)):
         method.step = step
-        losses = method.teach_block(net, x, y, None, LAM, None)
+        losses = method.adversarial_generator_losses(net, x, y, None, LAM, None)
         assert losses["generator"].item() == pytest.approx(expected, abs=1e-5)
     method.step, method.cosine_sign = 0, -1
-    flipped = method.teach_block(net, x, y, None, LAM, None)["generator"]
+    flipped = method.adversarial_generator_losses(net, x, y, None, LAM, None)["generator"]
     assert flipped.item() == pytest.approx(-0.3 * 4.690328 + 0.7 * 0.121962, abs=1e-5)
 
 
@@ -122,8 +122,8 @@ def test_where_the_first_share_is_extreme_images_are_mixed_evenly(first, even):
 def test_likeness_is_one_for_what_is_alike_whatever_its_length():
     logits = torch.randn(3, 5)
     _, mix = combine(torch.randn(3, 3, 2, 2), torch.ones(3, 3, 1, 1), torch.eye(3)[[0, 0, 0]], INDEX)
-    assert likeness(2 * logits, logits, mix).item() == pytest.approx(1)
-    assert likeness(-logits, logits, mix).item() == pytest.approx(-1)
+    assert weighted_cosine(2 * logits, logits, mix).item() == pytest.approx(1)
+    assert weighted_cosine(-logits, logits, mix).item() == pytest.approx(-1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

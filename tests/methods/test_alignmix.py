@@ -89,7 +89,7 @@ def test_only_the_layer_that_counts_is_changed(kind, layer, make_net, images, on
     net.model.eval()
     method = load("alignmix", aligned_prob=1.0)
     method.build(net)
-    assert method.chosen == layer
+    assert method.layer_name == layer
     modules = [known.module for known in net.parts.layers]
     handles = [m.register_forward_hook(lambda m, args, out: seen.append(out), always_call=True) for m in modules]
     net(x)
@@ -107,7 +107,7 @@ def test_half_of_the_batches_are_aligned(kind, make_net, images, one_hot, rng):
     net, hooked = make_net(kind), []
     method = load("alignmix")
     method.build(net)
-    module = net.layer(method.chosen).module
+    module = net.layer(method.layer_name).module
     module.register_forward_hook(lambda module, *_: hooked.append(len(module._forward_hooks) - 1))
     for _ in range(60):
         method(net, images(2), one_hot(2), rng)
@@ -135,7 +135,7 @@ def test_aligned_logits_are_not_those_of_plain_mixing(make_net, images, one_hot,
     rng = seeded(1)
     torch.rand((), generator=rng)
     lam, partner = method.draw(x, 2.0, rng)
-    with net.editing(method.chosen, lambda h: h * lam[0] + h[partner] * (1 - lam[0])):
+    with net.editing(method.layer_name, lambda h: h * lam[0] + h[partner] * (1 - lam[0])):
         plain = net.loss(net(x), lam[0] * y + (1 - lam[0]) * y[partner])
     assert (aligned - plain).abs() > 1e-6
 
@@ -170,7 +170,7 @@ def test_swins_maps_are_aligned_too(images, one_hot, rng):
     net = Net(timm.create_model("swin_tiny_patch4_window7_224", num_classes=5, **args))
     method = load("alignmix", aligned_prob=1.0)
     method.build(net)
-    assert method.chosen == net.parts.layers[-1].name
+    assert method.layer_name == net.parts.layers[-1].name
     method(net, images(size=(32, 32)), one_hot(), rng)["mix"].backward()
 
 

@@ -27,7 +27,7 @@ def test_it_keeps_the_cells_that_openmixup_keeps(top_k, monkeypatch):
     x, features, partner = pattern((3, 2, 8, 8), 1.7), pattern((3, 2, 4, 4), 0.9), torch.tensor([1, 2, 0])
     method = load("attentivemix", top_k=top_k)
     monkeypatch.setattr(method, "draw", lambda *_: (torch.full((3,), 0.3), partner))
-    monkeypatch.setattr(method, "activity", lambda net, x: features.mean(1))
+    monkeypatch.setattr(method, "activation", lambda net, x: features.mean(1))
     mixed, mix = method.mix(None, x, torch.eye(3), torch.Generator())
     kept = torch.tensor([[cell == "#" for cell in row] for row in CELLS[top_k]])
     mask = kept.view(3, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
@@ -82,11 +82,11 @@ def test_the_teacher_is_frozen_and_in_eval_mode(make_net, images, one_hot, rng):
 
 def test_without_a_teacher_the_network_as_it_was_looks(make_net, images, one_hot, rng):
     method, net = built(make_net, teacher=None)
-    x, before = images(), method.activity(net, images())
+    x, before = images(), method.activation(net, images())
     with torch.no_grad():
         for parameter in net.model.parameters():
             parameter.zero_()
-    assert torch.equal(method.activity(net, x), before) and before.shape == (6, 4, 4)
+    assert torch.equal(method.activation(net, x), before) and before.shape == (6, 4, 4)
     assert method.mix(net, x, one_hot(), rng)[1].lam.tolist() == [6 / 16] * 6
 
 

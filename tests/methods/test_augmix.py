@@ -8,7 +8,15 @@ from torch import Tensor
 from transformers import TrainingArguments, ViTImageProcessor
 
 from hf_mixup import BatchMixup, MixupTrainer, load
-from hf_mixup.methods.augmix import LEVELWISE, NONE, OPERATIONS, augmix, draw_chains, matrices, operate_
+from hf_mixup.methods.augmix import (
+    LEVELWISE,
+    NO_OPERATION,
+    OPERATIONS,
+    affine_matrices,
+    apply_operation_,
+    augmix,
+    draw_chains,
+)
 from hf_mixup.ops.losses import jensen_shannon
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -17,7 +25,7 @@ SIDE = 24
 
 def table(chains: list) -> tuple[Tensor, Tensor]:
     """`operation` and `severity` (3, 1, chains) of one image's chains, lists of names and signed severities."""
-    operation, severity = torch.full((3, 1, len(chains)), NONE), torch.ones(3, 1, len(chains))
+    operation, severity = torch.full((3, 1, len(chains)), NO_OPERATION), torch.ones(3, 1, len(chains))
     for k, chain in enumerate(chains):
         for step, (name, signed) in enumerate(chain):
             operation[step, 0, k], severity[step, 0, k] = OPERATIONS.index(name), signed
@@ -75,7 +83,7 @@ def test_it_is_what_the_authors_do(chains, weight, share, expected):
 
 def test_an_image_without_operations_stays_as_it_is(images):
     x = (images() * 255).round() / 255
-    chains = torch.full((1, 6, 3), NONE), torch.ones(1, 6, 3)
+    chains = torch.full((1, 6, 3), NO_OPERATION), torch.ones(1, 6, 3)
     view = augmix(x, torch.zeros(6), torch.full((6, 3), 1 / 3), *chains, (0.0,) * 3, (1.0,) * 3)
     torch.testing.assert_close(view, x, atol=1e-6, rtol=0)
 
@@ -94,7 +102,7 @@ def test_each_image_goes_its_own_way(images, seeded):
 def test_every_operation_changes_an_image_and_keeps_its_levels(name, images):
     x = (images(4, (20, 24)) * 200 + 20).round()
     before = x.clone()
-    operate_(x, torch.tensor([OPERATIONS.index(name), NONE] * 2), torch.tensor([3.0, 3.0, -3.0, -3.0]))
+    apply_operation_(x, torch.tensor([OPERATIONS.index(name), NO_OPERATION] * 2), torch.tensor([3.0, 3.0, -3.0, -3.0]))
     changed = (x != before).flatten(1).any(1)
     assert changed.tolist() == [True, False, True, False]
     assert torch.equal(x, x.round()) and x.min() >= 0 and x.max() <= 255
@@ -103,20 +111,20 @@ def test_every_operation_changes_an_image_and_keeps_its_levels(name, images):
 @pytest.mark.parametrize("name, place", [("translate_x", (0, 2)), ("translate_y", (1, 2))])
 def test_a_shift_goes_both_ways_by_whole_pixels_of_the_images_own_side(name, place):
     number = torch.full((2,), OPERATIONS.index(name))
-    moved = matrices(number, torch.tensor([3.0, -3.0]), (64, 32))
+    moved = affine_matrices(number, torch.tensor([3.0, -3.0]), (64, 32))
     side = (32, 64)[place[0]]
     assert moved[:, *place].tolist() == [side // 10, -(side // 10)]
 
 
 @pytest.mark.parametrize("name", LEVELWISE)
 def test_what_does_not_move_has_the_identity(name):
-    still = matrices(torch.tensor([OPERATIONS.index(name)]), torch.tensor([3.0]), (16, 12))
+    still = affine_matrices(torch.tensor([OPERATIONS.index(name)]), torch.tensor([3.0]), (16, 12))
     assert torch.equal(still[0], torch.eye(3)[:2])
 
 
 def test_more_severity_turns_further():
     number = torch.full((3,), OPERATIONS.index("rotate"))
-    turned = matrices(number, torch.tensor([1.0, 3.0, 10.0]), (16, 16))
+    turned = affine_matrices(number, torch.tensor([1.0, 3.0, 10.0]), (16, 16))
     angle = torch.atan2(turned[:, 1, 0], turned[:, 0, 0]).rad2deg()
     torch.testing.assert_close(angle, torch.tensor([3.0, 9.0, 30.0]))
 
@@ -127,7 +135,7 @@ def test_more_severity_turns_further():
 def test_operations_directions_and_depths_are_drawn_alike(seeded):
     lam, weight, operation, severity = draw_chains(4000, seeded(1), width=3, severity=3.0)
     assert operation.shape == severity.shape == (3, 4000, 3) and weight.shape == (4000, 3)
-    depth = (operation != NONE).sum(0)
+    depth = (operation != NO_OPERATION).sum(0)
     for found, kinds in ((depth, (1, 2, 3)), (operation[0], range(len(OPERATIONS)))):
         share = 1 / len(kinds)
         sigma = (share * (1 - share) / found.numel()) ** 0.5
@@ -187,7 +195,7 @@ def test_a_batch_of_bytes_can_be_augmented_by_itself(images):
 
 def test_with_a_divergence_it_needs_a_training_step():
     assert load("augmix").needs_forward and not load("augmix", jsd_weight=0.0).needs_forward
-    with pytest.raises(ValueError, match="inside a training step"):
+    with pytest.raises(ValueError, match="requires the network"):
         BatchMixup("augmix", num_classes=5)
 
 
@@ -272,7 +280,7 @@ def test_wrong_hyperparameters_are_named(wrong):
 
 
 def test_statistics_of_other_channels_are_refused(images, one_hot, rng):
-    with pytest.raises(ValueError, match="3 channels, the images 1"):
+    with pytest.raises(ValueError, match="3 channels, but the images have 1"):
         load("augmix", mean=MEAN, std=STD).mix(None, images(channels=1), one_hot(), rng)
 
 

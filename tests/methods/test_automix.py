@@ -12,7 +12,7 @@ from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 from hf_mixup.methods import load
 from hf_mixup.methods._mixblock import MixBlock
-from hf_mixup.methods.automix import adjusted, automix, momentum_at
+from hf_mixup.methods.automix import automix, momentum_at, rescale_mask
 from hf_mixup.net import Net
 
 CLASSES = 5
@@ -87,9 +87,9 @@ def test_masks_lie_inside_the_unit_interval_and_start_near_a_half(make):
 
 
 def test_the_middle_block_of_a_vit_and_the_last_stage_but_one_of_a_cnn_are_looked_at():
-    assert built(cnn)[1].chosen.name == "layer3"
-    assert built(vit)[1].chosen.name == "blocks.1"
-    assert built(vit, layer=2)[1].chosen.name == built(vit, layer="blocks.2")[1].chosen.name == "blocks.2"
+    assert built(cnn)[1].layer_info.name == "layer3"
+    assert built(vit)[1].layer_info.name == "blocks.1"
+    assert built(vit, layer=2)[1].layer_info.name == built(vit, layer="blocks.2")[1].layer_info.name == "blocks.2"
 
 
 def test_lam_is_the_drawn_one_in_mix_and_forward_alike():
@@ -308,7 +308,7 @@ ADJUSTED = (
 def test_adjusted_masks_are_the_authors():
     wave = (torch.arange(32, dtype=torch.float64) * 0.9).sin() / 4
     mask = (wave + torch.tensor([0.35, 0.65]).repeat_interleave(16)).view(2, 1, 4, 4).float()
-    found = adjusted(mask, torch.tensor([0.5, 0.5]))
+    found = rescale_mask(mask, torch.tensor([0.5, 0.5]))
     torch.testing.assert_close(found.flatten(1)[:, :8], torch.tensor(ADJUSTED), atol=1e-5, rtol=0)
     torch.testing.assert_close(found.mean((1, 2, 3)), torch.tensor([0.5, 0.5]))
 
@@ -316,7 +316,7 @@ def test_adjusted_masks_are_the_authors():
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("level", [0.0, 0.3, 1.0])
 def test_any_mask_can_be_adjusted(lam, level):
-    found = adjusted(torch.full((2, 1, 4, 4), level), torch.tensor([lam, lam]))
+    found = rescale_mask(torch.full((2, 1, 4, 4), level), torch.tensor([lam, lam]))
     assert ((found >= 0) & (found <= 1)).all()
     torch.testing.assert_close(found.mean((1, 2, 3)), torch.tensor([lam, lam]))
 
@@ -337,7 +337,7 @@ def test_the_head_beside_may_learn_from_mixed_images():
     method.onehot_loss(net, x, y, rng()).backward()
     assert with_gradient(method.head)
     net.model.eval()
-    mixed, mix = method.beside.mix(net, x, y, rng(3))
+    mixed, mix = method.onehot_method.mix(net, x, y, rng(3))
     expected = net.loss(method.head(net.outputs(mixed).pooled), mix(y))
     torch.testing.assert_close(method.onehot_loss(net, x, y, rng(3)), expected)
     assert not torch.equal(mixed, x)

@@ -117,7 +117,7 @@ def test_a_misspelt_method_inside_names_the_nearest():
 
 
 def test_a_nameless_method_inside_is_refused_in_words():
-    with pytest.raises(ValueError, match='needs its "name"'):
+    with pytest.raises(ValueError, match='requires a "name"'):
         load("choice", methods=[{"alpha": 1.0}])
 
 

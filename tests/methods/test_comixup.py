@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_mixup import load
-from hf_mixup.methods.comixup import comixup, compatibility, parts, resolve, solve
+from hf_mixup.methods.comixup import ban_duplicates, comixup, compatibility, solve, split_rows
 
 # The authors' code (github.com/snu-mllab/Co-Mixup at 2a76816, with gco-wrapper 3.0.9) made the golden numbers:
 #   match.get_onehot_matrix(-WORTH, NEAR, 3, idx=START, beta=.32, gamma=1, eta=0, thres=.83, niter=4, device="cpu")
@@ -45,7 +45,7 @@ def costs(saliency):
 
 def golden_shares():
     start = (torch.arange(48) * 7 // 3 % 3).view(1, 3, 16)
-    return solve(costs(digits(WORTH)), NEAR[None], start, parts(3, 20).there)
+    return solve(costs(digits(WORTH)), NEAR[None], start, split_rows(3, 20).valid)
 
 
 def test_labels_are_the_authors():
@@ -56,13 +56,13 @@ def test_labels_are_the_authors():
 def test_images_and_targets_are_the_authors():
     pixel = torch.arange(3 * 3 * 8 * 8, dtype=torch.float64).view(3, 3, 8, 8)
     x = ((pixel * 0.37).sin() * (pixel * 0.011).cos()).float()
-    mixed, mix = comixup(x, golden_shares(), parts(3, 20))
+    mixed, mix = comixup(x, golden_shares(), split_rows(3, 20))
     torch.testing.assert_close(mixed[:, 0, ::2, ::2].flatten(1), torch.tensor(CORNERS), atol=1e-5, rtol=0)
     torch.testing.assert_close(mix(torch.eye(3)), torch.tensor(TARGETS))
 
 
 def test_outputs_alike_give_up_the_authors_images():
-    assert torch.equal(resolve(digits(USES)[None] > 0)[0], digits(BANNED))
+    assert torch.equal(ban_duplicates(digits(USES)[None] > 0)[0], digits(BANNED))
 
 
 def test_distances_are_the_authors():
@@ -70,7 +70,7 @@ def test_distances_are_the_authors():
     saliency = torch.zeros(3, 24, 24)
     for image, (row, column) in enumerate(((3, 4), (10, 2), (7, 7))):
         saliency[image, row : row + 8, column : column + 8] = 1
-    near = compatibility(saliency, parts(3, 20), omega=1.0)
+    near = compatibility(saliency, split_rows(3, 20), omega=1.0)
     torch.testing.assert_close(near[0], torch.tensor([[0.0, 9, 7], [9, 0, 8], [7, 8, 0]]) * 3 / 48)
 
 
@@ -80,7 +80,7 @@ def test_the_authors_labels_are_no_better(size, theirs):
     place = torch.arange(size * 16, dtype=torch.float64).view(size, 16)
     cost = costs((place * 1.7).sin().square().pow(6).float())
     start = (torch.arange(size * 16) * 7 // 3 % size).view(1, size, 16)
-    shares = solve(cost, torch.eye(size)[None], start, parts(size, 20).there)
+    shares = solve(cost, torch.eye(size)[None], start, split_rows(size, 20).valid)
     assert objective(shares, cost, 0.32, 1.0, 0.83) <= theirs + 1e-3
 
 
@@ -105,7 +105,7 @@ def test_a_whole_part_is_nearly_optimal(beta, gamma, rng):
     for _ in range(30):
         cost = costs(torch.rand(2, 4, generator=rng) ** 2)
         start = torch.randint(2, (1, 2, 4), generator=rng)
-        shares = solve(cost, torch.eye(2)[None], start, parts(2, 2).there, beta=beta, gamma=gamma, threshold=0.0)
+        shares = solve(cost, torch.eye(2)[None], start, split_rows(2, 2).valid, beta=beta, gamma=gamma, threshold=0.0)
         all_of_them = objective(every, cost, beta, gamma, 0.0)
         found = objective(shares, cost, beta, gamma, 0.0)[0]
         gaps.append((found - all_of_them.min()) / (all_of_them.mean() - all_of_them.min()))
@@ -117,9 +117,9 @@ def test_a_whole_part_is_nearly_optimal(beta, gamma, rng):
     ("count", "most", "sizes"), [(100, 20, [20] * 5), (6, 20, [6]), (7, 3, [2, 2, 3]), (2, 2, [2])]
 )
 def test_parts_are_of_nearly_one_size(count, most, sizes):
-    cut = parts(count, most)
-    assert cut.there.sum(1).tolist() == sizes and cut.rows.max() < count
-    assert torch.equal(cut.rows[cut.there], torch.arange(count))
+    groups = split_rows(count, most)
+    assert groups.valid.sum(1).tolist() == sizes and groups.rows.max() < count
+    assert torch.equal(groups.rows[groups.valid], torch.arange(count))
 
 
 def noise(count, size, rng):
@@ -130,11 +130,11 @@ def noise(count, size, rng):
 @pytest.mark.parametrize("count", [4, 7, 9])
 def test_cells_show_one_image_or_halves_of_two_of_the_same_part(count, grid, rng):
     x, saliency = noise(count, (16, 20), rng)
-    method, cut = load("comixup", grids=[grid], part=4), parts(count, 4)
-    shares = method.shares(saliency, cut, rng)[cut.there]
+    method, groups = load("comixup", grids=[grid], part=4), split_rows(count, 4)
+    shares = method.shares(saliency, groups, rng)[groups.valid]
     assert set(shares.unique().tolist()) <= {0.0, 0.5, 1.0} and (shares.sum(-1) == 1).all()
-    mixed, mix = comixup(x, method.shares(saliency, cut, rng), cut)
-    part_of = (torch.arange(count)[:, None] >= cut.rows[:, 0]).sum(1)
+    mixed, mix = comixup(x, method.shares(saliency, groups, rng), groups)
+    part_of = (torch.arange(count)[:, None] >= groups.rows[:, 0]).sum(1)
     shown = mix.weight > 0
     assert (part_of[mix.index] == part_of[:, None])[shown].all()
     if grid != 5:  # whose cells are of unequal size
@@ -148,8 +148,8 @@ def test_parts_do_not_touch_each_other(rng):
     saliency = torch.rand(8, 16, 16, generator=rng) ** 6
     other = saliency.clone()
     other[4:] = other[4:].flip(2)
-    method, cut = load("comixup", part=4), parts(8, 4)
-    shares, again = (method.shares(maps, cut, torch.Generator().manual_seed(3)) for maps in (saliency, other))
+    method, groups = load("comixup", part=4), split_rows(8, 4)
+    shares, again = (method.shares(maps, groups, torch.Generator().manual_seed(3)) for maps in (saliency, other))
     assert torch.equal(shares[0], again[0]) and not torch.equal(shares[1], again[1])
 
 
@@ -159,7 +159,7 @@ def test_all_images_are_used(rng):
     saliency[0] += 3 * (torch.arange(32) == 4)  # more peaked than all others
     use = {}
     for gamma in (0.0, 1.0):
-        shares = load("comixup", gamma=gamma).shares(saliency, parts(20, 20), torch.Generator().manual_seed(0))
+        shares = load("comixup", gamma=gamma).shares(saliency, split_rows(20, 20), torch.Generator().manual_seed(0))
         use[gamma] = shares.sum((1, 2))[0] / 16
     assert use[1.0].min() > 0.5 and use[1.0].max() < 1.6, use[1.0]
     assert use[0.0].max() > 5, use[0.0]

@@ -101,7 +101,7 @@ def test_an_unknown_argument_names_the_nearest(name):
 @every_method
 def test_a_value_of_a_wrong_kind_is_refused_with_it(name):
     for field in fields(method_class(name)):
-        with pytest.raises(ValueError, match=rf"'{name}' takes no {field.name}=1j: give "):
+        with pytest.raises(ValueError, match=rf"'{name}' does not accept {field.name}=1j: give "):
             load(name, **row(name)["args"] | {field.name: 1j})
 
 

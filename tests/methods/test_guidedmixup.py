@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_mixup import load
-from hf_mixup.methods.guidedmixup import blurred, evened, guidedmixup, one_cycle, spectral
+from hf_mixup.methods.guidedmixup import blur, greedy_cycle, guidedmixup, normalise_saliency, spectral_saliency
 
 
 def pattern(shape, frequency):
@@ -23,8 +23,8 @@ ROWS += [0.687677, -0.735356, -0.496147, 0.865548, 0.266864, -0.936431, -0.02009
 
 def test_it_is_what_the_authors_do_with_the_same_maps():
     x, maps = pattern((4, 3, 8, 8), 1.7), pattern((4, 8, 8), 0.05).square() ** 8 + 0.01
-    seen = evened(maps)
-    partner = one_cycle(seen)
+    seen = normalise_saliency(maps)
+    partner = greedy_cycle(seen)
     mixed, mix = guidedmixup(x, seen, partner)
     assert partner.tolist() == PARTNERS
     torch.testing.assert_close(mix.lam, torch.tensor(LAM), atol=2e-6, rtol=0)
@@ -32,7 +32,7 @@ def test_it_is_what_the_authors_do_with_the_same_maps():
 
 
 def saliency(rng, count=6):
-    return evened(torch.rand(count, 16, 16, generator=rng))
+    return normalise_saliency(torch.rand(count, 16, 16, generator=rng))
 
 
 def steps_of(partner):
@@ -73,7 +73,7 @@ def test_masks_of_a_pair_both_ways_sum_to_one(images, rng):
 @pytest.mark.parametrize("turned", [False, True])
 def test_partners_form_one_circle(count, turned, rng):
     for _ in range(5):
-        partner = one_cycle(saliency(rng, count), turned)
+        partner = greedy_cycle(saliency(rng, count), turned)
         assert sorted(steps_of(partner)) == list(range(count))
 
 
@@ -81,14 +81,14 @@ def test_partners_form_one_circle(count, turned, rng):
 def test_the_circle_goes_to_the_farthest_that_is_left(turned, order):
     """On a line at 0, 2, 3 and 10: 0 and 10 are farthest apart; from 10 to 2, since 0 is taken, from 0 to 3."""
     place = torch.tensor([0.0, 2.0, 3.0, 10.0])[:, None, None]
-    partner = one_cycle(place, turned)
+    partner = greedy_cycle(place, turned)
     expected = torch.empty(4, dtype=torch.long)
     expected[torch.tensor(order)] = torch.tensor(order).roll(-1)
     assert torch.equal(partner, expected)
 
 
 def test_images_that_look_alike_still_form_one_circle():
-    assert sorted(steps_of(one_cycle(torch.ones(5, 4, 4)))) == list(range(5))
+    assert sorted(steps_of(greedy_cycle(torch.ones(5, 4, 4)))) == list(range(5))
 
 
 def test_greedy_partners_lie_farther_apart_than_neighbours(rng):
@@ -96,20 +96,20 @@ def test_greedy_partners_lie_farther_apart_than_neighbours(rng):
         return (seen - seen[partner]).flatten(1).norm(dim=1).sum()
 
     batches = [saliency(rng, 8) for _ in range(20)]
-    greedy = sum(length(seen, one_cycle(seen)) for seen in batches)
+    greedy = sum(length(seen, greedy_cycle(seen)) for seen in batches)
     assert greedy > sum(length(seen, torch.arange(8).roll(-1)) for seen in batches)
 
 
 def test_saliency_is_evened_to_a_sum_of_one(rng):
-    seen = evened(torch.rand(3, 9, 15, generator=rng))
+    seen = normalise_saliency(torch.rand(3, 9, 15, generator=rng))
     torch.testing.assert_close(seen.sum((1, 2)), torch.ones(3))
-    assert (evened(torch.zeros(2, 4, 4)) == 1 / 16).all()
+    assert (normalise_saliency(torch.zeros(2, 4, 4)) == 1 / 16).all()
 
 
 def test_the_blur_is_a_seven_pixel_gaussian_of_width_three():
     point = torch.zeros(1, 15, 15)
     point[0, 7, 7] = 1
-    got = blurred(point)[0]
+    got = blur(point)[0]
     assert (got[:4] == 0).all() and (got[4:11, 4:11] > 0).all()
     torch.testing.assert_close(got[7, 10] / got[7, 7], torch.tensor(-0.5).exp())
     torch.testing.assert_close(got.sum(), torch.tensor(1.0))
@@ -118,12 +118,12 @@ def test_the_blur_is_a_seven_pixel_gaussian_of_width_three():
 def test_what_stands_out_is_salient(rng):
     x = 0.2 * torch.rand(1, 3, 32, 32, generator=rng)
     x[..., 20:24, 6:10] = 1
-    seen = evened(spectral(x))[0]
+    seen = normalise_saliency(spectral_saliency(x))[0]
     assert seen[16:28, 2:14].sum() > 2 * 12 * 12 / 32**2
 
 
 def test_large_images_get_a_map_of_their_size(images):
-    assert spectral(images(2, (140, 260))).shape == (2, 140, 260)
+    assert spectral_saliency(images(2, (140, 260))).shape == (2, 140, 260)
 
 
 @pytest.mark.parametrize("detector, prob", [("sr", 0.5), ("ap", 0.8)])
@@ -136,10 +136,10 @@ def test_the_share_of_mixed_batches_is_the_authors(detector, prob):
 def test_the_gradient_can_be_the_detector(make_net, images, one_hot, rng):
     net, x, y = make_net(), images(), one_hot()
     mixed, mix = load("guidedmixup", detector="ap", prob=1.0).mix(net, x, y, rng)
-    seen = evened(net.saliency(x, y))
+    seen = normalise_saliency(net.saliency(x, y))
     expected, _ = guidedmixup(x, seen, mix.partner)
     torch.testing.assert_close(mixed, expected)
-    assert any(torch.equal(mix.partner, one_cycle(seen, turned)) for turned in (False, True))
+    assert any(torch.equal(mix.partner, greedy_cycle(seen, turned)) for turned in (False, True))
 
 
 def test_an_unknown_detector_and_a_drawn_pairing_are_refused():

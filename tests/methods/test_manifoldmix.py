@@ -161,7 +161,7 @@ def test_the_hook_is_gone_after_an_exception_in_the_network(make_net, images, on
 
 
 def test_a_stage_that_the_network_has_not_is_refused_at_build(make_net):
-    with pytest.raises(ValueError, match="stage 9.*has 4.*up to 4"):
+    with pytest.raises(ValueError, match="9.*has 4 stages.*up to 4"):
         load("manifoldmix", layers=(0, 9)).build(make_net("cnn"))
 
 

@@ -5,7 +5,7 @@ import torch
 
 from hf_mixup import load
 from hf_mixup.methods.attentivemix import attentivemix
-from hf_mixup.methods.mergemix import looked_at, respread
+from hf_mixup.methods.mergemix import class_token_attention, noisy_lam
 
 # The authors' code (github.com/Westlake-AI/openmixup at 37e1372) made the golden numbers, of a made-up attention and
 # the places that tests/ops/test_merging.py has from the same code:
@@ -23,7 +23,7 @@ SPREAD = [0.740940917, 0.0, 0.314316078, 0.999986418, 0.797170729]
 
 def test_the_mask_is_the_authors(images):
     attention = ((torch.arange(200, dtype=torch.float64) * 0.37).sin() + 1.1).float().view(2, 1, 10, 10)
-    score = looked_at(attention.mT, torch.tensor(PLACE), (4, 4))
+    score = class_token_attention(attention.mT, torch.tensor(PLACE), (4, 4))
     _, mix = attentivemix(images(2), score, torch.tensor([6, 6]), torch.tensor([1, 0]))
     shown = torch.tensor([[float(digit) for digit in row] for row in MASK]).view(2, 1, 4, 4)
     assert torch.equal(mix.mask[:, :, ::4, ::4], shown)
@@ -31,7 +31,7 @@ def test_the_mask_is_the_authors(images):
 
 
 def test_other_shares_are_the_authors():
-    found = respread(torch.full((5,), 0.4), torch.tensor(NOISE), 0.5)
+    found = noisy_lam(torch.full((5,), 0.4), torch.tensor(NOISE), 0.5)
     torch.testing.assert_close(found, torch.tensor(SPREAD), atol=1e-6, rtol=0)
 
 

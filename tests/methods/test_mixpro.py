@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from hf_mixup import Mix, Net, load
-from hf_mixup.methods.mixpro import maskmix, progressive
+from hf_mixup.methods.mixpro import maskmix, progressive_lam
 from hf_mixup.methods.transmix import attended_share
 from hf_mixup.ops.losses import smooth, soft_cross_entropy
 
@@ -58,14 +58,14 @@ def test_the_label_goes_from_area_to_attention_as_the_network_is_right():
     # probabilities p, q, q, q whose cosine with the target is one quarter
     ratio = (5.0**0.5) * torch.ones(3)  # q / p: 1 / sqrt(1 + 3 * 5) = 1 / 4
     logits = torch.cat([torch.ones(1), ratio]).log()[None]
-    lam = progressive(torch.tensor([0.4]), torch.tensor([0.8]), y, logits)
+    lam = progressive_lam(torch.tensor([0.4]), torch.tensor([0.8]), y, logits)
     torch.testing.assert_close(lam, torch.tensor([0.5]))
 
 
 def test_lam_lies_between_area_and_attention(rng):
     area, attended = torch.rand(2, 100, generator=rng)
     y = torch.rand(100, 5, generator=rng)
-    lam = progressive(area, attended, y, torch.randn(100, 5, generator=rng))
+    lam = progressive_lam(area, attended, y, torch.randn(100, 5, generator=rng))
     assert (lam >= torch.minimum(area, attended)).all() and (lam <= torch.maximum(area, attended)).all()
 
 

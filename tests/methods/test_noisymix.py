@@ -8,7 +8,7 @@ from torch import nn
 
 from hf_mixup import Net, load
 from hf_mixup.methods.mixup import mixup
-from hf_mixup.methods.noisymix import levels, louder, noisymix, sparse
+from hf_mixup.methods.noisymix import draw_levels, noisymix, scale_view_levels, sparse_noise
 from hf_mixup.ops.losses import jensen_shannon
 
 KINDS = ("cnn", "vit")
@@ -44,7 +44,7 @@ def test_three_views_are_as_loud_as_the_authors():
     expected += [1.05169, -0.501589, -0.42245, 0.911023, 0.793548, -0.659192, -0.859014, 0.477867]
     expected += [0.659868, 0.213556, 0.493009, 0.757763, -0.07647, -0.951244, -0.755658, -0.213555]
     shape = (2, 1, 2, 2)
-    level = louder(torch.tensor([[[0.2, 0.4]], [[0.25, 0.35]], [[0.5, 0.1]]]))
+    level = scale_view_levels(torch.tensor([[[0.2, 0.4]], [[0.25, 0.35]], [[0.5, 0.1]]]))
     found = []
     for i, x in enumerate(pattern((6, 1, 2, 2), 1.7).chunk(3)):
         normal = 1.5 * pattern(shape, 0.37 + 0.1 * i)
@@ -86,13 +86,13 @@ def test_noise_is_as_loud_as_asked(add, mult, seeded):
 @pytest.mark.parametrize("sparsity", [0.0, 0.65, 1.0])
 def test_a_share_of_entries_has_no_noise(sparsity, seeded):
     noise = torch.ones(2, 3, 100, 100)
-    left = sparse(noise, torch.tensor([1.0, 2.0]), sparsity, seeded(1))
+    left = sparse_noise(noise, torch.tensor([1.0, 2.0]), sparsity, seeded(1))
     assert ((left == 0).float().mean() - sparsity).abs() < 5 * 0.5 / noise.numel() ** 0.5
     assert set(left[1].unique().tolist()) <= {0.0, 2.0}
 
 
 def test_levels_are_betas_and_one_of_each_a_batch(seeded):
-    drawn = levels(20000, seeded(1))
+    drawn = draw_levels(20000, seeded(1))
     assert drawn.shape == (20000, 2)
     # Beta(2, 5): mean 2/7, variance 10/392
     assert (drawn.mean(0) - 2 / 7).abs().max() < 5 * (10 / 392 / 20000) ** 0.5
@@ -190,7 +190,7 @@ def test_wrong_hyperparameters_are_named(wrong):
 
 
 def test_a_stage_that_the_network_has_not_is_refused_at_build(make_net):
-    with pytest.raises(ValueError, match="stage 9.*has 4.*up to 4"):
+    with pytest.raises(ValueError, match="9.*has 4 stages.*up to 4"):
         load("noisymix", layers=(0, 9)).build(make_net("cnn"))
 
 
@@ -277,7 +277,7 @@ def test_a_step_with_views_reads_no_value_of_its_images(make_net, images, one_ho
 def test_statistics_are_asked_for_by_views_alone(images, one_hot, rng):
     grey, told = images(channels=1), {"mean": (0.5,) * 3, "std": (0.5,) * 3}
     load("noisymix", **told).mix(None, grey, one_hot(), rng)
-    with pytest.raises(ValueError, match="3 channels, the images 1"):
+    with pytest.raises(ValueError, match="3 channels, but the images have 1"):
         load("noisymix", jsd_weight=1.0, **told).mix(None, grey, one_hot(), rng)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hf_mixup import Net, load
-from hf_mixup.methods.patchup import block_chance, block_size, blocks, patchup
+from hf_mixup.methods.patchup import block_prob, block_size, blocks, patchup
 
 KINDS = ("cnn", "vit")
 PARTNER = torch.tensor([1, 2, 0])
@@ -43,12 +43,12 @@ def test_it_is_what_the_authors_do(lam):
     torch.testing.assert_close(found, torch.tensor(GOLDEN[lam]), atol=2e-6, rtol=0)
     torch.testing.assert_close(mix(torch.eye(3))[0, :2], torch.tensor(TARGETS[lam]), atol=2e-6, rtol=0)
     assert 1 - blocks(centres[None], 3).mean().item() == pytest.approx(UNCHANGED, abs=1e-6)
-    assert block_chance(0.5, 3, (6, 6)) == pytest.approx(0.125)
+    assert block_prob(0.5, 3, (6, 6)) == pytest.approx(0.125)
 
 
 @pytest.mark.parametrize("side, chance", [(32, 0.015457), (16, 0.026122)])
 def test_the_chance_of_a_block_follows_the_maps_size(side, chance):
-    assert block_chance(0.5, 7, (side, side)) == pytest.approx(chance, abs=1e-6)
+    assert block_prob(0.5, 7, (side, side)) == pytest.approx(chance, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_blocks_are_odd_and_at_most_half_of_the_map(size, side):
 
 def test_blocks_are_whole_and_as_many_as_their_chance_makes():
     rng = torch.Generator().manual_seed(0)
-    chance = block_chance(0.25, 7, (32, 32))
+    chance = block_prob(0.25, 7, (32, 32))
     holes = blocks(torch.rand(1, 4000, 32, 32, generator=rng) < chance, 7)
     # away from the rim a place is in a block unless none of the 49 about it is a centre
     assert holes[..., 16, 16].mean().item() == pytest.approx(1 - (1 - chance) ** 49, abs=5 * 0.5 / 4000**0.5)
@@ -209,7 +209,7 @@ def test_wrong_hyperparameters_are_named(wrong):
 
 
 def test_a_stage_that_the_network_has_not_is_refused_at_build(make_net):
-    with pytest.raises(ValueError, match="stage 9.*has 4.*up to 4"):
+    with pytest.raises(ValueError, match="9.*has 4 stages.*up to 4"):
         load("patchup", layers=(0, 9)).build(make_net("cnn"))
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hf_mixup import Net, load
-from hf_mixup.methods._adversarial import Pixels, attack, step
-from hf_mixup.methods.puzzlemix import costs, pooled, puzzlemix
+from hf_mixup.methods._adversarial import PixelRange, attack, sign_step
+from hf_mixup.methods.puzzlemix import block_shares, costs, puzzlemix
 
 ROLLED = torch.tensor([1, 2, 0])
 
@@ -68,7 +68,7 @@ CORNERS = [
 
 def test_costs_are_the_authors():
     x, saliency = example()
-    found = costs(x, pooled(saliency, 4), ROLLED, 1.2, 0.5, 4, (0.5, 0.5, 0.5))
+    found = costs(x, block_shares(saliency, 4), ROLLED, 1.2, 0.5, 4, (0.5, 0.5, 0.5))
     for part, golden in zip(found, (KEEP, GIVE, DOWN, RIGHT)):
         torch.testing.assert_close(part[0], torch.tensor(golden), atol=1e-6, rtol=0)
 
@@ -105,7 +105,7 @@ def wave(frequency, function=torch.sin):
 @pytest.mark.parametrize("coins", NOISY)
 def test_noisy_images_are_the_authors(coins):
     x, saliency = example()
-    worse = Pixels(HALF, HALF, x).add(x, wave(2.3) * 10 / 255)
+    worse = PixelRange(HALF, HALF, x).add_noise(x, wave(2.3) * 10 / 255)
     sources = tuple(worse if coin else x for coin in coins)
     options = dict(t_eps=0.2, std=HALF, sources=sources)
     mixed, mix = puzzlemix(x, saliency, torch.tensor([0.6]), ROLLED, 4, **options)
@@ -117,16 +117,16 @@ def test_noisy_images_are_the_authors(coins):
 
 def test_noise_is_the_authors():
     x, start = example()[0][:1, :, :2, :2], wave(1.9, torch.cos)[:1, :, :2, :2] * 10 / 255
-    start = Pixels(HALF, HALF, x).room(x, start)
+    start = PixelRange(HALF, HALF, x).clip_noise(x, start)
     torch.testing.assert_close(start.flatten() * 255, torch.tensor(START), atol=1e-4, rtol=0)
-    noise = step(start, wave(0.77)[:1, :, :2, :2], 10 / 255)
+    noise = sign_step(start, wave(0.77)[:1, :, :2, :2], 10 / 255)
     torch.testing.assert_close(noise.flatten() * 255, torch.tensor(STEP), atol=1e-4, rtol=0)
 
 
 def test_noise_makes_the_loss_larger_and_stays_small(make_net, images, one_hot, rng):
     net, x, y = make_net("cnn"), images() * 0.8 + 0.1, one_hot()
     net.model.eval()
-    pixels = Pixels((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), x)
+    pixels = PixelRange((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), x)
     worse, slope = attack(x, lambda x: net.gradient(x, y), pixels, 8 / 255, rng)
     assert slope.shape == x.shape and 0 < (worse - x).abs().max() <= 8 / 255 + 1e-6
     assert net.loss(net(worse), y) > net.loss(net(x), y)
@@ -139,10 +139,10 @@ def test_a_share_of_batches_gets_noise(per_image, make_net, images, one_hot, see
     method = load("puzzlemix", grids=[4], adv_prob=0.3, per_image=per_image, **pixels)
     sides = torch.zeros(2)
     for seed in range(200):
-        _, sources = method.look(net, x, y, seeded(seed))
+        _, sources = method.saliency_and_sources(net, x, y, seeded(seed))
         sides += torch.stack([(side != x).flatten(1).any(1).float().mean() for side in sources])
     assert ((sides / 200 - 0.3).abs() < 5 * (0.3 * 0.7 / 200) ** 0.5).all()
-    assert torch.equal(load("puzzlemix", **pixels).look(net, x, y, seeded(0))[1][0], x)
+    assert torch.equal(load("puzzlemix", **pixels).saliency_and_sources(net, x, y, seeded(0))[1][0], x)
 
 
 @pytest.mark.parametrize("n_labels", [2, 3])
@@ -238,7 +238,7 @@ def test_parts_of_blocks_move_on_a_finer_grid(rng):
     fine, other = puzzlemix(x, saliency, lam, partner, 4, t_size=2, **options)
     assert torch.equal(mix.mask, other.mask) and not torch.equal(coarse, fine)
     assert torch.equal(puzzlemix(x, saliency, lam, partner, 4, t_size=8, **options)[0], coarse)
-    with pytest.raises(ValueError, match="4x4 pixels cannot move in parts of 3"):
+    with pytest.raises(ValueError, match="4x4 pixels cannot be divided into parts of 3"):
         puzzlemix(x, saliency, lam, partner, 4, t_size=3)
 
 

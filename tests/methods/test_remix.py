@@ -83,8 +83,8 @@ def test_given_counts_stay(images, one_hot, rng):
         ({"tau": 1.5}, "Remix's tau is 1.5"),
         ({"counts": []}, "Remix's counts are"),
         ({"counts": [1.0, -1.0]}, "Remix's counts are"),
-        ({"base": {"name": "decoupledmix"}}, "decoupledmix does more than mix pixels"),
-        ({"base": {"name": "snapmix"}}, "snapmix are no shares"),
+        ({"base": {"name": "decoupledmix"}}, "only mixes pixels; decoupledmix does more"),
+        ({"base": {"name": "snapmix"}}, "snapmix has free weights"),
     ],
 )
 def test_impossible_arguments_are_refused(changes, words):

@@ -8,7 +8,7 @@ import torch
 from hf_mixup import load
 from hf_mixup.methods.saliencymix import saliencymix
 from hf_mixup.ops.masks import boxes
-from hf_mixup.ops.saliency import fine_grained, grey, peak, shrunk, spectral_residual
+from hf_mixup.ops.saliency import downsample, fine_grained, grey, peak, spectral_residual
 
 ROLL = torch.tensor([1, 2, 3, 0])
 DETECTORS = ["fine_grained", "spectral"]
@@ -100,7 +100,7 @@ def test_without_mean_and_std_any_range_gives_the_same_map(images):
 
 def test_images_are_shrunk_to_the_mean_of_their_pixels(images):
     x = images(2, (64, 20))
-    small = shrunk(x, 32)
+    small = downsample(x, 32)
     assert small.shape == (2, 3, 32, 20)
     torch.testing.assert_close(small, (x[:, :, ::2] + x[:, :, 1::2]) / 2)
 
@@ -186,7 +186,7 @@ def test_an_impossible_detector_is_refused(wrong):
 
 def test_mean_and_std_of_other_channels_are_refused(images, rng):
     method = load("saliencymix", mean=(0.5, 0.5), std=(1.0, 1.0))
-    with pytest.raises(ValueError, match="2 channels, the images 3"):
+    with pytest.raises(ValueError, match="2 channels, but the images have 3"):
         method.mix(None, images(), torch.eye(6), rng)
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from hf_mixup import Net, load
-from hf_mixup.methods.smmix import smmix, windows
+from hf_mixup.methods.smmix import find_windows, smmix
 from hf_mixup.net.net import Outputs
 from hf_mixup.ops.losses import soft_cross_entropy
 
@@ -89,22 +89,22 @@ def test_windows_are_those_of_least_and_largest_attention(side):
     attention = torch.rand(8, 5, 6, generator=torch.Generator().manual_seed(1))
     total = sums(attention, side)
     for largest, place in ((True, total.flatten(1).argmax(1)), (False, total.flatten(1).argmin(1))):
-        found = windows(attention, torch.full((8,), side), largest)
+        found = find_windows(attention, torch.full((8,), side), largest)
         assert torch.equal(found, torch.stack([place // total.shape[2], place % total.shape[2]], 1))
 
 
 def test_each_row_may_have_a_side_of_its_own():
     attention = torch.rand(3, 5, 6, generator=torch.Generator().manual_seed(1))
-    together = windows(attention, torch.tensor([1, 2, 3]), True)
+    together = find_windows(attention, torch.tensor([1, 2, 3]), True)
     for row, side in enumerate((1, 2, 3)):
-        assert torch.equal(together[row], windows(attention, torch.tensor([side] * 3), True)[row])
+        assert torch.equal(together[row], find_windows(attention, torch.tensor([side] * 3), True)[row])
 
 
 @pytest.mark.parametrize("count", [2, 5, 6])
 def test_the_window_is_the_partners_and_the_rest_the_own(count):
     x, attention, partner, mixed, mix = mixed_by_hand(count)
     side = torch.full((count,), 2)
-    to, source = windows(attention, side, False) * PATCH, windows(attention, side, True) * PATCH
+    to, source = find_windows(attention, side, False) * PATCH, find_windows(attention, side, True) * PATCH
     for i in range(count):
         (top, left), (row, column) = to[i].tolist(), source[partner[i]].tolist()
         expected, length = x[i].clone(), 2 * PATCH
@@ -121,7 +121,7 @@ def test_lam_is_the_share_of_cells_kept():
 
 
 def test_equal_attention_takes_the_first_window():
-    assert windows(torch.full((2, 4, 4), 1 / 16), torch.tensor([2, 3]), True).tolist() == [[0, 0], [0, 0]]
+    assert find_windows(torch.full((2, 4, 4), 1 / 16), torch.tensor([2, 3]), True).tolist() == [[0, 0], [0, 0]]
 
 
 def test_sides_are_a_quarter_to_three_quarters_of_the_grid(images, rng):

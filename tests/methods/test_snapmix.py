@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from hf_mixup import Net, load
-from hf_mixup.methods.snapmix import meaning_of, snapmix, transplant
-from hf_mixup.ops.masks import outside
+from hf_mixup.methods.snapmix import paste_resized_boxes, semantic_maps, snapmix
+from hf_mixup.ops.masks import box_mask
 
 INTO, OUT_OF = [2, 6, 4, 12], [3, 13, 1, 7]  # 32 and 60 pixels
 
@@ -67,7 +67,7 @@ def test_flat_meaning_weighs_by_area(images):
 
 
 def test_weights_are_the_meaning_left_and_the_meaning_brought(images, rng):
-    meaning = meaning_of(torch.rand(3, 16, 16, generator=rng), (16, 16))
+    meaning = semantic_maps(torch.rand(3, 16, 16, generator=rng), (16, 16))
     _, mix = snapmix(images(3), meaning, torch.tensor([1, 2, 0]), box(INTO), box(OUT_OF))
     lost, given = meaning[:, 2:6, 4:12].sum((1, 2)), meaning[:, 3:13, 1:7].sum((1, 2)).roll(-1)
     torch.testing.assert_close(mix.weight, torch.stack([1 - lost, given], 1))
@@ -95,28 +95,28 @@ def test_boxes_of_their_own_are_as_shared_boxes(images):
     x, other = images(2), images(2, seed=1)
     into = torch.tensor([INTO, [0, 1, 5, 16]])
     out_of = torch.tensor([OUT_OF, [7, 9, 0, 16]])
-    mixed = transplant(x, other, into, out_of, outside(into, (16, 16), x.device))
+    mixed = paste_resized_boxes(x, other, into, out_of, box_mask(into, (16, 16), x.device))
     for i in range(2):
         row, own, others = slice(i, i + 1), into[i : i + 1], out_of[i : i + 1]
-        alone = transplant(x[row], other[row], own, others, outside(own, (16, 16), x.device))
+        alone = paste_resized_boxes(x[row], other[row], own, others, box_mask(own, (16, 16), x.device))
         torch.testing.assert_close(mixed[row], alone)
 
 
 def test_meaning_sums_to_one_and_is_not_negative(rng):
-    meaning = meaning_of(torch.randn(4, 3, 5, generator=rng), (12, 20))
+    meaning = semantic_maps(torch.randn(4, 3, 5, generator=rng), (12, 20))
     assert meaning.shape == (4, 12, 20) and (meaning >= 0).all()
     torch.testing.assert_close(meaning.sum((1, 2)), torch.ones(4))
 
 
 @pytest.mark.parametrize("value", [0.0, -2.0, float("nan")])
 def test_without_meaning_all_pixels_count_alike(value):
-    torch.testing.assert_close(meaning_of(torch.full((3, 4, 4), value), (16, 16)), flat())
+    torch.testing.assert_close(semantic_maps(torch.full((3, 4, 4), value), (16, 16)), flat())
 
 
 def test_the_meaning_is_the_class_activation_map(make_net, images, one_hot):
     """snapmix.py of Huang et al., `get_spm`: the class's row of a 1x1 convolution with weight and bias."""
     net, x, y = make_net("cnn", (64, 64)), images(6, (64, 64)), one_hot()
-    got = meaning_of(net.class_map(x, y), (64, 64))
+    got = semantic_maps(net.class_map(x, y), (64, 64))
     net.model.eval()
     with torch.no_grad():
         maps = net.features(x).relu()
@@ -129,7 +129,7 @@ def test_the_meaning_is_the_class_activation_map(make_net, images, one_hot):
 
 
 def test_a_map_of_one_place_is_flat_whatever_it_says(rng):
-    torch.testing.assert_close(meaning_of(torch.randn(3, 1, 1, generator=rng), (16, 16)), flat(), atol=0, rtol=0)
+    torch.testing.assert_close(semantic_maps(torch.randn(3, 1, 1, generator=rng), (16, 16)), flat(), atol=0, rtol=0)
 
 
 def test_a_pair_of_one_class_counts_both_weights(make_net, images, rng):
@@ -153,7 +153,7 @@ def test_the_authors_alpha_is_five():
 
 
 def test_a_network_whose_classifier_reads_a_class_token_is_refused(make_net):
-    with pytest.raises(ValueError, match="snapmix needs a classifier.*vit_tiny.*CNN"):
+    with pytest.raises(ValueError, match="snapmix requires a classifier.*vit_tiny.*CNN"):
         load("snapmix").build(make_net("vit"))
 
 

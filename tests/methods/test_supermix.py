@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from hf_mixup import load
-from hf_mixup.methods.supermix import blur_matrix, shares_of, shows, supermix
+from hf_mixup.methods.supermix import blur_matrix, predicts_all, supermix, to_shares
 
 CLASSES = 6
 IMAGES = (torch.arange(4 * 3 * 12 * 12).float() ** 2 / 7).sin().view(4, 3, 12, 12)
@@ -65,12 +65,12 @@ def test_success_is_that_the_supervisor_sees_what_was_mixed():
 def test_wanted_classes_are_above_all_others():
     logits = torch.tensor([[3.0, 2, 1], [3, 1, 2], [1, 3, 2]])
     wanted = torch.tensor([[0.3, 0.7, 0], [0.3, 0.7, 0], [0, 1.0, 0]])
-    assert shows(logits, wanted).tolist() == [True, False, True]
+    assert predicts_all(logits, wanted).tolist() == [True, False, True]
 
 
 def test_shares_sum_to_one_and_begin_even(rng):
-    assert (shares_of(torch.zeros(2, 4, 3, 3), (9, 12)) == 0.25).all()
-    shares = shares_of(torch.randn(2, 3, 4, 4, generator=rng), (9, 12))
+    assert (to_shares(torch.zeros(2, 4, 3, 3), (9, 12)) == 0.25).all()
+    shares = to_shares(torch.randn(2, 3, 4, 4, generator=rng), (9, 12))
     torch.testing.assert_close(shares.sum(1), torch.ones(2, 9, 12))
 
 

@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from hf_mixup import Mix, Net, load
-from hf_mixup.methods.cutmix import cut
+from hf_mixup.methods.cutmix import cutmix_boxes
 from hf_mixup.methods.tlalign import aligned_share
 from hf_mixup.ops.losses import smooth, soft_cross_entropy
-from hf_mixup.ops.masks import boxes, outside
+from hf_mixup.ops.masks import box_mask, boxes
 
 GRID, TOKENS = (4, 4), 17
 
 
 def mask_of(box, size=(16, 16)):
-    return outside(torch.tensor([box]), size, torch.device("cpu"))
+    return box_mask(torch.tensor([box]), size, torch.device("cpu"))
 
 
 def random_attention(rng, blocks=3, count=2, heads=2):
@@ -79,7 +79,7 @@ def test_images_and_labels_are_those_of_the_authors():
     labels = [0.627117, 0.025, 0.025, 0.322883, 0.025, 0.627965, 0.322035, 0.025]
     labels += [0.025, 0.353914, 0.596086, 0.025, 0.318608, 0.025, 0.025, 0.631392]
     x, flip = pattern((4, 3, 24, 24), 0.37), torch.arange(4).flip(0)
-    mixed, mix = cut(x, flip, 4 * boxes((6, 6), torch.full((4,), 0.4), torch.tensor([[4, 1]])))
+    mixed, mix = cutmix_boxes(x, flip, 4 * boxes((6, 6), torch.full((4,), 0.4), torch.tensor([[4, 1]])))
     torch.testing.assert_close(mixed[:, 0, 3::8, 1::8].flatten(), torch.tensor(pixels), atol=2e-6, rtol=0)
     attentions = [(3 * pattern((4, 2, 37, 37), 0.7 + 0.4 * k)).softmax(-1) for k in range(3)]
     lam = aligned_share(mix.mask, attentions, (6, 6))

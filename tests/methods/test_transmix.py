@@ -11,14 +11,14 @@ from hf_mixup import Method, Mix, Net, load
 from hf_mixup.methods.cutmix import cutmix
 from hf_mixup.methods.transmix import attended_share
 from hf_mixup.ops.losses import soft_cross_entropy
-from hf_mixup.ops.masks import outside
+from hf_mixup.ops.masks import box_mask
 
 CUTMIX = {"name": "cutmix", "alpha": 1.0}
 CLOSE = {"atol": 2e-6, "rtol": 0}
 
 
 def mask_of(box, size=(16, 16)):
-    return outside(torch.tensor([box]), size, torch.device("cpu"))
+    return box_mask(torch.tensor([box]), size, torch.device("cpu"))
 
 
 def test_uniform_attention_gives_the_area():

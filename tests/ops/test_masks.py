@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_mixup.ops.masks import blend, boxes, is_shared, kept, mingle, outside, paste, spread
+from hf_mixup.ops.masks import blend, blend_with, box_mask, boxes, is_shared, paste, share_outside, unsqueeze_like
 
 ROLL = torch.tensor([1, 2, 0])
 CPU = torch.device("cpu")
@@ -42,14 +42,14 @@ def test_lam_one_is_an_empty_box():
 
 
 def test_a_mask_is_zero_in_its_box_and_one_outside():
-    mask = outside(torch.tensor([[1, 3, 0, 2], [0, 0, 0, 0]]), (4, 3), CPU)
+    mask = box_mask(torch.tensor([[1, 3, 0, 2], [0, 0, 0, 0]]), (4, 3), CPU)
     assert mask.shape == (2, 1, 4, 3)
     assert mask[0, 0].tolist() == [[1, 1, 1], [0, 0, 1], [0, 0, 1], [1, 1, 1]]
     assert (mask[1] == 1).all()
 
 
 def test_one_box_for_all_rows_has_one_mask():
-    assert outside(torch.tensor([[1, 3, 0, 2]]).expand(5, 4), (4, 3), CPU).shape == (1, 1, 4, 3)
+    assert box_mask(torch.tensor([[1, 3, 0, 2]]).expand(5, 4), (4, 3), CPU).shape == (1, 1, 4, 3)
 
 
 def test_a_draw_is_shared_where_it_was_expanded_from_one():
@@ -67,7 +67,7 @@ def test_boxes_that_are_alike_are_pasted_as_one(size, images):
 def test_what_is_kept_is_the_mean_of_the_mask(rng):
     lam, centre = torch.rand(50, generator=rng), torch.randint(12, (50, 2), generator=rng)
     corners = boxes((12, 17), lam, centre)
-    assert torch.equal(kept(corners, (12, 17)), outside(corners, (12, 17), CPU).mean((1, 2, 3)))
+    assert torch.equal(share_outside(corners, (12, 17)), box_mask(corners, (12, 17), CPU).mean((1, 2, 3)))
 
 
 def test_a_blend_is_exact_where_the_mask_is_zero_or_one(images):
@@ -125,16 +125,16 @@ def test_a_blend_passes_gradient_to_images_and_mask(images):
 
 def test_mingle_takes_partners_that_are_no_rows_of_the_batch(images):
     x, other = images(2), images(2, seed=5)
-    torch.testing.assert_close(mingle(x, other, torch.full((1, 1, 1, 1), 0.25)), 0.25 * x + 0.75 * other)
+    torch.testing.assert_close(blend_with(x, other, torch.full((1, 1, 1, 1), 0.25)), 0.25 * x + 0.75 * other)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
 def test_a_shared_box_gives_what_the_mask_gives(dtype, images):
     x, corners = images(3, (6, 10), dtype=dtype), torch.tensor([[1, 4, 2, 9]] * 3)
     sliced = paste(x, ROLL, corners)
-    assert torch.equal(sliced, blend(x, ROLL, outside(corners, (6, 10), CPU)))
+    assert torch.equal(sliced, blend(x, ROLL, box_mask(corners, (6, 10), CPU)))
 
 
 def test_spread_reaches_over_everything_but_the_batch(images):
-    assert spread(torch.tensor([1.0, 2.0]), images(2)).shape == (2, 1, 1, 1)
-    assert spread(torch.tensor([1.0, 2.0]), torch.zeros(2, 7)).shape == (2, 1)
+    assert unsqueeze_like(torch.tensor([1.0, 2.0]), images(2)).shape == (2, 1, 1, 1)
+    assert unsqueeze_like(torch.tensor([1.0, 2.0]), torch.zeros(2, 7)).shape == (2, 1)

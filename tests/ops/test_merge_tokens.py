@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_mixup.ops.token_merging import match, merge, room, schedule
+from hf_mixup.ops.token_merging import match, max_merges, merge, schedule
 
 # The authors' code (github.com/Westlake-AI/openmixup at 37e1372, openmixup/models/utils/merge.py) made the golden
 # numbers: parse_r(blocks, (check_parse_r(blocks, total, 196, -.5), -.5), total);
@@ -63,7 +63,7 @@ def test_a_schedule_adds_up(blocks, total):
 @pytest.mark.parametrize("tokens", [8, 17, 18])
 def test_each_place_is_taken_and_prefix_tokens_stay_alone(tokens, kept, rng):
     features = torch.randn(4, tokens, 6, generator=rng)
-    for count in range(room(tokens, kept) + 1):
+    for count in range(max_merges(tokens, kept) + 1):
         place = match(features, count, kept)
         counts = torch.stack([row.bincount(minlength=tokens - count) for row in place])
         assert (counts >= 1).all() and counts.shape[1] == tokens - count
