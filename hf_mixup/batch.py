@@ -41,7 +41,7 @@ class BatchMixup(nn.Module):
         self._rng, self._rng_pid = None, None
         if self.method.needs_net or self.method.needs_forward:
             raise ValueError(
-                f"Method {self.method.name!r} requires the network and cannot run on batches only: "
+                f"Method {self.method.name!r} requires a training step and cannot run on batches only: "
                 "use hf_mixup.MixupTrainer, or choose a method that only mixes pixels."
             )
         if inplace and self.method.pairing != "halves":

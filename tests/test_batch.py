@@ -1,4 +1,4 @@
-"""The methods in other people's loops: what comes out, which draws, what is refused."""
+"""BatchMixup and MixupCollator: results, random draws, errors."""
 
 import copy
 import math
@@ -25,7 +25,7 @@ def labels():
 
 
 @pytest.mark.parametrize("name", STATIC)
-def test_images_keep_their_form_and_targets_are_float_rows_that_sum_to_one(name, images, labels):
+def test_images_keep_shape_and_dtype_and_targets_are_float_rows_that_sum_to_one(name, images, labels):
     for dtype in (torch.float32, torch.bfloat16, torch.uint8):
         x, y = BatchMixup(name, num_classes=CLASSES, seed=0)(images(dtype=dtype), labels)
         assert x.shape == images().shape and x.dtype == dtype
@@ -34,14 +34,14 @@ def test_images_keep_their_form_and_targets_are_float_rows_that_sum_to_one(name,
 
 
 @pytest.mark.parametrize("name", STATIC)
-def test_arguments_stay_as_they_were(name, images, labels):
+def test_arguments_are_not_modified(name, images, labels):
     x, y = images(), F.one_hot(labels, CLASSES).float()
     BatchMixup(name, num_classes=CLASSES, seed=0, label_smoothing=0.1)(x, y)
     assert torch.equal(x, images()) and torch.equal(y, F.one_hot(labels, CLASSES).float())
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
-def test_class_numbers_of_any_type_and_their_one_hot_rows_are_the_same(images, labels, dtype):
+def test_class_indices_of_any_dtype_and_one_hot_rows_give_the_same(images, labels, dtype):
     rows = F.one_hot(labels, CLASSES)
     wanted = BatchMixup("mixup", CLASSES, seed=0)(images(), labels)
     for given in (labels.to(dtype), rows.float(), rows.double(), rows.half()):
@@ -50,20 +50,20 @@ def test_class_numbers_of_any_type_and_their_one_hot_rows_are_the_same(images, l
 
 
 def test_a_target_is_the_mix_of_the_two_images_labels(images):
-    x = images(CLASSES)  # a class each, so that a target tells who was mixed
+    x = images(CLASSES)  # one class per image, so that targets identify the images
     mixed, y = BatchMixup("mixup", CLASSES, seed=0)(x, torch.arange(CLASSES))
     assert (y > 0).sum() == 2 * CLASSES
     torch.testing.assert_close(mixed, (y @ x.flatten(1)).view_as(x))
 
 
-def test_in_eval_mode_images_and_labels_come_back(images, labels):
+def test_in_eval_mode_images_are_returned_with_one_hot_labels(images, labels):
     mixup = BatchMixup("mixup", CLASSES, label_smoothing=0.1).eval()
     x = images()
     mixed, y = mixup(x, labels)
     assert mixed is x and torch.equal(y, F.one_hot(labels, CLASSES).float())
 
 
-def test_a_seed_gives_the_same_draws_and_each_call_another(images, labels):
+def test_a_seed_gives_the_same_draws_and_each_call_gives_new_ones(images, labels):
     runs = []
     for seed in (3, 3, 4):
         mixup = BatchMixup("mixup", CLASSES, seed=seed)
@@ -72,17 +72,17 @@ def test_a_seed_gives_the_same_draws_and_each_call_another(images, labels):
     assert len({x[0].sum().item() for x in runs[0] + runs[2]}) == 6
 
 
-def test_without_a_seed_torchs_own_decides(images, labels):
+def test_without_a_seed_torchs_initial_seed_is_used(images, labels):
     found = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
-        torch.rand(seed)  # only the initial seed counts
+        torch.rand(seed)  # only the initial seed is used
         found.append(BatchMixup("mixup", CLASSES)(images(), labels)[0])
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("seed", [None, 3])
-def test_each_process_of_a_run_draws_its_own(images, labels, monkeypatch, seed):
+def test_each_rank_has_different_draws(images, labels, monkeypatch, seed):
     torch.manual_seed(0)
     found = []
     for rank in ("0", "1", "0"):
@@ -99,7 +99,7 @@ def test_the_global_generator_is_not_touched(images, labels):
 
 @pytest.mark.parametrize("name", STATIC)
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda mixup: pickle.loads(pickle.dumps(mixup))])
-def test_a_copy_draws_from_the_start(name, again, images, labels):
+def test_a_copy_restarts_its_draws(name, again, images, labels):
     mixup = BatchMixup(name, CLASSES, seed=3)
     first = mixup(images(), labels)
     second = again(mixup)(images(), labels)
@@ -107,7 +107,7 @@ def test_a_copy_draws_from_the_start(name, again, images, labels):
 
 
 @pytest.mark.parametrize("name", sorted(set(available()) - set(STATIC)))
-def test_methods_that_need_a_training_step_are_refused_by_name(name):
+def test_methods_that_need_a_training_step_are_rejected_with_their_name(name):
     with pytest.raises(ValueError, match=f"'{name}'.*MixupTrainer"):
         BatchMixup(name, CLASSES)
     with pytest.raises(ValueError, match="'choice'.*MixupTrainer"):
@@ -128,7 +128,7 @@ KINDS += [(6, torch.uint8, (16, 16)), (4, torch.float32, (112, 96))]
 @pytest.mark.parametrize("per_image", [False, True])
 @pytest.mark.parametrize(("count", "dtype", "size"), KINDS)
 @pytest.mark.parametrize("name", STATIC)
-def test_out_and_inplace_give_what_a_fresh_tensor_has(name, count, dtype, size, per_image, images, labels):
+def test_out_and_inplace_give_the_same_as_a_new_tensor(name, count, dtype, size, per_image, images, labels):
     halves = {"pairing": "halves"} if "halves" in load(name).pairings else {}
     x, y = images(count, size, dtype=dtype), labels[:count]
     for prob in (1.0, 0.5):
@@ -145,7 +145,7 @@ def test_out_and_inplace_give_what_a_fresh_tensor_has(name, count, dtype, size, 
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1e-4])
-def test_a_box_that_is_empty_or_all_is_exchanged_in_place(alpha, images, labels):
+def test_an_empty_or_full_box_is_swapped_in_place(alpha, images, labels):
     for seed in range(4):
         made = {"num_classes": CLASSES, "seed": seed, "pairing": "halves", "alpha": alpha}
         x = images()
@@ -153,54 +153,54 @@ def test_a_box_that_is_empty_or_all_is_exchanged_in_place(alpha, images, labels)
         assert torch.equal(x, BatchMixup("cutmix", **made)(images(), labels)[0])
 
 
-def test_in_eval_mode_out_has_the_images(images, labels):
+def test_in_eval_mode_out_receives_the_images(images, labels):
     out = torch.empty_like(images())
     assert BatchMixup("mixup", CLASSES).eval()(images(), labels, out=out)[0] is out
     assert torch.equal(out, images())
 
 
-def test_an_out_unlike_the_images_is_refused_with_both(images, labels):
+def test_out_unlike_the_images_is_rejected_with_both_shapes(images, labels):
     with pytest.raises(ValueError, match=r"out is \(5, .*float32.*images are \(6, "):
         BatchMixup("mixup", CLASSES)(images(), labels, out=torch.empty_like(images(5)))
 
 
-def test_an_out_in_the_images_memory_is_refused(images, labels):
+def test_out_that_shares_memory_with_images_is_rejected(images, labels):
     x = images()
     for out in (x, x.view_as(x)):
         with pytest.raises(ValueError, match="share memory"):
             BatchMixup("mixup", CLASSES)(x, labels, out=out)
 
 
-def test_inplace_takes_no_out(images, labels):
+def test_inplace_rejects_out(images, labels):
     mixup = BatchMixup("mixup", CLASSES, inplace=True, pairing="halves")
     with pytest.raises(ValueError, match="out was given.*inplace"):
         mixup(images(), labels, out=torch.empty_like(images()))
 
 
-def test_inplace_needs_halves():
+def test_inplace_requires_the_pairing_halves():
     with pytest.raises(ValueError, match='pairing="halves".*shift'):
         BatchMixup("mixup", CLASSES, inplace=True)
 
 
 @pytest.mark.parametrize("wrong", [torch.rand(6), torch.rand(6, CLASSES + 1), torch.ones(6, CLASSES, dtype=torch.long)])
-def test_labels_of_a_wrong_form_are_refused_with_theirs(images, wrong):
+def test_labels_of_a_wrong_shape_are_rejected_with_their_shape(images, wrong):
     with pytest.raises(ValueError, match=r"Labels of shape \(6,.*5 floats"):
         BatchMixup("mixup", CLASSES)(images(), wrong)
 
 
 @pytest.mark.parametrize("wrong", [CLASSES, -1])
-def test_class_numbers_without_a_class_are_refused_with_theirs(images, wrong):
+def test_class_indices_out_of_range_are_rejected_with_their_values(images, wrong):
     with pytest.raises(ValueError, match=f"Labels are .*{wrong}.*from 0 to 4"):
         BatchMixup("mixup", CLASSES)(images(), torch.tensor([2, 2, 2, 2, 2, wrong]))
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
-def test_an_impossible_smoothing_is_refused(share):
+def test_label_smoothing_outside_0_to_1_is_rejected(share):
     with pytest.raises(ValueError, match=f"label_smoothing is {share}"):
         BatchMixup("mixup", CLASSES, label_smoothing=share)
 
 
-def test_a_method_that_is_built_already_is_taken(images, labels):
+def test_a_method_instance_is_accepted(images, labels):
     method = load("mixup", alpha=0.0)
     assert isinstance(method, Method)
     x, _ = BatchMixup(method, CLASSES)(images(), labels)
@@ -208,7 +208,7 @@ def test_a_method_that_is_built_already_is_taken(images, labels):
 
 
 @pytest.mark.parametrize("seed", [None, 3])
-def test_workers_and_epochs_have_draws_of_their_own(seed):
+def test_workers_and_epochs_have_different_draws(seed):
     data = Rows(16)
     collate = MixupCollator("mixup", CLASSES, seed=seed)
     loader = DataLoader(data, batch_size=4, collate_fn=collate, num_workers=2)
@@ -220,7 +220,7 @@ def test_workers_and_epochs_have_draws_of_their_own(seed):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_of_any_kind_is_mixed_by_the_collator(workers):
+def test_the_collator_works_in_any_dataloader(workers):
     data = Rows(16)
     loader = DataLoader(data, batch_size=4, num_workers=workers)
     assert MixupCollator("mixup", CLASSES, seed=1).into(loader) is loader
@@ -228,7 +228,7 @@ def test_a_loader_of_any_kind_is_mixed_by_the_collator(workers):
         assert not are_rows(batch["pixel_values"], data.x) and batch["labels"].shape == (4, CLASSES)
 
 
-def test_a_batch_without_images_is_named():
+def test_a_batch_without_images_raises_an_error():
     with pytest.raises(KeyError, match="image.*lacks.*pixel_values"):
         MixupCollator("mixup", CLASSES)([{"image": torch.zeros(3), "labels": 1}] * 2)
 
@@ -248,7 +248,7 @@ SETTINGS = {
 
 
 def observed(mix, draws: int) -> dict[str, torch.Tensor]:
-    """For each of many batches: the first row's target and whether it shows a hard edge, as only CutMix does."""
+    """For many batches: the first row's target, and whether its image has a hard edge, as only in CutMix."""
     x = torch.ones(COUNT, 1, ROW, ROW) * torch.arange(COUNT)[:, None, None, None] / COUNT
     found = []
     for _ in range(draws):
@@ -265,7 +265,7 @@ def test_from_timm_has_the_distribution_of_timms_mixup(setting, mode):
     np.random.seed(0)
     draws = DRAWS if mode == "batch" else DRAWS // 4
     ours, theirs = observed(seeded(from_timm(**arguments)), draws), observed(TimmMixup(**arguments), draws)
-    # timm pastes boxes of odd sides, the paper's have even ones: one row and one column of pixels
+    # timm's boxes may have odd sides, the paper's have even ones: a difference of one row and one column
     pixel = 2 / ROW
     for name in ours:
         for power in (1, 2):
@@ -285,7 +285,7 @@ def test_from_timm_smooths_labels_as_timm_does(images, labels):
     torch.testing.assert_close(ours, theirs)
 
 
-def test_from_timm_takes_odd_batches_and_refuses_what_timm_refuses(images):
+def test_from_timm_accepts_odd_batches_and_rejects_what_timm_rejects(images):
     assert from_timm(num_classes=CLASSES)(images(5), torch.arange(5))[1].shape == (5, CLASSES)
     with pytest.raises(ValueError, match="mode 'half'"):
         from_timm(mode="half")
@@ -295,7 +295,7 @@ def test_from_timm_takes_odd_batches_and_refuses_what_timm_refuses(images):
         from_timm(multi_label=True)
 
 
-def test_a_bare_loop_learns_with_it():
+def test_a_plain_training_loop_learns_with_batch_mixup():
     model, data = timm_resnet().train(), Learnable(64)
     mixup = seeded(from_timm(mixup_alpha=0.2, cutmix_alpha=1.0, num_classes=CLASSES))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)

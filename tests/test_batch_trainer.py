@@ -1,4 +1,4 @@
-"""The README's lines for a plain transformers.Trainer: MixupCollator and soft_loss."""
+"""The README's example for a plain transformers.Trainer: MixupCollator and soft_loss."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ from hf_mixup import MixupCollator, soft_loss
 
 
 def trainer_of(folder, model, data, method, accumulation=1, callbacks=(), **changes):
-    """What a user writes: a subclass of three lines, and `soft_loss`."""
+    """The user's code: a subclass of three lines, and `soft_loss`."""
 
     class Mixing(Trainer):
         def get_train_dataloader(self):
@@ -52,7 +52,7 @@ def test_gradients_with_soft_labels_do_not_depend_on_accumulation(tmp_path, mode
 
 
 @pytest.mark.parametrize("model", [native_resnet, native_vit])
-def test_gradients_of_mixed_micro_batches_are_those_of_a_loop_over_the_joined_batch(tmp_path, model):
+def test_gradients_of_mixed_micro_batches_equal_those_of_the_joined_batch(tmp_path, model):
     network, watcher = frozen(model()), Watcher()
     seen = Seen(network)
     batches = list(trainer_of(tmp_path, network, Rows(), "mixup", 4, seed=5).get_train_dataloader())
@@ -78,13 +78,13 @@ def test_evaluation_is_not_mixed_and_has_integer_labels(tmp_path):
     assert metrics["eval_accuracy"] == pytest.approx(float((logits.argmax(1) == data.y).float().mean()))
 
 
-def test_the_model_does_not_become_a_multi_label_one(tmp_path):
+def test_the_model_does_not_become_multi_label(tmp_path):
     trainer = trainer_of(tmp_path, native_vit(), Rows(), "mixup")
     trainer.train()
     assert trainer.model.config.problem_type is None
 
 
-def test_workers_of_a_plain_trainer_mix_too(tmp_path):
+def test_workers_of_a_plain_trainer_mix(tmp_path):
     network, data = timm_resnet(), Rows()
     seen = Seen(network)
     trainer_of(tmp_path, network, data, "mixup", 4, dataloader_num_workers=2).train()
@@ -102,7 +102,7 @@ def test_a_plain_trainer_that_resumes_mixes_the_rest_of_the_epoch(tmp_path):
 
 
 @pytest.mark.parametrize("wrap", [lambda z: ImageClassifierOutput(logits=z), lambda z: {"logits": z}])
-def test_the_loss_is_a_mean_without_a_count_and_a_share_of_it_with_one(wrap):
+def test_soft_loss_is_a_mean_without_num_items_and_a_share_with_it(wrap):
     z, labels = torch.randn(6, CLASSES), torch.arange(6) % CLASSES
     y = F.one_hot(labels, CLASSES).float()
     mean = F.cross_entropy(z, labels)

@@ -167,9 +167,9 @@ def _restore_rows(x: Tensor, mixed: Tensor, mix: Mix, skipped: Tensor) -> tuple[
     index[:, 0] = torch.where(skipped, torch.arange(len(x), device=x.device), index[:, 0])
     mask = mix.mask
     if mask is not None:
-        shown = torch.zeros_like(mask[:1])
-        shown[:, 0] = 1
-        mask = torch.where(skipped[:, None, None, None], shown, mask)
+        own_mask = torch.zeros_like(mask[:1])
+        own_mask[:, 0] = 1
+        mask = torch.where(skipped[:, None, None, None], own_mask, mask)
     mixed = torch.where(skipped[:, None, None, None], x, mixed)
     return mixed, Mix(index, torch.where(skipped[:, None], own, mix.weight), mask)
 

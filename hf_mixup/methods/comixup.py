@@ -58,13 +58,13 @@ def comixup(x: Tensor, shares: Tensor, groups: Groups) -> tuple[Tensor, Mix]:
     index = rows.repeat_interleave(rows.shape[1], 0).index_select(0, outputs)
     order = shares.sum((2, 3)).argsort(dim=1, descending=True, stable=True)
     index, shares = index.gather(1, order), shares.gather(1, order[:, :, None, None].expand_as(shares))
-    shown = F.interpolate(shares, size=x.shape[-2:], mode="nearest")
+    masks = F.interpolate(shares, size=x.shape[-2:], mode="nearest")
     top, source = shares.topk(min(2, shares.shape[1]), 1)
     source = index.gather(1, source.flatten(1)).view_as(source).float()  # integers, exact up to 2^24 rows
     source = F.interpolate(source, size=x.shape[-2:], mode="nearest").long()
     pixels = [x.gather(0, source[:, k, None].expand_as(x)) for k in (0, -1)]
     most = F.interpolate(top[:, :1], size=x.shape[-2:], mode="nearest")
-    return blend_with(*pixels, most), Mix(index, shown.mean((2, 3)), shown[:, :-1])
+    return blend_with(*pixels, most), Mix(index, masks.mean((2, 3)), masks[:, :-1])
 
 
 def compatibility(saliency: Tensor, groups: Groups, omega: float) -> Tensor:
@@ -78,9 +78,9 @@ def compatibility(saliency: Tensor, groups: Groups, omega: float) -> Tensor:
     place = torch.stack([peak // smooth.shape[-1], peak % smooth.shape[-1]], 1).float()
     rows, valid = (part.to(saliency.device, non_blocking=True) for part in groups)
     place = place[rows]
-    far = (place[:, :, None] - place[:, None]).abs().sum(-1) * (valid[:, :, None] & valid[:, None])
-    far = far / far.sum((1, 2), keepdim=True).clamp(min=1) * valid.sum(1)[:, None, None]
-    return torch.lerp(torch.eye(rows.shape[1], device=far.device).expand_as(far), far, omega)
+    distance = (place[:, :, None] - place[:, None]).abs().sum(-1) * (valid[:, :, None] & valid[:, None])
+    distance = distance / distance.sum((1, 2), keepdim=True).clamp(min=1) * valid.sum(1)[:, None, None]
+    return torch.lerp(torch.eye(rows.shape[1], device=distance.device).expand_as(distance), distance, omega)
 
 
 def solve(
@@ -149,8 +149,8 @@ def ban_duplicates(uses: Tensor) -> Tensor:
     `uses` (P, m, m) whether an output uses an image. The earlier output loses the first image, the later the second.
     """
     rank = uses.cumsum(2) * uses
-    alike = (uses[:, :, None] == uses[:, None]).all(3) & (rank == 2).any(2)[:, None]
-    earlier = alike.triu(1)
+    duplicates = (uses[:, :, None] == uses[:, None]).all(3) & (rank == 2).any(2)[:, None]
+    earlier = duplicates.triu(1)
     first = earlier.any(2)[:, :, None] & (rank == 1)
     second = earlier.any(1)[:, :, None] & (rank == 2)
     return (first | second).float()

@@ -25,10 +25,10 @@ def gmix(x: Tensor, lam: Tensor, partner: Tensor, centre: Tensor, out: Tensor | 
     lam, size = unexpand(lam), x.shape[-2:]
     smaller = torch.minimum(lam, 1 - lam)
     down, across = gaussian_factors(size, centre, math.pi / (smaller.clamp(min=1e-12) * math.prod(size)), x.device)
-    seen = down[:, None, :, None] * across[:, None, None, :]
-    lam, is_zero = (unsqueeze_like(row.to(x.device, non_blocking=True), seen) for row in (lam, smaller == 0))
-    seen = seen.masked_fill(is_zero, 0.0)
-    mask = torch.where(lam < 0.5, seen, 1 - seen)
+    gaussian = down[:, None, :, None] * across[:, None, None, :]
+    lam, is_zero = (unsqueeze_like(row.to(x.device, non_blocking=True), gaussian) for row in (lam, smaller == 0))
+    gaussian = gaussian.masked_fill(is_zero, 0.0)
+    mask = torch.where(lam < 0.5, gaussian, 1 - gaussian)
     return blend(x, partner, mask, out), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 

@@ -27,8 +27,8 @@ def class_token_attention(attention: Tensor, place: Tensor, grid: tuple[int, int
 
     `attention` (B, heads, t, t), rows sum to one; `place` (B, T) index of each original token in it, patches last.
     """
-    seen = attention.float().sum(1)[:, 0].gather(1, place)
-    return seen[:, -grid[0] * grid[1] :].unflatten(1, grid)
+    scores = attention.float().sum(1)[:, 0].gather(1, place)
+    return scores[:, -grid[0] * grid[1] :].unflatten(1, grid)
 
 
 def noisy_lam(lam: Tensor, noise: Tensor, merged: float) -> Tensor:

@@ -56,10 +56,12 @@ def puzzlemix(
         keep, give, down, right = costs(x, block_shares(saliency, blocks), partner, beta, gamma, neigh_size, std)
         mask = cut_mask(keep, give, down, right, lam, eta, n_labels)
         parts = blocks * parts_per_block(x.shape, blocks, t_size if transport else None)
-        shown = upsample_cells(mask[:, None], (parts, parts))[:, 0]
-        own, other = block_sources(shown, block_shares(saliency, len(shown[0])), partner, t_eps if transport else None)
+        part_mask = upsample_cells(mask[:, None], (parts, parts))[:, 0]
+        own, other = block_sources(
+            part_mask, block_shares(saliency, len(part_mask[0])), partner, t_eps if transport else None
+        )
     own_source, other_source = sources or (x, x)
-    mixed = compose(own_source, partner, shown, own, other, other_source, out)
+    mixed = compose(own_source, partner, part_mask, own, other, other_source, out)
     return mixed, Mix.pair(partner, mask.mean((1, 2)), upsample_cells(mask[:, None], x.shape[-2:]))
 
 

@@ -37,7 +37,7 @@ def resizemix(
 
 
 def patches(size: tuple[int, int], scale: Tensor, place: Tensor) -> Tensor:
-    """(B, 4) corners top, bottom, left, right of patches of `scale` times the image, at least one pixel a side."""
+    """(B, 4) corners top, bottom, left, right of patches of `scale` times the image, at least one pixel per side."""
     side = torch.tensor(size)
     small = (side * scale.double()[:, None]).long().clamp(min=1)
     low = (place.double() * (side - small + 1)).long()

@@ -145,10 +145,10 @@ class SMMix(Method):
 
     def fine_loss(self, net: Net, tokens: Tensor, mix: Mix, y: Tensor) -> Tensor:
         """Loss of own tokens with the own label plus loss of pasted tokens with theirs; `tokens` (B, C, h, w)."""
-        shown = F.interpolate(mix.mask, size=tokens.shape[-2:], mode="nearest")
+        visible = F.interpolate(mix.mask, size=tokens.shape[-2:], mode="nearest")
         tokens = F.layer_norm(tokens.movedim(1, -1), tokens.shape[1:2]).movedim(-1, 1)
         rows = 0
-        for k, share in enumerate((shown, 1 - shown)):
+        for k, share in enumerate((visible, 1 - visible)):
             mean = (tokens * share).sum((2, 3)) / share.sum((2, 3)).clamp(min=1)
             rows = rows + net.loss(self.head(mean), y.index_select(0, mix.index[:, k]), "none")
         return (rows * (mix.lam < 1)).mean()

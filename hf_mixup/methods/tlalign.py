@@ -23,9 +23,9 @@ def aligned_share(mask: Tensor, attentions: list[Tensor], grid: tuple[int, int])
     heads, T, T) of each block, rows sum to one, patches last.
     """
     count, tokens = len(attentions[0]), attentions[0].shape[-1]
-    shown = F.interpolate(mask, size=grid, mode="nearest").flatten(1).expand(count, -1)
-    area = mask.mean((1, 2, 3))[:, None].expand(count, tokens - shown.shape[1])
-    own = torch.cat([area, shown], 1)
+    visible = F.interpolate(mask, size=grid, mode="nearest").flatten(1).expand(count, -1)
+    area = mask.mean((1, 2, 3))[:, None].expand(count, tokens - visible.shape[1])
+    own = torch.cat([area, visible], 1)
     labels = torch.stack([own, 1 - own], 2)
     for attention in attentions:
         labels = (attention.float().mean(1) @ labels + labels) / 2

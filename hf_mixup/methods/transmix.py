@@ -20,8 +20,8 @@ def attended_share(mask: Tensor, attention: Tensor) -> Tensor:
 
     `mask` (B or 1, 1, H, W) one where it is visible, `attention` (B, h, w) not negative.
     """
-    shown = F.interpolate(mask, size=attention.shape[-2:], mode="nearest")[:, 0]
-    return (shown * attention).sum((1, 2)) / attention.sum((1, 2))
+    visible = F.interpolate(mask, size=attention.shape[-2:], mode="nearest")[:, 0]
+    return (visible * attention).sum((1, 2)) / attention.sum((1, 2))
 
 
 @dataclass(eq=False)

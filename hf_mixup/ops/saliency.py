@@ -86,12 +86,12 @@ def spectral_residual(light: Tensor) -> Tensor:
     spectrum = torch.fft.fft2(light)
     power = spectrum.real.square() + spectrum.imag.square()
     log = 0.5 * power.clamp(min=1e-12).log()  # power may be zero
-    near = sum(log.roll(shift, 1) for shift in (-1, 0, 1))
-    near = sum(near.roll(shift, 2) for shift in (-1, 0, 1)) / 9
-    # exp(-near) times the spectrum has the residual amplitude exp(log - near) and the same phase
-    seen = torch.fft.ifft2(spectrum * (-near).exp())
+    average = sum(log.roll(shift, 1) for shift in (-1, 0, 1))
+    average = sum(average.roll(shift, 2) for shift in (-1, 0, 1)) / 9
+    # exp(-average) times the spectrum has the residual amplitude exp(log - average) and the same phase
+    residual = torch.fft.ifft2(spectrum * (-average).exp())
     down, across = (_blur_matrix(side, light.device) for side in light.shape[1:])
-    return down @ (seen.real.square() + seen.imag.square()) @ across
+    return down @ (residual.real.square() + residual.imag.square()) @ across
 
 
 @lru_cache(maxsize=16)

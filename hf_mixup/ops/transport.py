@@ -52,8 +52,8 @@ def plan(saliency: Tensor, wanted: Tensor, price: float) -> Tensor:
 def _first_claims(distance: Tensor, worth: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     """(B * P,) least cost and (B * P,) place of each block, without computing all costs."""
     choice = _nearest_wanted(wanted)
-    shows = wanted.flatten(1).gather(1, choice)
-    claim = distance.gather(1, choice.t()).t() - worth * shows
+    is_visible = wanted.flatten(1).gather(1, choice)
+    claim = distance.gather(1, choice.t()).t() - worth * is_visible
     stays = torch.arange(len(distance), device=choice.device)
     # a block for which every visible place costs more than 0 stays where it is, hidden
     return claim.clamp(max=0).flatten(), torch.where(claim > 0, stays, choice).flatten()
@@ -79,12 +79,12 @@ def _cheapest_claims(claim: Tensor, choice: Tensor) -> Tensor:
 
     `claim` (B, P) cost and `choice` (B, P) place of each block's claim.
     """
-    nobody = claim.shape[1]
+    no_block = claim.shape[1]
     cheapest = torch.full_like(claim, torch.inf).scatter_reduce(1, choice, claim, "amin")
     wins = claim == cheapest.gather(1, choice)
-    block = torch.arange(nobody, device=claim.device)
-    winner = torch.full_like(choice, nobody).scatter_reduce(1, choice, torch.where(wins, block, nobody), "amin")
-    return torch.where(winner == nobody, -1, winner)
+    block = torch.arange(no_block, device=claim.device)
+    winner = torch.full_like(choice, no_block).scatter_reduce(1, choice, torch.where(wins, block, no_block), "amin")
+    return torch.where(winner == no_block, -1, winner)
 
 
 def _rows_to_update(busy: Tensor) -> Tensor:

@@ -1,25 +1,25 @@
-"""What each method promises: one row a method, only where it differs from DEFAULTS. `test_contract.py` reads it."""
+"""Properties of each method for `test_contract.py`: one row per method, with its differences from DEFAULTS."""
 
 DEFAULTS = {
     "args": {},  # constructor arguments for a cheap test
-    "nets": ("cnn", "vit"),  # networks it works with; the first serves where one is enough
-    "sizes": ((12, 20), (15, 9)),  # image sizes other than a square it must work with
-    "mixes": True,  # False: images and targets stay as they are
+    "nets": ("cnn", "vit"),  # networks it supports; tests that need one use the first
+    "sizes": ((12, 20), (15, 9)),  # image sizes, not square, that it must support
+    "mixes": True,  # False: images and targets are not changed
     "mask": True,  # returns a mask (with the arguments above)
-    "identity": None,  # arguments that force lam = 1; None where none can
-    "geometric": False,  # moves or resizes the partner: a pixel may come from another place (no P4)
+    "identity": None,  # arguments that force lam = 1; None if there are none
+    "geometric": False,  # moves or resizes the partner, so that pixels change their position (no P4)
     "convex": True,  # a constant image stays constant (P3)
     "keeps_drawn_lam": False,  # the label's lam is the drawn one, not the mask's mean (no P5)
     "shared_lam": True,  # without per_image, one lam for the whole batch
-    "rolls": True,  # no draw belongs to a row: rolling the batch rolls the result (P8)
+    "rolls": True,  # there are no draws per row: rolling the batch rolls the result (P8)
     "plain_loss": True,  # at lam = 1, forward is the plain loss of the clean batch and nothing else
     "integers": True,  # mixes uint8 images
-    "meta": True,  # a whole step can run on the meta device (no autocast and no random fields there)
-    "loss_call": -1,  # which of a step's calls of the loss is the network's for the mixed batch
+    "meta": True,  # a whole step runs on the meta device, which has no autocast and no generators
+    "loss_call": -1,  # index of the call of the loss for the mixed batch within a step
     "gradient": "network",  # the parameters that a step trains: "network", or also "method"
-    "relabels": True,  # a row whose pixels change gets another target
-    "small": (8, 8),  # the size of images where many are mixed
-    "golden": "",  # whose code or numbers the golden vector comes from
+    "relabels": True,  # rows whose pixels change also change their targets
+    "small": (8, 8),  # image size for tests with many images
+    "golden": "",  # source of the golden values
 }
 
 LEARNED = {  # a mask generator, its encoder and their losses
@@ -42,7 +42,7 @@ ROWS = {
     },
     "attentivemix": {
         "golden": "Westlake-AI/openmixup, augments/attentivemix.py attentivemix",
-        "args": {"teacher": "test_resnet", "teacher_pretrained": False, "teacher_size": 112, "top_k": None},
+        "args": {"teacher": "test_resnet", "teacher_pretrained": False, "teacher_size": 64, "top_k": None},
         "identity": {"alpha": 0.0},
     },
     "augmix": {
@@ -50,7 +50,7 @@ ROWS = {
         "relabels": False,
         "geometric": True,
         "rolls": False,  # each row draws its operations
-        "integers": False,  # 0 to 255 are black and white there, not the image's own range
+        "integers": False,  # uses levels 0 to 255, not the image's range
         "identity": {"alpha": 0.0},
         "golden": "google-research/augmix, augment_and_mix.py augment_and_mix",
     },
@@ -67,9 +67,9 @@ ROWS = {
         "rolls": False,
     },
     "comixup": {
-        "args": {"beta": 0.05, "part": 4},  # noise has no shapes: with more beta, each output is one whole image
+        "args": {"beta": 0.05, "part": 4},  # with a larger beta, random images give outputs of one whole image
         "shared_lam": False,
-        "rolls": False,  # cells start from draws of their own
+        "rolls": False,  # initial labels are drawn per cell
         "golden": "snu-mllab/Co-Mixup, match.py get_onehot_matrix, mix_input and resolve_label",
     },
     "cutmix": {"golden": "clovaai/CutMix-PyTorch, train.py rand_bbox", "identity": {"alpha": 0.0}},
@@ -87,13 +87,13 @@ ROWS = {
         "args": {"prob": 1.0},
         "shared_lam": False,
         "rolls": False,
-    },  # the first pair is a draw
+    },  # the order of the first pair is drawn
     "hmix": {"golden": "naver-ai/hmix-gmix, mixup.py Mixup", "identity": {"alpha": 0.0}},
     "kmixup": {
         "args": {"k": 4},
         "mask": False,
         "identity": {"alpha": 0.0},
-        "rolls": False,  # groups are those of a permutation
+        "rolls": False,  # groups are drawn by a permutation
         "golden": "AnmingGu/kmixup-cifar10, train.py mixup_data",
     },
     "manifoldmix": {
@@ -126,7 +126,7 @@ ROWS = {
     "noisymix": {
         "mask": False,
         "convex": False,
-        "rolls": False,  # noise belongs to rows
+        "rolls": False,  # noise is drawn per row
         "meta": False,
         "integers": False,
         "identity": {"alpha": 0.0, "add_noise": 0.0, "mult_noise": 0.0},
@@ -134,7 +134,7 @@ ROWS = {
     },
     "patchup": {
         "golden": "chandar-lab/PatchUp, modules/patchup.py PatchUp",
-        "plain_loss": False,  # the paper's terms add up to twice the loss
+        "plain_loss": False,  # the paper's terms sum to twice the loss
         "meta": False,
         "identity": {"alpha": 0.0, "cutmix_alpha": 0.0},
     },
@@ -156,7 +156,7 @@ ROWS = {
     "remix": {
         "mask": False,
         "keeps_drawn_lam": True,
-        "shared_lam": False,  # a label may go to one class alone
+        "shared_lam": False,  # some rows get lam 0 or 1
         "identity": {"base": {"name": "mixup", "alpha": 0.0}},
         "golden": "the paper's equation, pair by pair; the authors have no public code",
     },
@@ -170,8 +170,8 @@ ROWS = {
     "smmix": {
         "golden": "ChenMnZ/SMMix, SMMix and engine.py",
         "nets": ("vit",),
-        "geometric": True,  # a window moves
-        "rolls": False,  # pairs are those of the flipped batch
+        "geometric": True,  # moves a window
+        "rolls": False,  # partners are the flipped batch
         "gradient": "method",
         "loss_call": 0,
         "sizes": ((12, 20), (20, 8)),
@@ -184,13 +184,13 @@ ROWS = {
         "nets": ("cnn",),
         "identity": {"alpha": 0.0},
         "geometric": True,
-        "keeps_drawn_lam": True,  # weights are shares of meaning, not of pixels
+        "keeps_drawn_lam": True,  # weights are shares of the semantic map, not of pixels
         "shared_lam": False,
     },
     "sumix": {
         "golden": "JinXins/SUMix, ClsUncertainMixupHead.IN_loss",
         "gradient": "method",
-        "plain_loss": False,  # the uncertainty's loss stays
+        "plain_loss": False,  # the uncertainty loss is added
         "identity": {"base": {"name": "cutmix", "alpha": 0.0}},
         "loss_call": 0,
     },
@@ -222,9 +222,9 @@ ROWS = {
 
 
 def row(name: str) -> dict:
-    """The promises of method `name`."""
+    """The row of method `name`, with defaults."""
     if name not in ROWS:
-        raise LookupError(f"The contract does not know {name!r}: add a row to tests/methods/rows.py.")
+        raise LookupError(f"There is no row for {name!r}: add one to tests/methods/rows.py.")
     unknown = ROWS[name].keys() - DEFAULTS.keys()
     if unknown:
         raise LookupError(f"Row {name!r} has unknown entries {sorted(unknown)}. Known: {sorted(DEFAULTS)}.")

@@ -1,4 +1,4 @@
-"""AdAutoMix: masks for several images, a block that works against the network, and who learns from what."""
+"""AdAutoMix: masks for several images, adversarial steps, and which networks each loss trains."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from hf_mixup.methods._mixblock import ShareBlock
 from hf_mixup.methods.adautomix import adautomix, combine, weighted_cosine
 
 KINDS = ("cnn", "vit")
-SIZE = (32, 32)  # so that the CNN's map has more than one place
+SIZE = (32, 32)  # so that the CNN's map has more than one cell
 INDEX = torch.tensor([[0, 1, 2], [1, 2, 0], [2, 0, 1]])
 LAM = torch.tensor([[0.5, 0.3, 0.2]]).expand(3, 3)
 
@@ -52,7 +52,7 @@ def with_gradient(module):
 
 
 @pytest.mark.parametrize("count, lam_channel", GOLDEN)
-def test_the_block_is_that_of_the_authors(count, lam_channel):
+def test_the_generator_matches_the_authors(count, lam_channel):
     """JinXins/Adversarial-AutoMixup at 9d6fd12, heads/Ada_mix_pine.py: AdaptiveMask(4, lam_concat=lam_channel,
     unsampling_mode="bilinear", scale_factor=2) with these weights, called with ([z, z[[1, 2, 0]], z[[2, 0, 1]]],
     [0.5, 0.3, 0.2]) or, for two, ([z, z[[1, 2, 0]]], 0.3): `out["mask"][:2, :2, 1]`, its mmcv convolutions replaced by
@@ -65,7 +65,7 @@ def test_the_block_is_that_of_the_authors(count, lam_channel):
     torch.testing.assert_close(shares.sum(1), torch.ones(3, 4, 4))
 
 
-def test_without_lam_the_block_treats_all_images_alike():
+def test_without_lam_channel_the_generator_is_symmetric():
     z, block = 2 * pattern((3, 4, 2, 2), 2.3), authors_block(False)
     shares = block(z, LAM, INDEX, (4, 4))
     torch.testing.assert_close(block(z, LAM, INDEX.flip(1), (4, 4)), shares.flip(1))
@@ -81,7 +81,7 @@ class Linear(torch.nn.Module):
         return x.flatten(1) @ WEIGHT.T
 
 
-def test_the_blocks_objectives_are_those_of_the_authors(built):
+def test_the_generators_objectives_match_the_authors(built):
     """The same repository, classifiers/AdAutoMix.py: AdAutoMix.co_mixup with masks
     `pattern((3, 3, 2, 2), 1.9).softmax(1)`, and forward_k with a linear encoder and head: its loss 4.690328, its cosine
     -0.121962, and on adversarial steps -0.3 * loss + 0.7 * cosine."""
@@ -109,8 +109,8 @@ def test_images_are_mixed_as_the_authors_do():
 
 
 @pytest.mark.parametrize("first, even", [(0.02, True), (0.98, True), (0.5, False), (0.04, False)])
-def test_where_the_first_share_is_extreme_images_are_mixed_evenly(first, even):
-    """The authors' rule for three images looks at the first only."""
+def test_images_are_mixed_uniformly_where_the_first_share_is_extreme(first, even):
+    """For three images the authors' rule uses the first share only."""
     x, shares = torch.randn(3, 3, 2, 2), torch.rand(3, 3, 2, 2).softmax(1)
     lam = torch.tensor([[first, (1 - first) / 4, (1 - first) * 3 / 4]]).expand(3, 3)
     mixed, mix = adautomix(x, shares, lam, INDEX, 0.03)
@@ -119,7 +119,7 @@ def test_where_the_first_share_is_extreme_images_are_mixed_evenly(first, even):
     assert torch.equal(mix.mask, lam[:, :2, None, None].expand(-1, -1, 2, 2)) == even
 
 
-def test_likeness_is_one_for_what_is_alike_whatever_its_length():
+def test_similarity_is_one_for_parallel_logits():
     logits = torch.randn(3, 5)
     _, mix = combine(torch.randn(3, 3, 2, 2), torch.ones(3, 3, 1, 1), torch.eye(3)[[0, 0, 0]], INDEX)
     assert weighted_cosine(2 * logits, logits, mix).item() == pytest.approx(1)
@@ -128,7 +128,7 @@ def test_likeness_is_one_for_what_is_alike_whatever_its_length():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count, step", [(3, 0), (3, 1), (2, 0)])
-def test_the_blocks_loss_teaches_the_block_and_nobody_else(kind, count, step, built, images, one_hot, rng):
+def test_the_generator_loss_trains_only_the_generator(kind, count, step, built, images, one_hot, rng):
     net, method = built(kind, images=count)
     method.step = step
     losses = method(net, images(size=SIZE), one_hot(), rng)
@@ -140,7 +140,7 @@ def test_the_blocks_loss_teaches_the_block_and_nobody_else(kind, count, step, bu
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_networks_losses_leave_the_block_alone(kind, built, images, one_hot, rng):
+def test_the_networks_losses_do_not_train_the_generator(kind, built, images, one_hot, rng):
     net, method = built(kind)
     losses = method(net, images(size=SIZE), one_hot(), rng)
     (losses["mix"] + losses["onehot"] + losses["linear"]).backward()
@@ -149,7 +149,7 @@ def test_the_networks_losses_leave_the_block_alone(kind, built, images, one_hot,
         assert all(p.grad is None for p in other.parameters())
 
 
-def test_the_clean_and_the_linear_loss_share_one_weight(built, images, one_hot, seeded):
+def test_the_weights_of_the_clean_and_the_linear_loss_sum_to_one(built, images, one_hot, seeded):
     values = []
     for weight in (0.0, 1.0, 0.25):
         net, method = built("vit", linear_weight=weight)
@@ -170,30 +170,30 @@ def test_the_linear_loss_is_mixup_of_three(built, images, one_hot, seeded):
     torch.testing.assert_close(loss, net.loss(net(plain), target))
 
 
-def test_shares_are_betas_over_their_sum(built, images, seeded):
+def test_shares_are_normalised_beta_draws(built, images, seeded):
     _, method = built(per_image=True)
     lam = method.draw_shares(images(4000), 3, seeded(1))
     torch.testing.assert_close(lam.sum(1), torch.ones(4000))
-    # three uniform numbers over their sum: mean 1/3, and a variance of 0.028, unlike Dirichlet's 0.056
+    # three normalised uniform numbers: mean 1/3, variance 0.028 (Dirichlet: 0.056)
     assert (lam.mean(0) - 1 / 3).abs().max() < 5 * 0.168 / 4000**0.5
     uniform = torch.rand(400000, 3, generator=seeded(2))
     expected = (uniform / uniform.sum(1, keepdim=True)).var(0).mean()
     assert (lam.var(0).mean() / expected - 1).abs() < 0.1
 
 
-def test_a_pair_has_lam_and_the_rest(built, images, seeded):
+def test_the_shares_of_a_pair_are_lam_and_1_minus_lam(built, images, seeded):
     _, method = built(images=2, per_image=True)
     lam = method.draw_shares(images(1000), 2, seeded(1))
     assert torch.equal(lam[:, 1], 1 - lam[:, 0]) and (lam[:, 0].mean() - 0.5).abs() < 5 * 0.289 / 1000**0.5
 
 
-def test_very_small_draws_leave_a_row_alone_instead_of_dividing_by_zero(built, images, seeded):
+def test_draws_that_underflow_leave_the_row_unmixed(built, images, seeded):
     _, method = built(alpha=1e-6, per_image=True)
     lam = method.draw_shares(images(200), 3, seeded(1))
     assert lam.isfinite().all() and torch.allclose(lam.sum(1), torch.ones(200))
 
 
-def test_the_network_and_the_block_have_partners_of_their_own(built, images, one_hot, rng):
+def test_network_and_generator_use_different_partners(built, images, one_hot, rng):
     net, method = built()
     drawn, draw = [], method.draw_index
     method.draw_index = lambda *args: drawn.append(draw(*args)) or drawn[-1]
@@ -203,7 +203,7 @@ def test_the_network_and_the_block_have_partners_of_their_own(built, images, one
     assert all(torch.equal(index[:, 0], torch.arange(6)) for index in drawn)
 
 
-def test_the_number_of_images_is_drawn_alike_on_all_processes(built, images, one_hot, seeded):
+def test_the_number_of_images_is_the_same_on_all_ranks(built, images, one_hot, seeded):
     net, method = built(random_images=True)
     ran = []
     for process in range(2):
@@ -215,7 +215,7 @@ def test_the_number_of_images_is_drawn_alike_on_all_processes(built, images, one
     assert ran[0] == ran[1] and 0 < sum(ran[0]) < 8
 
 
-def test_rows_that_are_spared_are_clean_in_every_loss_of_the_network(built, images, seeded):
+def test_skipped_rows_are_clean_in_every_loss_of_the_network(built, images, seeded):
     seen = []
 
     def remember(logits, y):
@@ -234,12 +234,12 @@ def test_a_batch_smaller_than_the_number_of_images_is_mixed(built, images, one_h
     assert mix.index.shape == (2, 4) and mix.index.max() == 1
 
 
-def test_the_mask_loss_is_off_unless_weighed(built, images, one_hot, rng):
+def test_the_mask_loss_is_off_by_default(built, images, one_hot, rng):
     net, method = built(mask_weight=0.1, mask_margin=0.0)
     assert method(net, images(size=SIZE), one_hot(), rng)["mask"] > 0
 
 
-def test_batchnorm_of_the_network_counts_its_own_three_passes(built, images, one_hot, rng):
+def test_batchnorm_of_the_network_is_updated_in_its_three_passes_only(built, images, one_hot, rng):
     net, method = built()
     method.step = 1
     method(net, images(size=SIZE), one_hot(), rng)
@@ -247,10 +247,10 @@ def test_batchnorm_of_the_network_counts_its_own_three_passes(built, images, one
     assert method.encoder.model.bn1.num_batches_tracked == 2  # features, mixed images
     method.step = 2
     method(net, images(size=SIZE), one_hot(), rng)
-    assert method.encoder.model.bn1.num_batches_tracked == 5  # and clean images, against the network
+    assert method.encoder.model.bn1.num_batches_tracked == 5  # plus clean images in adversarial steps
 
 
-def test_its_state_goes_to_another_one_and_back(built, images, one_hot, seeded):
+def test_the_state_can_be_saved_and_loaded(built, images, one_hot, seeded):
     net, method = built()
     method.head.weight.data.add_(1)
     _, other = built()
@@ -260,7 +260,7 @@ def test_its_state_goes_to_another_one_and_back(built, images, one_hot, seeded):
     assert torch.equal(*mixed)
 
 
-def test_the_block_computes_in_float32_under_autocast():
+def test_the_generator_computes_in_float32_under_autocast():
     block, z = ShareBlock(8, True), torch.randn(3, 8, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
         shares = block(z.bfloat16(), LAM, INDEX, (8, 8))
@@ -271,6 +271,6 @@ def test_the_block_computes_in_float32_under_autocast():
     "wrong",
     [{"images": 1}, {"adversarial_every": 0}, {"adversarial_weight": 1.5}, {"cosine_sign": 0}, {"pairing": "flip"}],
 )
-def test_wrong_hyperparameters_are_named(wrong):
+def test_invalid_hyperparameters_are_rejected_with_their_name(wrong):
     with pytest.raises(ValueError, match=f"AdAutoMix.*{next(iter(wrong.values()))}"):
         load("adautomix", **wrong)

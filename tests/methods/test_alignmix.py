@@ -1,4 +1,4 @@
-"""AlignMix: maps whose places are brought together before they are mixed."""
+"""AlignMix: feature maps are aligned before they are mixed."""
 
 import pytest
 import timm
@@ -29,7 +29,7 @@ GOLDEN = {  # the first two channels of three maps
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_it_is_what_the_authors_do(in_place):
+def test_the_result_matches_the_authors(in_place):
     """shashankvkt/AlignMixup_CVPR22 at ec01a68, cifar10_100/models/resnet18_classifier.py: mixup_aligned(f, y, 0.3) for
     this f, where np.random.permutation gave [1, 2, 0] and random.randint 0 for the own places, 1 for the partner's."""
     features = 0.5 * pattern((3, 4, 2, 2), 2.3)
@@ -39,8 +39,8 @@ def test_it_is_what_the_authors_do(in_place):
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.4])
-def test_places_that_only_moved_find_each_other(lam):
-    """The partner's map is the own one with its places shuffled: brought back, there is nothing to mix."""
+def test_a_shuffled_map_is_aligned_exactly(lam):
+    """The partner's map is the own map with shuffled positions: after alignment both are equal."""
     own = 3 * torch.randn(8, 3, 3, generator=torch.Generator().manual_seed(0))
     moved = own.flatten(1)[:, torch.randperm(9, generator=torch.Generator().manual_seed(1))].reshape(own.shape)
     features, partner, lam = torch.stack([own, moved]), torch.tensor([1, 0]), torch.full((2,), lam)
@@ -52,14 +52,14 @@ def test_places_that_only_moved_find_each_other(lam):
 
 
 @pytest.mark.parametrize("in_place", [HERE, THERE])
-def test_lam_one_is_the_own_map_to_the_bit(in_place):
+def test_lam_one_gives_exactly_the_own_map(in_place):
     features = torch.randn(3, 4, 2, 3)
     assert torch.equal(alignmix(features, torch.ones(3), PARTNER, in_place, **OPTIONS)[0], features)
 
 
 @pytest.mark.parametrize("in_place, expected", [(HERE, 1), (THERE, 0)])
-def test_gradient_reaches_both_maps_and_not_the_plan(in_place, expected):
-    """With a plan that is a permutation the gradient is that of a sum of two maps: the shares, whatever the plan."""
+def test_gradients_flow_to_both_maps_and_not_through_the_plan(in_place, expected):
+    """If the plan is a permutation, the gradient is that of a weighted sum of two maps, whatever the plan."""
     features = (4 * torch.randn(3, 8, 2, 2, generator=torch.Generator().manual_seed(0))).requires_grad_()
     options = OPTIONS | {"rounds": 1000, "threshold": 1e-5}
     mixed, _ = alignmix(features, torch.full((3,), 0.25), PARTNER, in_place, **options)
@@ -70,20 +70,20 @@ def test_gradient_reaches_both_maps_and_not_the_plan(in_place, expected):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_aligned_batches_is_mixup_to_the_bit(kind, make_net, images, one_hot, rng):
+def test_aligned_prob_zero_is_exactly_mixup(kind, make_net, images, one_hot, rng):
     net = make_net(kind)
     net.model.eval()
     method, plain = load("alignmix", aligned_prob=0.0), load("mixup", alpha=2.0)
     method.build(net)
     state = rng.get_state()
-    torch.rand((), generator=rng)  # the draw between the two
+    torch.rand((), generator=rng)  # consume the draw of `aligned_prob`
     expected = plain(net, images(), one_hot(), rng)["mix"]
     rng.set_state(state)
     assert torch.equal(method(net, images(), one_hot(), rng)["mix"], expected)
 
 
 @pytest.mark.parametrize("kind, layer", [("cnn", "layer4"), ("vit", "blocks.1")])
-def test_only_the_layer_that_counts_is_changed(kind, layer, make_net, images, one_hot, rng):
+def test_only_the_chosen_layer_is_changed(kind, layer, make_net, images, one_hot, rng):
     net, x, clean, seen = make_net(kind), images(size=(64, 64)), [], []
     net = make_net(kind, (64, 64))
     net.model.eval()
@@ -97,7 +97,7 @@ def test_only_the_layer_that_counts_is_changed(kind, layer, make_net, images, on
     method(net, x, one_hot(), rng)
     for handle in handles:
         handle.remove()
-    # these hooks come before the edit, so that the edited layer still shows its clean output
+    # these hooks run before the edit, so that they record the clean output of the edited layer
     last = [known.name for known in net.parts.layers].index(layer)
     assert [torch.equal(a, b) for a, b in zip(seen, clean)] == [i <= last for i in range(len(modules))]
 
@@ -115,8 +115,8 @@ def test_half_of_the_batches_are_aligned(kind, make_net, images, one_hot, rng):
 
 
 @pytest.mark.parametrize("in_place, tolerance", [(HERE, 1e-5), (THERE, 1e-2)])
-def test_the_mean_of_a_map_is_mixed_as_without_moving(in_place, tolerance):
-    """Columns of the plan sum to one to the last bit, rows once it has settled: a mean over places sees no move."""
+def test_alignment_does_not_change_the_mean_of_the_mixed_map(in_place, tolerance):
+    """Columns of the plan sum to exactly one, rows after convergence: the mean over positions does not change."""
     features = torch.randn(3, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     options = OPTIONS | {"rounds": 1000, "threshold": 1e-3}
     mixed, _ = alignmix(features, torch.full((3,), 0.3), PARTNER, in_place, **options)
@@ -125,7 +125,7 @@ def test_the_mean_of_a_map_is_mixed_as_without_moving(in_place, tolerance):
 
 
 def test_aligned_logits_are_not_those_of_plain_mixing(make_net, images, one_hot, seeded):
-    """The layer mixed in place, as Manifold Mixup would, gives another loss."""
+    """Mixing the layer in place, as in Manifold Mixup, gives a different loss."""
     net = make_net("vit", (64, 64))
     net.model.eval()
     x, y = images(size=(64, 64)), one_hot()
@@ -141,7 +141,7 @@ def test_aligned_logits_are_not_those_of_plain_mixing(make_net, images, one_hot,
 
 
 def test_class_tokens_are_mixed_in_place(make_net, images, one_hot, seeded):
-    """With the last block chosen the classifier sees nothing but the class token: Manifold Mixup of that layer."""
+    """After the last block only the class token is used, so the result is Manifold Mixup of that layer."""
     net = make_net("vit")
     method = load("alignmix", aligned_prob=1.0, layer=-1)
     method.build(net)
@@ -164,7 +164,7 @@ def test_the_plan_is_float32_under_autocast(make_net, images, one_hot, rng):
     assert loss.isfinite() and all(p.grad.isfinite().all() for p in net.parameters())
 
 
-def test_swins_maps_are_aligned_too(images, one_hot, rng):
+def test_maps_of_swin_are_aligned(images, one_hot, rng):
     torch.manual_seed(0)
     args = {"img_size": 32, "patch_size": 4, "window_size": 4, "embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2)}
     net = Net(timm.create_model("swin_tiny_patch4_window7_224", num_classes=5, **args))
@@ -175,11 +175,11 @@ def test_swins_maps_are_aligned_too(images, one_hot, rng):
 
 
 @pytest.mark.parametrize("wrong", [{"eps": 0.0}, {"rounds": 0}, {"aligned_prob": 1.5}])
-def test_wrong_hyperparameters_are_named(wrong):
+def test_invalid_hyperparameters_are_rejected_with_their_name(wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
         load("alignmix", **wrong)
 
 
-def test_a_network_without_stages_is_refused_by_name():
+def test_a_network_without_stages_is_rejected_with_its_name():
     with pytest.raises(ValueError, match="alignmix needs stages.*Sequential"):
         load("alignmix").build(Net(nn.Sequential(nn.Flatten(), nn.Linear(48, 5))))

@@ -1,4 +1,4 @@
-"""AugMix: an image mixed with chains of operations on itself."""
+"""AugMix: images are mixed with chains of augmentations of themselves."""
 
 import math
 
@@ -69,7 +69,7 @@ SECOND = [
         ),
     ],
 )
-def test_it_is_what_the_authors_do(chains, weight, share, expected):
+def test_the_result_matches_the_authors(chains, weight, share, expected):
     """Numbers from google-research/augmix (9b9824c), augment_and_mix.py: augment_and_mix(image, severity=3) for images
     of 24 pixels, its draws being these chains, Dirichlet `weight` and Beta `share`: every seventh row and ninth column.
     """
@@ -81,15 +81,15 @@ def test_it_is_what_the_authors_do(chains, weight, share, expected):
 # The function
 
 
-def test_an_image_without_operations_stays_as_it_is(images):
+def test_an_image_without_operations_is_not_changed(images):
     x = (images() * 255).round() / 255
     chains = torch.full((1, 6, 3), NO_OPERATION), torch.ones(1, 6, 3)
     view = augmix(x, torch.zeros(6), torch.full((6, 3), 1 / 3), *chains, (0.0,) * 3, (1.0,) * 3)
     torch.testing.assert_close(view, x, atol=1e-6, rtol=0)
 
 
-def test_each_image_goes_its_own_way(images, seeded):
-    """A batch gives what its images give one by one."""
+def test_the_augmentation_of_an_image_does_not_depend_on_the_batch(images, seeded):
+    """A batch gives the same as its images one by one."""
     x, draws = images(8), draw_chains(8, seeded(1))
     together = augmix(x, *draws)
     for i in range(8):
@@ -99,7 +99,7 @@ def test_each_image_goes_its_own_way(images, seeded):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_every_operation_changes_an_image_and_keeps_its_levels(name, images):
+def test_every_operation_changes_the_image_and_gives_integer_levels(name, images):
     x = (images(4, (20, 24)) * 200 + 20).round()
     before = x.clone()
     apply_operation_(x, torch.tensor([OPERATIONS.index(name), NO_OPERATION] * 2), torch.tensor([3.0, 3.0, -3.0, -3.0]))
@@ -109,7 +109,7 @@ def test_every_operation_changes_an_image_and_keeps_its_levels(name, images):
 
 
 @pytest.mark.parametrize("name, place", [("translate_x", (0, 2)), ("translate_y", (1, 2))])
-def test_a_shift_goes_both_ways_by_whole_pixels_of_the_images_own_side(name, place):
+def test_translation_goes_both_ways_by_whole_pixels_relative_to_the_side(name, place):
     number = torch.full((2,), OPERATIONS.index(name))
     moved = affine_matrices(number, torch.tensor([3.0, -3.0]), (64, 32))
     side = (32, 64)[place[0]]
@@ -117,12 +117,12 @@ def test_a_shift_goes_both_ways_by_whole_pixels_of_the_images_own_side(name, pla
 
 
 @pytest.mark.parametrize("name", LEVELWISE)
-def test_what_does_not_move_has_the_identity(name):
+def test_operations_without_movement_have_the_identity_matrix(name):
     still = affine_matrices(torch.tensor([OPERATIONS.index(name)]), torch.tensor([3.0]), (16, 12))
     assert torch.equal(still[0], torch.eye(3)[:2])
 
 
-def test_more_severity_turns_further():
+def test_higher_severity_rotates_more():
     number = torch.full((3,), OPERATIONS.index("rotate"))
     turned = affine_matrices(number, torch.tensor([1.0, 3.0, 10.0]), (16, 16))
     angle = torch.atan2(turned[:, 1, 0], turned[:, 0, 0]).rad2deg()
@@ -132,7 +132,7 @@ def test_more_severity_turns_further():
 # Draws
 
 
-def test_operations_directions_and_depths_are_drawn_alike(seeded):
+def test_operations_directions_and_depths_are_uniform(seeded):
     lam, weight, operation, severity = draw_chains(4000, seeded(1), width=3, severity=3.0)
     assert operation.shape == severity.shape == (3, 4000, 3) and weight.shape == (4000, 3)
     depth = (operation != NO_OPERATION).sum(0)
@@ -155,29 +155,29 @@ def test_a_fixed_depth_and_width_are_kept(seeded):
 # Pixels
 
 
-def test_the_trainer_tells_how_images_are_normalised(tmp_path, resnet_model):
+def test_the_trainer_sets_mean_and_std(tmp_path, resnet_model):
     processor = ViTImageProcessor(image_mean=list(MEAN), image_std=list(STD))
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
     method = MixupTrainer(resnet_model(), arguments, processing_class=processor, method="augmix").step.method
     assert (list(method.mean), list(method.std)) == (list(MEAN), list(STD))
 
 
-def test_with_and_without_statistics_images_of_the_whole_range_come_out_alike(images, one_hot, seeded):
-    """Their own range is then that of the files."""
+def test_images_of_the_full_range_give_the_same_with_and_without_statistics(images, one_hot, seeded):
+    """Each image's range is then 0 to 1."""
     x = images()
     x[:, :, 0, 0], x[:, :, 1, 1] = 0, 1
     told = load("augmix", mean=(0.0,) * 3, std=(1.0,) * 3).mix(None, x, one_hot(), seeded(1))[0]
     torch.testing.assert_close(load("augmix").mix(None, x, one_hot(), seeded(1))[0], told, atol=1e-6, rtol=0)
 
 
-def test_normalising_first_or_last_is_the_same(images, one_hot, seeded):
+def test_normalising_before_or_after_gives_the_same(images, one_hot, seeded):
     x = (images() * 255).round() / 255
     plain = load("augmix", mean=(0.0,) * 3, std=(1.0,) * 3).mix(None, x, one_hot(), seeded(1))[0]
     after = load("augmix", mean=MEAN, std=STD).mix(None, normalised(x), one_hot(), seeded(1))[0]
     torch.testing.assert_close(after, normalised(plain), atol=2e-5, rtol=0)
 
 
-def test_whole_number_images_are_rounded(images, one_hot, seeded):
+def test_integer_images_are_rounded(images, one_hot, seeded):
     x = images(dtype=torch.uint8)
     mixed, _ = load("augmix").mix(None, x, one_hot(), seeded(1))
     exact, _ = load("augmix", mean=(0.0,) * 3, std=(1.0,) * 3).mix(None, x / 255, one_hot(), seeded(1))
@@ -185,7 +185,7 @@ def test_whole_number_images_are_rounded(images, one_hot, seeded):
     assert (mixed - 255 * exact).abs().max() <= 0.5 + 1e-3
 
 
-def test_a_batch_of_bytes_can_be_augmented_by_itself(images):
+def test_uint8_batches_are_augmented_without_a_network(images):
     views, targets = BatchMixup("augmix", num_classes=5, seed=1, jsd_weight=0.0)(
         images(dtype=torch.uint8), torch.arange(6) % 5
     )
@@ -193,16 +193,16 @@ def test_a_batch_of_bytes_can_be_augmented_by_itself(images):
     assert torch.equal(targets, torch.eye(5)[torch.arange(6) % 5])
 
 
-def test_with_a_divergence_it_needs_a_training_step():
+def test_with_a_divergence_collators_reject_the_method():
     assert load("augmix").needs_forward and not load("augmix", jsd_weight=0.0).needs_forward
-    with pytest.raises(ValueError, match="requires the network"):
+    with pytest.raises(ValueError, match="requires a training step"):
         BatchMixup("augmix", num_classes=5)
 
 
 # Targets and losses
 
 
-def test_targets_stay_as_they_are(images, one_hot, rng):
+def test_targets_are_not_changed(images, one_hot, rng):
     mixed, mix = load("augmix").mix(None, images(), one_hot(), rng)
     assert torch.equal(mix(one_hot()), one_hot())
     assert ((mixed != images()).flatten(1).sum(1) > 0).all()
@@ -237,14 +237,14 @@ def test_without_a_divergence_it_trains_on_one_view(make_net, images, one_hot, s
     torch.testing.assert_close(losses, {"mix": net.loss(net(view), one_hot())})
 
 
-def test_prob_spares_batches(images, one_hot, rng):
+def test_prob_skips_batches(images, one_hot, rng):
     method, x = load("augmix", prob=0.5), images(2, (8, 8))
     spared = sum(torch.equal(method.mix(None, x, one_hot(2), rng)[0], x) for _ in range(200))
     assert abs(spared / 200 - 0.5) < 5 * math.sqrt(0.25 / 200)
 
 
 @pytest.mark.parametrize("jsd_weight", [0.0, 12.0])
-def test_prob_spares_rows(jsd_weight, make_net, images, one_hot, rng):
+def test_prob_skips_rows(jsd_weight, make_net, images, one_hot, rng):
     given, net = [], make_net("cnn")
     net.model.register_forward_pre_hook(lambda _, args: given.append(args[0]))
     x = images(40)
@@ -254,7 +254,7 @@ def test_prob_spares_rows(jsd_weight, make_net, images, one_hot, rng):
     assert 5 < left[0].sum() < 35 and all(torch.equal(left[0], other) for other in left)
 
 
-def test_an_unlabelled_image_still_takes_part_in_the_divergence(make_net, images, rng):
+def test_an_unlabelled_image_contributes_to_the_divergence(make_net, images, rng):
     losses = load("augmix")(make_net("cnn"), images(), torch.zeros(6, 5), rng)
     assert losses["clean"] == 0 and losses["jsd"] > 0
 
@@ -272,25 +272,25 @@ def test_an_unlabelled_image_still_takes_part_in_the_divergence(make_net, images
         {"mean": (0.5,)},
     ],
 )
-def test_wrong_hyperparameters_are_named(wrong):
+def test_invalid_hyperparameters_are_rejected_with_their_name(wrong):
     [(key, value)] = wrong.items()
     with pytest.raises(ValueError, match=key) as error:
         load("augmix", **wrong)
     assert str(value) in str(error.value)
 
 
-def test_statistics_of_other_channels_are_refused(images, one_hot, rng):
+def test_mean_and_std_with_a_wrong_number_of_channels_are_rejected(images, one_hot, rng):
     with pytest.raises(ValueError, match="3 channels, but the images have 1"):
         load("augmix", mean=MEAN, std=STD).mix(None, images(channels=1), one_hot(), rng)
 
 
 @pytest.mark.parametrize("std", [(0.0, 1.0, 1.0), (math.nan,) * 3, (-1.0,) * 3])
-def test_impossible_statistics_are_refused(std):
+def test_invalid_mean_or_std_is_rejected(std):
     with pytest.raises(ValueError, match="std above 0"):
         load("augmix", mean=MEAN, std=std)
 
 
-def test_under_compile_it_is_one_graph(images, seeded):
+def test_compiling_gives_one_graph(images, seeded):
     compiled = torch.compile(augmix, backend="eager", fullgraph=True)
     for seed in range(3):
         chains = draw_chains(6, seeded(seed))

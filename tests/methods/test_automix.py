@@ -1,4 +1,4 @@
-"""AutoMix: who learns from what, what the masks look like, and how the encoder follows."""
+"""AutoMix: which networks each loss trains, the masks, and the momentum encoder."""
 
 import gc
 import math
@@ -56,7 +56,7 @@ def with_gradient(module):
 
 
 @pytest.mark.parametrize("make", [cnn, vit, wrapped])
-def test_the_blocks_losses_teach_the_block_and_nobody_else(make):
+def test_the_generator_losses_train_only_the_generator(make):
     net, method = built(make)
     losses = method(net, *batch(), rng())
     assert set(losses) == {"mix", "onehot", "generator", "mask"}
@@ -68,7 +68,7 @@ def test_the_blocks_losses_teach_the_block_and_nobody_else(make):
 
 
 @pytest.mark.parametrize("make", [cnn, vit, wrapped])
-def test_the_networks_losses_leave_the_block_alone(make):
+def test_the_networks_losses_do_not_train_the_generator(make):
     net, method = built(make)
     losses = method(net, *batch(), rng())
     (losses["mix"] + losses["onehot"]).backward()
@@ -78,7 +78,7 @@ def test_the_networks_losses_leave_the_block_alone(make):
 
 
 @pytest.mark.parametrize("make", [cnn, vit, wrapped])
-def test_masks_lie_inside_the_unit_interval_and_start_near_a_half(make):
+def test_masks_are_in_0_to_1_and_start_near_one_half(make):
     net, method = built(make, lam_margin=0.0)
     mixed, mix = method.mix(net, *batch(), rng())
     assert mixed.shape == (6, 3, 32, 32) and mix.mask.shape == (6, 1, 32, 32)
@@ -86,13 +86,13 @@ def test_masks_lie_inside_the_unit_interval_and_start_near_a_half(make):
     assert (mix.mask.mean() - 0.5).abs() < 0.05
 
 
-def test_the_middle_block_of_a_vit_and_the_last_stage_but_one_of_a_cnn_are_looked_at():
+def test_the_default_layer_is_the_middle_block_of_a_vit_or_the_last_stage_but_one_of_a_cnn():
     assert built(cnn)[1].layer_info.name == "layer3"
     assert built(vit)[1].layer_info.name == "blocks.1"
     assert built(vit, layer=2)[1].layer_info.name == built(vit, layer="blocks.2")[1].layer_info.name == "blocks.2"
 
 
-def test_lam_is_the_drawn_one_in_mix_and_forward_alike():
+def test_mix_and_forward_keep_the_drawn_lam():
     net, method = built()
     x, y = batch()
     _, mix = method.mix(net, x, y, rng(3))
@@ -111,7 +111,7 @@ def test_the_margin_rule_gives_plain_mixup(lam):
     assert torch.equal(automix(x, mask, lam * 0 + 0.5, partner, 0.08)[1].mask, mask)
 
 
-def test_the_encoder_follows_by_its_momentum():
+def test_the_encoder_is_an_exponential_moving_average():
     net, method = built(momentum=0.9)
     pairs = [(method.encoder.model, net.model), (method.encoder_head, method.head)]
     with torch.no_grad():
@@ -127,14 +127,14 @@ def test_the_encoder_follows_by_its_momentum():
     assert all(torch.equal(a, b) for a, b in zip(buffers, method.encoder.buffers()))
 
 
-MOMENTA = {  # of steps, by the steps planned, the last momentum and the share of the warmup
+MOMENTA = {  # by planned steps, final momentum and warmup share: momentum of some steps
     (100, 0.999999, 0.1): {1: 0.999, 9: 0.999, 10: 0.999024447, 11: 0.99902953, 50: 0.9994995, 100: 0.999999},
     (30, 0.99999, 0.25): {6: 0.999, 7: 0.999127143, 8: 0.99916378, 20: 0.9997425, 30: 0.99999},
 }
 
 
 @pytest.mark.parametrize("setting", MOMENTA)
-def test_the_momentum_is_that_of_the_authors(setting):
+def test_the_momentum_matches_the_authors(setting):
     """Westlake-AI/openmixup at 37e1372, core/hooks/momentum_hook.py: CosineScheduleHook.before_train_iter, with
     adjust_scope from the warmup to 1, warming_up "constant" and a base momentum of 0.999."""
     total, final, warmup = setting
@@ -170,7 +170,7 @@ def test_images_are_mixed_as_the_authors_do(lam):
     assert torch.equal(mix.lam, lam_of_rows)
 
 
-def test_the_mask_loss_fades_by_a_cosine_if_asked_to():
+def test_the_mask_loss_weight_can_follow_a_cosine():
     _, method = built(mask_schedule="cosine", mask_margin=0.0)
     mask, lam = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0.25])
     method.total_steps = 100
@@ -179,7 +179,7 @@ def test_the_mask_loss_fades_by_a_cosine_if_asked_to():
         assert method.mask_loss(mask, lam).item() == pytest.approx(expected, abs=1e-8)
 
 
-def test_the_mask_loss_may_ask_for_masks_of_zeros_and_ones():
+def test_variance_weight_favours_binary_masks():
     mask, lam = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3])
     plain, bold = (load("automix", variance_weight=weight).mask_loss(mask, lam) for weight in (0.0, 2.0))
     assert bold.item() == pytest.approx(plain.item() - 0.1 * 2 * mask.var(unbiased=False).item())
@@ -187,7 +187,7 @@ def test_the_mask_loss_may_ask_for_masks_of_zeros_and_ones():
         load("automix", variance_weight=math.inf)
 
 
-def test_batchnorm_of_the_network_counts_its_own_two_passes():
+def test_batchnorm_of_the_network_is_updated_in_its_two_passes_only():
     net, method = built()
     for _ in range(3):
         method.mix(net, *batch(), rng())
@@ -212,7 +212,7 @@ def test_the_encoder_is_a_copy_without_gradient_or_hooks(make):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in [*net.modules(), *method.modules()])
 
 
-def test_a_pass_that_ended_early_keeps_nothing_alive():
+def test_a_pass_that_stops_early_keeps_no_references():
     net = Net(cnn())
     x = batch()[0].clone()
     alive = weakref.ref(x)
@@ -224,7 +224,7 @@ def test_a_pass_that_ended_early_keeps_nothing_alive():
     assert gone
 
 
-def test_its_state_goes_to_another_one_and_back():
+def test_the_state_can_be_saved_and_loaded():
     net, method = built()
     method.head.weight.data.add_(1)
     _, other = built()
@@ -233,7 +233,7 @@ def test_its_state_goes_to_another_one_and_back():
     assert torch.equal(method.mix(net, *batch(), rng())[0], other.mix(net, *batch(), rng())[0])
 
 
-def test_a_momentum_of_one_fixes_block_and_encoder():
+def test_a_momentum_of_one_freezes_generator_and_encoder():
     net, method = built(momentum=1.0)
     before = {key: value.clone() for key, value in method.state_dict().items()}
     losses = method(net, *batch(), rng())
@@ -244,7 +244,7 @@ def test_a_momentum_of_one_fixes_block_and_encoder():
     assert {name for name, p in method.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
 
 
-def test_the_block_is_spared_alike_on_all_processes():
+def test_update_prob_is_drawn_equally_on_all_ranks():
     net, method = built(update_prob=0.5)
     ran = []
     for process in range(2):
@@ -267,7 +267,7 @@ def test_one_image_or_eval_mode_is_the_plain_loss(count, training):
     assert set(losses) == {"mix"} and torch.equal(losses["mix"], net.loss(net(x), y))
 
 
-def test_each_row_may_have_its_own_lam_and_be_spared():
+def test_per_image_draws_lam_per_row_and_prob_skips_rows():
     net, method = built(per_image=True, prob=0.5)
     x, y = batch(30)
     mixed, mix = method.mix(net, x, y, rng())
@@ -286,12 +286,12 @@ def test_the_encoder_runs_in_the_networks_precision():
 
 
 @pytest.mark.parametrize("wrong", [{"mask_schedule": "linear"}, {"upsample": "cubic"}, {"momentum": 0.9999999}])
-def test_wrong_hyperparameters_are_named(wrong):
+def test_invalid_hyperparameters_are_rejected_with_their_name(wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
         load("automix", **wrong)
 
 
-def test_a_network_without_stages_is_refused_by_name():
+def test_a_network_without_stages_is_rejected_with_its_name():
     net = Net(nn.Sequential(nn.Flatten(), nn.Linear(12, CLASSES)))
     with pytest.raises(ValueError, match="automix"):
         load("automix").build(net)
@@ -305,7 +305,7 @@ ADJUSTED = (
 )
 
 
-def test_adjusted_masks_are_the_authors():
+def test_rescaled_masks_match_the_authors():
     wave = (torch.arange(32, dtype=torch.float64) * 0.9).sin() / 4
     mask = (wave + torch.tensor([0.35, 0.65]).repeat_interleave(16)).view(2, 1, 4, 4).float()
     found = rescale_mask(mask, torch.tensor([0.5, 0.5]))
@@ -315,13 +315,13 @@ def test_adjusted_masks_are_the_authors():
 
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("level", [0.0, 0.3, 1.0])
-def test_any_mask_can_be_adjusted(lam, level):
+def test_any_mask_can_be_rescaled(lam, level):
     found = rescale_mask(torch.full((2, 1, 4, 4), level), torch.tensor([lam, lam]))
     assert ((found >= 0) & (found <= 1)).all()
     torch.testing.assert_close(found.mean((1, 2, 3)), torch.tensor([lam, lam]))
 
 
-def test_masks_are_adjusted_in_the_share_of_batches_asked_for():
+def test_mask_adjust_is_the_share_of_batches_with_rescaled_masks():
     net, method = built(mask_adjust=0.5, lam_margin=0.0)
     x, y = batch()
     near = 0
@@ -331,7 +331,7 @@ def test_masks_are_adjusted_in_the_share_of_batches_asked_for():
     assert 10 < near < 50
 
 
-def test_the_head_beside_may_learn_from_mixed_images():
+def test_with_onehot_mix_the_head_is_trained_on_mixed_images():
     net, method = built(onehot_mix=True)
     x, y = batch()
     method.onehot_loss(net, x, y, rng()).backward()
@@ -343,6 +343,6 @@ def test_the_head_beside_may_learn_from_mixed_images():
     assert not torch.equal(mixed, x)
 
 
-def test_masks_of_many_images_are_not_adjusted():
+def test_mask_adjust_is_rejected_for_many_images():
     with pytest.raises(ValueError, match="mask_adjust is 0.5"):
         load("adautomix", mask_adjust=0.5)

@@ -1,4 +1,4 @@
-"""Choice: one of several methods for each batch."""
+"""Choice: one of several methods per batch."""
 
 import math
 
@@ -9,7 +9,7 @@ import torch
 
 from hf_mixup import available, load
 
-SIGMAS = 5  # a right sampler misses a bound this wide once in 1.7 million runs
+SIGMAS = 5  # a correct sampler exceeds this bound once in 1.7 million runs
 MIXUP, CUTMIX, ERM = {"name": "mixup", "alpha": 0.8}, {"name": "cutmix", "alpha": 1.0}, {"name": "erm"}
 
 
@@ -20,8 +20,8 @@ def test_the_default_is_deits():
 
 
 def test_the_default_mixes_as_timms_recipe(images, monkeypatch):
-    """timm's Mixup, with which DeiT was trained: each of the two methods, with the same draws."""
-    alphas, lam, centre, seen = [], 0.75, (3, 12), set()  # the box's sides are even: timm's may be odd
+    """DeiT was trained with timm's Mixup: compare both methods, with the same draws."""
+    alphas, lam, centre, seen = [], 0.75, (3, 12), set()  # the box has even sides, timm's may be odd
     monkeypatch.setattr("hf_mixup.methods._base.beta", lambda alpha, *_: alphas.append(alpha) or torch.tensor([lam]))
     monkeypatch.setattr("hf_mixup.methods.cutmix.points", lambda *_: torch.tensor([centre]))
     monkeypatch.setattr(np.random, "beta", lambda alpha, *_: alphas.append(alpha) or lam)
@@ -41,14 +41,14 @@ def test_the_default_mixes_as_timms_recipe(images, monkeypatch):
 
 
 @pytest.mark.parametrize("weights, share", [([0.5, 0.5], 0.5), ([3, 1], 0.75), ([0.1, 0.9], 0.1)])
-def test_methods_are_chosen_by_their_weights(weights, share, rng):
+def test_methods_are_chosen_with_probability_proportional_to_their_weights(weights, share, rng):
     draws, method = 2000, load("choice", methods=[CUTMIX, MIXUP], weights=weights)
     chosen = sum(method.choose(rng).name == "cutmix" for _ in range(draws)) / draws
     assert abs(chosen - share) < SIGMAS * math.sqrt(share * (1 - share) / draws)
 
 
 @pytest.mark.parametrize("only", range(3))
-def test_all_the_weight_on_one_method_is_that_method(only, images, one_hot, rng):
+def test_a_single_positive_weight_always_chooses_that_method(only, images, one_hot, rng):
     methods, x, y = [MIXUP, CUTMIX, ERM], images(), one_hot()
     choice = load("choice", methods=methods, weights=[float(i == only) for i in range(3)])
     for _ in range(5):
@@ -73,22 +73,22 @@ def test_the_chosen_methods_own_forward_runs(make_net, images, one_hot, rng):
     assert sorted(losses) == ["decoupled", "mix"]
 
 
-def test_the_choice_is_the_same_on_all_processes(rng, seeded):
-    """Two ranks have different generators and one common one; different choices would stop DDP."""
+def test_the_choice_is_the_same_on_all_ranks(rng, seeded):
+    """Two ranks have different generators and one common one; different choices would block DDP."""
     first, second = load("choice"), load("choice")
     first.common_rng, second.common_rng = seeded(1), seeded(1)
     chosen = [(first.choose(seeded(10 + i)).name, second.choose(seeded(20 + i)).name) for i in range(20)]
     assert all(one == other for one, other in chosen) and len(set(chosen)) == 2
 
 
-def test_a_choice_needs_what_its_methods_need():
+def test_a_choice_needs_a_network_if_one_of_its_methods_does():
     assert not load("choice").needs_net and not load("choice").needs_forward
     assert load("choice", methods=[CUTMIX, {"name": "transmix"}]).needs_net
     decoupled = load("choice", methods=[{"name": "decoupledmix"}])
     assert decoupled.needs_forward and not decoupled.needs_net
 
 
-def test_pairing_and_per_image_are_handed_down_unless_set(images, one_hot, rng):
+def test_nested_methods_inherit_pairing_and_per_image_unless_set(images, one_hot, rng):
     choice = load("choice", methods=[MIXUP, CUTMIX | {"pairing": "halves"}], pairing="flip", per_image=True)
     assert [method.pairing for method in choice.methods] == ["flip", "halves"]
     assert all(method.per_image for method in choice.methods)
@@ -101,22 +101,22 @@ def test_eval_mode_reaches_the_methods():
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [0.0, 0.0], [math.nan, 1.0], [math.inf, 1.0]])
-def test_impossible_weights_are_refused(weights):
+def test_invalid_weights_are_rejected(weights):
     with pytest.raises(ValueError, match="(?i)weights"):
         load("choice", methods=[MIXUP, CUTMIX], weights=weights)
 
 
-def test_an_empty_choice_is_refused():
+def test_an_empty_choice_is_rejected():
     with pytest.raises(ValueError, match="0 methods"):
         load("choice", methods=[])
 
 
-def test_a_misspelt_method_inside_names_the_nearest():
+def test_a_misspelt_nested_method_suggests_the_nearest_name():
     with pytest.raises(ValueError, match="'cutmx'.*Did you mean 'cutmix'"):
         load("choice", methods=[{"name": "cutmx"}])
 
 
-def test_a_nameless_method_inside_is_refused_in_words():
+def test_a_nested_method_without_a_name_is_rejected():
     with pytest.raises(ValueError, match='requires a "name"'):
         load("choice", methods=[{"alpha": 1.0}])
 

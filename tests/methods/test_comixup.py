@@ -1,4 +1,4 @@
-"""Co-Mixup against the authors' numbers, and what the paper promises."""
+"""Co-Mixup: the authors' numbers, and properties stated in the paper."""
 
 from itertools import product
 
@@ -34,12 +34,12 @@ BANNED = ("1000", "1000", "0010", "1010", "0000", "0010")
 
 
 def digits(rows):
-    """Rows of digits as a tensor of numbers."""
+    """Strings of digits as a tensor."""
     return torch.tensor([[float(digit) for digit in row] for row in rows])
 
 
 def costs(saliency):
-    """(1, 1, S, m) costs of the cells of images of saliency (m, S)."""
+    """(1, 1, S, m) costs of the cells of images with saliency (m, S)."""
     return -(saliency / saliency.sum(1, keepdim=True)).T[None, None]
 
 
@@ -48,12 +48,12 @@ def golden_shares():
     return solve(costs(digits(WORTH)), NEAR[None], start, split_rows(3, 20).valid)
 
 
-def test_labels_are_the_authors():
+def test_labels_match_the_authors():
     twice = torch.stack([digits(output) for output in TWICE])
     torch.testing.assert_close(golden_shares()[0].mT * 2, twice)
 
 
-def test_images_and_targets_are_the_authors():
+def test_images_and_targets_match_the_authors():
     pixel = torch.arange(3 * 3 * 8 * 8, dtype=torch.float64).view(3, 3, 8, 8)
     x = ((pixel * 0.37).sin() * (pixel * 0.011).cos()).float()
     mixed, mix = comixup(x, golden_shares(), split_rows(3, 20))
@@ -61,12 +61,12 @@ def test_images_and_targets_are_the_authors():
     torch.testing.assert_close(mix(torch.eye(3)), torch.tensor(TARGETS))
 
 
-def test_outputs_alike_give_up_the_authors_images():
+def test_banned_duplicates_match_the_authors():
     assert torch.equal(ban_duplicates(digits(USES)[None] > 0)[0], digits(BANNED))
 
 
-def test_distances_are_the_authors():
-    """Three peaks at (3, 4), (10, 2) and (7, 7): of 8x8 pixels, whose first one is there."""
+def test_distances_match_the_authors():
+    """Three peaks of 8x8 pixels, with their first pixel at (3, 4), (10, 2) and (7, 7)."""
     saliency = torch.zeros(3, 24, 24)
     for image, (row, column) in enumerate(((3, 4), (10, 2), (7, 7))):
         saliency[image, row : row + 8, column : column + 8] = 1
@@ -76,7 +76,7 @@ def test_distances_are_the_authors():
 
 # Objectives, with a threshold, of the labels that the same call gave for `peaked(m)`, by match.obj_fn_thres
 @pytest.mark.parametrize(("size", "theirs"), [(8, -13.1644), (12, -22.8995)])
-def test_the_authors_labels_are_no_better(size, theirs):
+def test_the_authors_labels_have_no_lower_objective(size, theirs):
     place = torch.arange(size * 16, dtype=torch.float64).view(size, 16)
     cost = costs((place * 1.7).sin().square().pow(6).float())
     start = (torch.arange(size * 16) * 7 // 3 % size).view(1, size, 16)
@@ -85,7 +85,7 @@ def test_the_authors_labels_are_no_better(size, theirs):
 
 
 def objective(shares, cost, beta, gamma, threshold):
-    """(...) what the labels (..., m, S, m) of a part cost: cells, unlike neighbours, and images used too often."""
+    """(...) objective of the labels (..., m, S, m) of a group: cells, neighbours, and images used too often."""
     cells = shares.shape[-2]
     side = int(cells**0.5)
     grid = shares.unflatten(-2, (side, side))
@@ -98,8 +98,8 @@ def objective(shares, cost, beta, gamma, threshold):
 
 @pytest.mark.parametrize("gamma", [0.2, 1.0])
 @pytest.mark.parametrize("beta", [0.1, 0.32])
-def test_a_whole_part_is_nearly_optimal(beta, gamma, rng):
-    """All outputs at once, against every labelling of two outputs of two images in 2x2 cells."""
+def test_the_labelling_of_a_whole_group_is_nearly_optimal(beta, gamma, rng):
+    """Compared with all labellings of two outputs of two images with 2x2 cells."""
     every = torch.nn.functional.one_hot(torch.tensor(list(product(range(2), repeat=8))), 2).float().view(-1, 2, 4, 2)
     gaps = []
     for _ in range(30):
@@ -116,7 +116,7 @@ def test_a_whole_part_is_nearly_optimal(beta, gamma, rng):
 @pytest.mark.parametrize(
     ("count", "most", "sizes"), [(100, 20, [20] * 5), (6, 20, [6]), (7, 3, [2, 2, 3]), (2, 2, [2])]
 )
-def test_parts_are_of_nearly_one_size(count, most, sizes):
+def test_groups_have_nearly_equal_sizes(count, most, sizes):
     groups = split_rows(count, most)
     assert groups.valid.sum(1).tolist() == sizes and groups.rows.max() < count
     assert torch.equal(groups.rows[groups.valid], torch.arange(count))
@@ -128,7 +128,7 @@ def noise(count, size, rng):
 
 @pytest.mark.parametrize("grid", [2, 4, 5])
 @pytest.mark.parametrize("count", [4, 7, 9])
-def test_cells_show_one_image_or_halves_of_two_of_the_same_part(count, grid, rng):
+def test_cells_have_one_image_or_halves_of_two_of_the_same_group(count, grid, rng):
     x, saliency = noise(count, (16, 20), rng)
     method, groups = load("comixup", grids=[grid], part=4), split_rows(count, 4)
     shares = method.shares(saliency, groups, rng)[groups.valid]
@@ -137,14 +137,14 @@ def test_cells_show_one_image_or_halves_of_two_of_the_same_part(count, grid, rng
     part_of = (torch.arange(count)[:, None] >= groups.rows[:, 0]).sum(1)
     shown = mix.weight > 0
     assert (part_of[mix.index] == part_of[:, None])[shown].all()
-    if grid != 5:  # whose cells are of unequal size
+    if grid != 5:  # its cells have different sizes
         assert (mix.weight.diff(dim=1) <= 0).all()  # the most used image first
     torch.testing.assert_close(mix.weight.sum(1), torch.ones(count))
     assert mixed.shape == x.shape
 
 
-def test_parts_do_not_touch_each_other(rng):
-    """The first part comes out the same whatever the second one holds."""
+def test_groups_are_independent(rng):
+    """The result of the first group does not depend on the second."""
     saliency = torch.rand(8, 16, 16, generator=rng) ** 6
     other = saliency.clone()
     other[4:] = other[4:].flip(2)
@@ -154,7 +154,7 @@ def test_parts_do_not_touch_each_other(rng):
 
 
 def test_all_images_are_used(rng):
-    """The paper's reason for the penalty: without it, the same few images are everywhere."""
+    """The paper's motivation for the penalty: without it, all outputs use the same few images."""
     saliency = torch.rand(20, 32, 32, generator=rng) ** 6
     saliency[0] += 3 * (torch.arange(32) == 4)  # more peaked than all others
     use = {}
@@ -179,6 +179,6 @@ def test_without_the_clean_loss_a_step_is_the_mixed_loss(make_net, images, one_h
 @pytest.mark.parametrize(
     "wrong", [{"part": 1}, {"sweeps": 0}, {"grids": []}, {"beta": -1.0}, {"alpha": 0.0}, {"clean_weight": float("nan")}]
 )
-def test_impossible_hyperparameters_are_refused(wrong):
+def test_invalid_hyperparameters_are_rejected(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         load("comixup", **wrong)

@@ -1,4 +1,4 @@
-"""Decoupled Mixup: each mixed class learnt as if the other were not there."""
+"""Decoupled Mixup: a loss term per mixed class that excludes the other mixed classes."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ def terms(lam=0.7, logits=LOGITS, labels=LABELS):
 
 
 class Table(torch.nn.Module):
-    """A network whose logits are a table, whatever the image."""
+    """A network that returns fixed logits."""
 
     def __init__(self, logits=LOGITS):
         super().__init__()
@@ -47,7 +47,7 @@ class Fixed(Method):
 
 
 def step(labels=LABELS, logits=LOGITS, lam=0.7, **changes):
-    """Losses of a step whose base mixes with this lam, a number or one a row."""
+    """Losses of a step whose base mixes with `lam`, one number or one per row."""
     method = load("decoupledmix", base=Fixed(lam=lam), **changes)
     return method(Net(Table(logits)), torch.zeros(2, 3, 4, 4), one_hot(labels), None)
 
@@ -68,7 +68,7 @@ def pattern(shape, frequency):
 
 
 def of_the_authors(lam, labels, loss=soft_cross_entropy, **changes):
-    """The whole loss of four rows, each mixed with the next, for the logits of their numbers."""
+    """The total loss of four rows, each mixed with the next one."""
     base = Fixed(lam=lam, partner=torch.tensor([1, 2, 3, 0]))
     method, net = load("decoupledmix", base=base, **changes), Net(Table(2 * pattern((4, 5), 1.3)), loss=loss)
     return sum(method(net, torch.zeros(4, 3, 4, 4), torch.eye(5)[labels], None).values()).item()
@@ -86,7 +86,7 @@ def of_the_authors(lam, labels, loss=soft_cross_entropy, **changes):
         ({"eta": 0.0}, 2.376315, 2.493567),
     ],
 )
-def test_the_loss_is_that_of_the_authors(changes, at_3, at_7):
+def test_the_loss_matches_the_authors(changes, at_3, at_7):
     """Westlake-AI/openmixup at 37e1372, models/heads/cls_mixup_head.py: ClsMixupHead.loss with its CrossEntropyLoss, of
     use_soft and use_mix_decouple, eta 0.1 and lam 0.3 and 0.7; one pair has one class."""
     for lam, expected in ((0.3, at_3), (0.7, at_7)):
@@ -102,7 +102,7 @@ def test_the_loss_is_that_of_the_authors(changes, at_3, at_7):
         ("exp", 0.5, 1.0, 4.591656),
     ],
 )
-def test_the_two_hot_loss_is_that_of_the_authors(scale, power, threshold, expected):
+def test_the_two_hot_loss_matches_the_authors(scale, power, threshold, expected):
     """As above, with two_hot, use_sigmoid and lam 0.3; without a scale both classes are ones."""
     changes = {"scale": scale, "scale_power": power, "scale_threshold": threshold, "two_hot": True}
     found = of_the_authors(0.3, [0, 1, 2, 3], lambda *pair: binary_cross_entropy(*pair, total=True), **changes)
@@ -111,7 +111,7 @@ def test_the_two_hot_loss_is_that_of_the_authors(scale, power, threshold, expect
 
 def test_a_step_adds_the_terms_of_the_worked_example():
     losses = step(labels=torch.tensor([0, 1]), logits=LOGITS[[0, 0]], eta=0.1)
-    # row 1 has the classes the other way round: its terms are the same two
+    # row 1 has the classes in the opposite order: its terms are the same
     assert float(losses["decoupled"]) == pytest.approx(0.1 * (0.16985 + 0.40761), abs=2e-6)
 
 
@@ -136,7 +136,7 @@ def test_the_worked_scales(lam, scale, power, threshold, expected):
     assert float(rescaled(torch.tensor(lam), scale, power, threshold)) == pytest.approx(expected, abs=5e-5)
 
 
-def test_a_term_does_not_depend_on_the_other_class():
+def test_a_term_does_not_depend_on_the_logit_of_the_other_class():
     """d_a is independent of z_b, and its gradient there is exactly zero."""
     logits = LOGITS.clone().requires_grad_()
     own, other = terms(logits=logits)[0]
@@ -167,8 +167,8 @@ def test_a_pair_of_one_class_has_the_plain_loss():
     torch.testing.assert_close(losses["mix"], F.cross_entropy(LOGITS, same))
 
 
-def test_a_lam_of_one_half_counts_both():
-    """The authors' code finds the classes by their shares and skips lam = .5."""
+def test_a_lam_of_one_half_includes_both_images():
+    """The authors' code identifies the classes by their shares and omits lam = .5."""
     torch.testing.assert_close(terms(0.5), terms(0.7))
     assert step(lam=0.5)["decoupled"] > 0
 
@@ -182,14 +182,14 @@ def test_each_row_has_its_own_classes_and_lam():
 
 
 @pytest.mark.parametrize("lam", [0.2, 0.5, 0.8])
-def test_less_and_more_are_both_together(lam):
+def test_modes_less_and_more_sum_to_both(lam):
     parts = [step(lam=lam, mode=mode)["decoupled"] for mode in ("less", "more", "both")]
     torch.testing.assert_close(parts[0] + parts[1], parts[2])
     assert min(parts) > 0
 
 
-def test_the_weights_follow_each_images_share():
-    """At f(lam) = lam each term counts by its image's share: class order plays no part."""
+def test_weights_are_each_images_share():
+    """With f(lam) = lam each term is weighted by its image's share, whatever the order of classes."""
     losses = step(lam=torch.tensor([0.3, 0.6]), scale="pow", scale_power=1.0)
     shares = torch.tensor([[0.3, 0.7], [0.6, 0.4]])
     torch.testing.assert_close(losses["decoupled"], 0.1 * (shares * terms()).sum(1).mean())
@@ -202,7 +202,7 @@ def test_eta_zero_is_the_soft_cross_entropy():
     torch.testing.assert_close(losses["mix"], soft_cross_entropy(LOGITS, mix(one_hot())).mean())
 
 
-def test_three_images_leave_two_classes_out():
+def test_each_of_three_images_excludes_two_classes():
     y = one_hot(torch.tensor([0, 1, 2]))
     mix = Mix(torch.tensor([[0, 1, 2]]), torch.tensor([[0.5, 0.3, 0.2]]))
     found = decoupled_terms(LOGITS[:1], y, mix)[0]
@@ -210,8 +210,8 @@ def test_three_images_leave_two_classes_out():
         torch.testing.assert_close(found[k], F.cross_entropy(LOGITS[0, [k, 3]], torch.tensor(0)))
 
 
-def test_an_image_that_does_not_show_teaches_nothing():
-    """At lam = 1 (an empty box, a row that `prob` spares) the partner's class is not in the picture."""
+def test_an_image_with_weight_zero_has_no_term():
+    """At lam = 1 (an empty box, a row that `prob` skips) the partner's class is not visible."""
     assert step(lam=1.0)["decoupled"] == 0
     torch.testing.assert_close(step(lam=1.0)["mix"], F.cross_entropy(LOGITS, LABELS))
 
@@ -243,8 +243,8 @@ def test_extreme_logits_give_finite_gradients():
     assert logits.grad.isfinite().all()
 
 
-def test_two_classes_leave_one_and_no_loss():
-    """With both classes mixed and no third, there is nothing to confuse them with."""
+def test_with_two_classes_the_term_is_zero():
+    """There is no third class to compare with."""
     logits = torch.tensor([[1.0, 2.0], [3.0, 1.0]], requires_grad=True)
     found = decoupled_terms(logits, torch.eye(2), Mix.pair(PAIR, torch.tensor([0.7, 0.7])))
     found.sum().backward()
@@ -252,13 +252,13 @@ def test_two_classes_leave_one_and_no_loss():
 
 
 @pytest.mark.parametrize("changes", [{"mode": "most"}, {"scale": "log"}, {"scale": "exp", "scale_power": 1.0}])
-def test_impossible_settings_are_refused(changes):
+def test_invalid_settings_are_rejected(changes):
     with pytest.raises(ValueError):
         load("decoupledmix", **changes)
 
 
 @pytest.mark.parametrize("key", ["eta", "threshold", "scale_power", "scale_threshold"])
-def test_numbers_that_are_none_are_refused(key):
+def test_nan_and_infinity_are_rejected(key):
     with pytest.raises(ValueError, match=key):
         load("decoupledmix", **{key: float("nan")})
 
@@ -272,6 +272,6 @@ def test_a_threshold_of_zero_gives_no_nan():
     assert method.rescale(torch.tensor([0.0, 0.5, 1.0])).tolist() == [1, 1, 1]
 
 
-def test_a_base_with_a_loss_of_its_own_is_refused():
+def test_a_base_with_its_own_loss_is_rejected():
     with pytest.raises(ValueError, match="manifoldmix"):
         load("decoupledmix", base={"name": "manifoldmix"})

@@ -1,4 +1,4 @@
-"""FMix, GridMix, SmoothMix, HMix and GMix: the authors' masks, exact shares, right distributions, and one graph."""
+"""FMix, GridMix, SmoothMix, HMix and GMix: the authors' masks, exact shares, distributions, and torch.compile."""
 
 import math
 
@@ -14,7 +14,7 @@ from hf_mixup.methods.smoothmix import smoothmix
 from hf_mixup.ops.fields import spectrum_size
 from hf_mixup.ops.sampling import points
 
-SIGMAS = 5  # a right sampler misses a bound this wide once in 1.7 million runs
+SIGMAS = 5  # a correct sampler exceeds this bound once in 1.7 million runs
 COUNT = 20_000
 ROLL = torch.tensor([1, 2, 3, 0])
 PAIR = torch.tensor([1, 0])
@@ -25,17 +25,17 @@ def same(number, count=4):
 
 
 def ones_and_zeros(size):
-    """Two images: mixed, the first one is its own mask."""
+    """An image of ones and one of zeros: the first mixed image equals its mask."""
     return torch.tensor([1.0, 0.0])[:, None, None, None].expand(-1, 1, *size)
 
 
 def shown(rows, mark="#"):
-    """Rows of text as a mask, one where there is a mark."""
+    """Rows of text as a mask, one where there is the mark."""
     return torch.tensor([[float(letter == mark) for letter in row] for row in rows])
 
 
 def sine_noise(size):
-    """Noise that needs no generator: real and imaginary parts, rows, half of the columns."""
+    """Deterministic noise of shape (real and imaginary part, rows, half of the columns)."""
     shape = spectrum_size(size, 3.0)
     return (1.7 * torch.arange(math.prod(shape), dtype=torch.float64)).sin().view(1, *shape).float()
 
@@ -68,7 +68,7 @@ def test_fmix_gives_the_authors_masks(rows):
     torch.testing.assert_close(mix.lam, same(20 / mask.numel(), 2))
 
 
-def test_fmix_fades_as_the_authors_do():
+def test_soft_fmix_masks_match_the_authors():
     x, lam, noise = ones_and_zeros((9, 6)), same(20 / 54, 2), sine_noise((9, 6))
     mixed, mix = fmix(x, lam, PAIR, noise, max_soft=0.1)
     torch.testing.assert_close(mixed[0, 0], torch.tensor(FMIX_9X6_SOFT).float(), atol=5e-5, rtol=0)
@@ -77,7 +77,7 @@ def test_fmix_fades_as_the_authors_do():
 
 @pytest.mark.parametrize("size", [(8, 8), (32, 32), (15, 22), (96, 80), (224, 224)])
 @pytest.mark.parametrize("rows", [1, 6])
-def test_an_fmix_mask_is_binary_and_has_the_share_that_was_drawn(size, rows, images, rng):
+def test_an_fmix_mask_is_binary_and_has_the_drawn_share(size, rows, images, rng):
     pixels = math.prod(size)
     noise = torch.randn(rows, *spectrum_size(size, 3.0), generator=rng)
     lam = torch.rand(6, generator=rng)
@@ -87,7 +87,7 @@ def test_an_fmix_mask_is_binary_and_has_the_share_that_was_drawn(size, rows, ima
 
 
 @pytest.mark.parametrize("lam, ones", [(0.0, 0), (0.5, 32), (1.0, 64)])
-def test_fmix_counts_pixels(lam, ones, images, rng):
+def test_fmix_masks_have_the_exact_number_of_pixels(lam, ones, images, rng):
     """Worked by hand: 8x8 pixels."""
     noise = torch.randn(4, *spectrum_size((8, 8), 3.0), generator=rng)
     mask = fmix(images(4, (8, 8)), same(lam), ROLL, noise)[1].mask
@@ -103,19 +103,19 @@ def test_a_soft_fmix_mask_keeps_its_share(max_soft, images, rng):
 
 
 @pytest.mark.parametrize("decay, low, high", [(3.0, 0.9, 1.0), (0.0, 0.45, 0.55)])
-def test_fmix_masks_are_smooth_alike_in_both_directions(decay, low, high, images, rng):
+def test_fmix_masks_are_equally_smooth_in_both_directions(decay, low, high, images, rng):
     noise = torch.randn(200, *spectrum_size((32, 32), decay), generator=rng)
     x = torch.zeros(200, 1, 32, 32)
     mask = fmix(x, same(0.5, 200), torch.arange(200).roll(1), noise, decay)[1].mask
     across = (mask[..., 1:] == mask[..., :-1]).float().mean((1, 2, 3))
     down = (mask[..., 1:, :] == mask[..., :-1, :]).float().mean((1, 2, 3))
     assert low < across.mean() < high
-    # means of 200 masks; white noise has no direction, and neither has the amplitude
+    # means of 200 masks; the spectrum does not depend on the direction
     assert (across - down).mean().abs() < SIGMAS * (across - down).std() / math.sqrt(200) + 1e-6
 
 
-def test_leaving_out_short_waves_moves_few_pixels(rng):
-    """The whole spectrum, with the same noise, by torch's own inverse transform."""
+def test_omitting_high_frequencies_changes_few_pixels(rng):
+    """Compared with the whole spectrum of the same noise, by torch.fft."""
     size = 160, 200
     noise = torch.randn(8, *spectrum_size(size, 3.0), generator=rng)
     height, width = noise.shape[2:]
@@ -140,14 +140,14 @@ def test_the_lam_of_fmix_is_beta_distributed(rng):
     assert abs(float(lam.var()) - variance) < SIGMAS * math.sqrt((3 / 128 - variance**2) / 4000) + 1e-4
 
 
-def test_fmix_shows_every_place_alike(rng):
+def test_fmix_masks_are_uniform_over_positions(rng):
     x = torch.zeros(4000, 1, 8, 8)
     mask = load("fmix", per_image=True).mix(None, x, torch.zeros(4000, 2), rng)[1].mask
     assert (mask.mean(0) - 0.5).abs().max() < SIGMAS * math.sqrt(0.25 / 4000)
 
 
 # GridMix. Public code: IlyaDobrynin/GridMixup, gridmix_pytorch.py at 11b741f, GridMixupLoss._get_gridmask, with
-# np.random.random giving first the place across, then the place down. Its mask is one in the holes.
+# np.random.random returning the column, then the row of the crop. Its mask is one in the holes.
 
 GRIDS = [
     (
@@ -186,7 +186,7 @@ def drawn_grids(count, size, rng, **hyperparameters):
 
 
 @pytest.mark.parametrize("size", [(32, 32), (9, 15), (4, 4)])
-def test_every_grid_has_a_hole_and_is_not_all_hole(size, rng):
+def test_every_grid_has_pixels_inside_and_outside_holes(size, rng):
     lam = drawn_grids(2000, size, rng, alpha=0.2).lam
     assert (lam < 1).all() and (lam > 0).all()
 
@@ -206,10 +206,10 @@ def test_holes_shrink_as_lam_grows():
 
 
 def test_the_holes_of_gridmix_have_the_area_of_the_draw(rng):
-    """With a crop of the whole image and cells that divide it, lam is known but for whole pixels."""
+    """With a crop of the whole image and cells that divide it, lam is known up to rounding to pixels."""
     shares = {"crop_area": (1.0, 1.0), "crop_aspect": (1.0, 1.0), "holes": (2, 2)}
     lam = drawn_grids(2000, (64, 64), rng, **shares).lam.double()
-    # holes have floor(32 q) of 32 pixels a side, q^2 uniform on [0, 1]
+    # holes have floor(32 q) of 32 pixels per side, q^2 uniform on [0, 1]
     sides = torch.arange(32.0)
     odds = ((sides + 1) ** 2 - sides**2) / 32**2
     kept = 1 - (sides.clamp(min=1) / 32) ** 2
@@ -218,7 +218,7 @@ def test_the_holes_of_gridmix_have_the_area_of_the_draw(rng):
 
 
 def test_the_number_of_cells_is_drawn_from_its_range(rng):
-    """Cells of 64 / n pixels across: how many columns have holes tells n."""
+    """Cells are 64 / n pixels wide: n follows from the number of columns with holes."""
     shares = {"crop_area": (1.0, 1.0), "crop_aspect": (1.0, 1.0), "holes": (2, 5)}
     mask = drawn_grids(2000, (60, 60), rng, alpha=1e3, **shares).mask[:, 0, 0]
     cells_across = ((mask[:, 1:] < mask[:, :-1]).sum(1) + (mask[:, 0] == 0)).bincount(minlength=6)
@@ -229,24 +229,24 @@ def test_the_number_of_cells_is_drawn_from_its_range(rng):
 @pytest.mark.parametrize(
     "wrong", [{"holes": (0, 3)}, {"holes": (4, 3)}, {"crop_area": (0.5, 1.5)}, {"crop_aspect": (0.0, 1.0)}]
 )
-def test_an_impossible_grid_is_refused(wrong):
+def test_an_invalid_grid_is_rejected(wrong):
     [key] = wrong
     with pytest.raises(ValueError, match=f"GridMix's {key} is"):
         load("gridmix", **wrong)
 
 
 # SmoothMix. Public code: Westlake-AI/openmixup, augments/smoothmix.py at 37e1372, smoothmix(8x8 images), with
-# torch.randint giving 6 and 3 and torch.rand 0.4; its kernel is the partner's share. There is no code of the authors.
+# torch.randint giving 6 and 3 and torch.rand 0.4; its kernel is the partner's share. The authors published no code.
 
 SMOOTHMIX_ROW_2 = [0.142965, 0.270523, 0.450592, 0.660644, 0.852622, 0.968615, 0.968615, 0.852622]
 
 
-def test_smoothmix_gives_the_public_codes_bell():
+def test_smoothmix_gives_the_public_codes_gaussian():
     centre, sigma = torch.tensor([[2.5, 5.5]]), torch.tensor([(0.4 / 4 + 0.25) * 8])
     mixed, mix = smoothmix(ones_and_zeros((8, 8)), PAIR, centre, sigma)
     torch.testing.assert_close(1 - mixed[0, 0, 2], torch.tensor(SMOOTHMIX_ROW_2), atol=1e-6, rtol=0)
     torch.testing.assert_close(mixed[0], 1 - mixed[1])
-    torch.testing.assert_close(mix.lam, same(1 - 0.4738544, 2))  # the public code labels with 0.47
+    torch.testing.assert_close(mix.lam, same(1 - 0.4738544, 2))  # the public code uses 0.47 for the label
 
 
 @pytest.mark.parametrize(
@@ -265,11 +265,11 @@ def test_smoothmix_masks_are_smooth(rng):
 
 
 def test_smoothmix_draws_places_and_widths_uniformly(rng):
-    """At the centre's pixel the mask is least; far off the border sigma follows from two pixels."""
+    """The mask has its minimum at the centre; sigma follows from differences of its logarithm."""
     mask = load("smoothmix", per_image=True).mix(None, torch.zeros(4000, 1, 9, 9), torch.zeros(4000, 2), rng)[1].mask
     least = mask.flatten(1).argmin(1)
     row = torch.div(least, 9, rounding_mode="floor").double()
-    # half integers -0.5 to 7.5 are nearest to pixels 0, 0 or 1, ... : on average 3.5, give or take half a pixel
+    # centres are half-integers -0.5 to 7.5, with the nearest pixels 0, 0 or 1, ...: on average 3.5, up to half a pixel
     assert abs(float(row.mean()) - 3.5) < 0.5 + SIGMAS * math.sqrt((81 - 1) / 12 / 4000)
     middle = load("smoothmix", sigma=(0.3, 0.3), per_image=True).mix(
         None, torch.zeros(64, 1, 9, 9), torch.zeros(64), rng
@@ -279,7 +279,7 @@ def test_smoothmix_draws_places_and_widths_uniformly(rng):
 
 
 @pytest.mark.parametrize("sigma", [(0.0, 0.5), (0.6, 0.5), (math.nan, 0.5), (0.1, math.inf)])
-def test_an_impossible_sigma_is_refused(sigma):
+def test_an_invalid_sigma_is_rejected(sigma):
     with pytest.raises(ValueError, match="SmoothMix's sigma is"):
         load("smoothmix", sigma=sigma)
 
@@ -311,18 +311,18 @@ def test_hmix_lies_between_mixup_and_cutmix(images):
     x, lam, centre = images(4), torch.tensor([0.2, 0.4, 0.75, 0.9375]), torch.tensor([[8, 8]])
     none, all_in_box = hmix(x, lam, ROLL, centre, 0.0)[1], hmix(x, lam, ROLL, centre, 1.0)[1]
     assert (none.mask == lam[:, None, None, None]).all()
-    assert (all_in_box.mask[2:] * (1 - all_in_box.mask[2:]) == 0).all()  # boxes of whole pixels leave nothing to mix
+    assert (all_in_box.mask[2:] * (1 - all_in_box.mask[2:]) == 0).all()  # the mask is binary
     torch.testing.assert_close(all_in_box.lam, lam)
 
 
-def test_hmix_with_nothing_of_its_own_shows_the_partner(images):
+def test_hmix_with_lam_zero_gives_the_partner(images):
     x = images(4)
     mixed, mix = hmix(x, same(0.0), ROLL, torch.tensor([[8, 8]]), 1.0)
     assert torch.equal(mixed, x[ROLL]) and (mix.lam == 0).all()
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, math.nan])
-def test_an_impossible_ratio_is_refused(ratio):
+def test_an_invalid_ratio_is_rejected(ratio):
     with pytest.raises(ValueError, match="HMix's ratio is"):
         load("hmix", ratio=ratio)
 
@@ -340,11 +340,11 @@ def test_gmix_gives_the_authors_masks(lam, centre, values, kept):
     torch.testing.assert_close(mix.lam, same(kept, 2))
 
 
-def test_gmix_gives_the_lesser_image_no_more_than_was_drawn(images, rng):
+def test_gmix_gives_the_smaller_share_at_most_the_drawn_one(images, rng):
     lam, centre = torch.rand(500, generator=rng), points((16, 24), 500, rng)
     kept = gmix(images(500, (16, 24), 1), lam, torch.arange(500).roll(1), centre)[1].lam
     lesser, drawn = torch.minimum(kept, 1 - kept), torch.minimum(lam, 1 - lam)
-    # summed over whole pixels, a bell of few pixels holds more than its volume, one of many the same
+    # a Gaussian of few pixels, summed over pixels, exceeds its volume
     volume, steps = 384 * drawn.double()[:, None], torch.arange(-40.0, 41)
     assert (lesser <= (-math.pi * steps**2 / volume).exp().sum(1) ** 2 / 384 + 1e-6).all()
     assert ((kept < 0.5) == (lam < 0.5)).all()
@@ -356,7 +356,7 @@ def test_gmix_keeps_its_share_far_from_the_border(images):
 
 
 @pytest.mark.parametrize("lam", [0.0, 1.0])
-def test_gmix_without_a_lesser_image_shows_the_other(lam, images):
+def test_gmix_with_lam_0_or_1_gives_one_image(lam, images):
     x = images(4)
     mixed, mix = gmix(x, same(lam), ROLL, torch.tensor([[3, 3]]))
     assert torch.equal(mixed, x if lam else x[ROLL]) and (mix.lam == lam).all()
@@ -383,7 +383,7 @@ def noise_of(u):
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("rows", ["shared", "own"])
-def test_compiling_breaks_no_graph_and_changes_nothing(name, rows, images, rng):
+def test_compiling_gives_one_graph_and_the_same_result(name, rows, images, rng):
     torch.compiler.reset()
     compiled = torch.compile(CALLS[name], backend="eager", fullgraph=True)
     for _ in range(3):

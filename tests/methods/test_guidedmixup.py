@@ -1,4 +1,4 @@
-"""GuidedMixup: pixels and partners by saliency."""
+"""GuidedMixup: pixels are mixed, and partners chosen, by saliency."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def pattern(shape, frequency):
 
 
 # 3neutronstar/GuidedMixup, FGVC/Implementor/guidedmixup.py at 73494e1, GuidedMixupLearner._train with its own blur,
-# norm and greedy pairing, and with the maps below for its saliency: partners, their lam, and the first row of the
+# norm and greedy pairing, with the maps below as saliency: partners, their lam, and the first row of the
 # images' second channel.
 PARTNERS, LAM = [3, 2, 0, 1], [0.464967, 0.487338, 0.518394, 0.530355]
 ROWS = [0.540992, -0.762677, -0.339539, 0.853789, 0.105252, -0.883031, 0.134285, 0.847976]
@@ -21,7 +21,7 @@ ROWS += [0.445179, -0.886996, -0.214237, 0.943107, -0.035385, -0.933815, 0.28135
 ROWS += [0.687677, -0.735356, -0.496147, 0.865548, 0.266864, -0.936431, -0.020095, 0.941907]
 
 
-def test_it_is_what_the_authors_do_with_the_same_maps():
+def test_the_result_matches_the_authors_for_the_same_maps():
     x, maps = pattern((4, 3, 8, 8), 1.7), pattern((4, 8, 8), 0.05).square() ** 8 + 0.01
     seen = normalise_saliency(maps)
     partner = greedy_cycle(seen)
@@ -36,14 +36,14 @@ def saliency(rng, count=6):
 
 
 def steps_of(partner):
-    """The rows in the order the circle visits them, from row 0 on."""
+    """The rows in the order of the cycle, starting at row 0."""
     order = [0]
     while int(partner[order[-1]]) != 0:
         order.append(int(partner[order[-1]]))
     return order
 
 
-def test_alike_saliency_shares_every_pixel_evenly(images, rng):
+def test_equal_saliency_gives_equal_shares(images, rng):
     x = images(4)
     same = saliency(rng, 1).expand(4, -1, -1)
     mixed, mix = guidedmixup(x, same, torch.tensor([1, 2, 3, 0]))
@@ -51,7 +51,7 @@ def test_alike_saliency_shares_every_pixel_evenly(images, rng):
     torch.testing.assert_close(mixed, (x + x.roll(-1, 0)) / 2)
 
 
-def test_a_pixel_is_shared_as_saliency_is(images):
+def test_pixels_are_weighted_by_saliency(images):
     x, seen = images(2), torch.zeros(2, 16, 16)
     seen[0, :, :8], seen[1, :, :8] = 3.0, 1.0
     seen[1, :4, 8:] = 1.0
@@ -62,7 +62,7 @@ def test_a_pixel_is_shared_as_saliency_is(images):
     torch.testing.assert_close(mixed[0, :, :4, 8:], x[1, :, :4, 8:], atol=0, rtol=0)
 
 
-def test_masks_of_a_pair_both_ways_sum_to_one(images, rng):
+def test_masks_of_a_pair_in_both_orders_sum_to_one(images, rng):
     seen = saliency(rng)
     there, back = torch.arange(6).roll(-2), torch.arange(6).roll(2)
     mask, other = (guidedmixup(images(), seen, partner)[1].mask for partner in (there, back))
@@ -71,15 +71,15 @@ def test_masks_of_a_pair_both_ways_sum_to_one(images, rng):
 
 @pytest.mark.parametrize("count", [2, 3, 7, 16])
 @pytest.mark.parametrize("turned", [False, True])
-def test_partners_form_one_circle(count, turned, rng):
+def test_partners_form_one_cycle(count, turned, rng):
     for _ in range(5):
         partner = greedy_cycle(saliency(rng, count), turned)
         assert sorted(steps_of(partner)) == list(range(count))
 
 
 @pytest.mark.parametrize("turned, order", [(False, [0, 3, 1, 2]), (True, [3, 0, 2, 1])])
-def test_the_circle_goes_to_the_farthest_that_is_left(turned, order):
-    """On a line at 0, 2, 3 and 10: 0 and 10 are farthest apart; from 10 to 2, since 0 is taken, from 0 to 3."""
+def test_the_cycle_continues_with_the_most_distant_remaining_image(turned, order):
+    """Points 0, 2, 3 and 10: 0 and 10 are most distant; then from 10 to 2, since 0 is used, or from 0 to 3."""
     place = torch.tensor([0.0, 2.0, 3.0, 10.0])[:, None, None]
     partner = greedy_cycle(place, turned)
     expected = torch.empty(4, dtype=torch.long)
@@ -87,11 +87,11 @@ def test_the_circle_goes_to_the_farthest_that_is_left(turned, order):
     assert torch.equal(partner, expected)
 
 
-def test_images_that_look_alike_still_form_one_circle():
+def test_equal_images_still_form_one_cycle():
     assert sorted(steps_of(greedy_cycle(torch.ones(5, 4, 4)))) == list(range(5))
 
 
-def test_greedy_partners_lie_farther_apart_than_neighbours(rng):
+def test_greedy_partners_are_more_distant_than_neighbours(rng):
     def length(seen, partner):
         return (seen - seen[partner]).flatten(1).norm(dim=1).sum()
 
@@ -100,7 +100,7 @@ def test_greedy_partners_lie_farther_apart_than_neighbours(rng):
     assert greedy > sum(length(seen, torch.arange(8).roll(-1)) for seen in batches)
 
 
-def test_saliency_is_evened_to_a_sum_of_one(rng):
+def test_saliency_is_normalised_to_a_sum_of_one(rng):
     seen = normalise_saliency(torch.rand(3, 9, 15, generator=rng))
     torch.testing.assert_close(seen.sum((1, 2)), torch.ones(3))
     assert (normalise_saliency(torch.zeros(2, 4, 4)) == 1 / 16).all()
@@ -115,7 +115,7 @@ def test_the_blur_is_a_seven_pixel_gaussian_of_width_three():
     torch.testing.assert_close(got.sum(), torch.tensor(1.0))
 
 
-def test_what_stands_out_is_salient(rng):
+def test_an_outlier_is_salient(rng):
     x = 0.2 * torch.rand(1, 3, 32, 32, generator=rng)
     x[..., 20:24, 6:10] = 1
     seen = normalise_saliency(spectral_saliency(x))[0]
@@ -127,13 +127,13 @@ def test_large_images_get_a_map_of_their_size(images):
 
 
 @pytest.mark.parametrize("detector, prob", [("sr", 0.5), ("ap", 0.8)])
-def test_the_share_of_mixed_batches_is_the_authors(detector, prob):
+def test_the_default_prob_is_the_authors(detector, prob):
     method = load("guidedmixup", detector=detector)
     assert method.prob == prob and method.needs_net is (detector == "ap")
     assert load("guidedmixup", detector=detector, prob=0.3).prob == 0.3
 
 
-def test_the_gradient_can_be_the_detector(make_net, images, one_hot, rng):
+def test_the_detector_can_be_the_loss_gradient(make_net, images, one_hot, rng):
     net, x, y = make_net(), images(), one_hot()
     mixed, mix = load("guidedmixup", detector="ap", prob=1.0).mix(net, x, y, rng)
     seen = normalise_saliency(net.saliency(x, y))
@@ -142,7 +142,7 @@ def test_the_gradient_can_be_the_detector(make_net, images, one_hot, rng):
     assert any(torch.equal(mix.partner, greedy_cycle(seen, turned)) for turned in (False, True))
 
 
-def test_an_unknown_detector_and_a_drawn_pairing_are_refused():
+def test_an_unknown_detector_and_a_drawn_pairing_are_rejected():
     with pytest.raises(ValueError, match="detector 'fft'.*sr, ap"):
         load("guidedmixup", detector="fft")
     with pytest.raises(ValueError, match="pairing 'shift'.*greedy"):

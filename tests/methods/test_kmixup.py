@@ -1,4 +1,4 @@
-"""k-Mixup: groups of images, each matched to another group at the least total of squared distances."""
+"""k-Mixup: groups of images assigned to other groups with the least sum of squared distances."""
 
 import pytest
 import torch
@@ -8,22 +8,22 @@ from hf_mixup.methods.kmixup import matched_partners
 from hf_mixup.methods.mixup import mixup
 
 # AnmingGu/kmixup-cifar10, train.py at ed2ecfd: mixup_data(WAVES, arange(10), 1.0, 4) with lam 0.3, the permutation
-# ORDER and a network whose layer 0 is the image. Theirs is the least sum of distances, here that of their squares too.
+# ORDER and a network whose layer 0 is the image. They minimise the sum of distances; here it is the same assignment.
 WAVES = (torch.arange(10 * 3 * 4 * 5).float() ** 2).sin().view(10, 3, 4, 5)
 ORDER = torch.tensor([4, 0, 7, 2, 8, 9, 5, 1, 6, 3])
 THEIR_PARTNERS = [0, 4, 2, 7, 1, 5, 8, 9, 6, 3]
 THEIR_SUMS = [-1.926582, -3.547838, -1.629344, -1.194877, -0.291178, 3.561120, 2.254855, -3.264668, 3.089469, 1.502316]
 
 
-def test_partners_and_images_are_those_of_the_authors():
+def test_partners_and_images_match_the_authors():
     partner = matched_partners(WAVES, ORDER, 4)
     assert partner.tolist() == THEIR_PARTNERS
     mixed, _ = mixup(WAVES, torch.full((10,), 0.3), partner)
     torch.testing.assert_close(mixed.flatten(1).sum(1), torch.tensor(THEIR_SUMS), atol=1e-5, rtol=0)
 
 
-def test_squares_of_distances_are_what_counts():
-    """Distances of 0 and 5, or of 2.6 twice: their sum is less for the first, that of their squares for the second."""
+def test_squared_distances_are_minimised():
+    """Distances 0 and 5, or 2.6 twice: the first has the smaller sum, the second the smaller sum of squares."""
     x = torch.tensor([[0.0, 0.0], [-2.5, 0.714], [0.0, 0.0], [2.5, 0.714]])[:, :, None, None]
     assert matched_partners(x, torch.tensor([2, 3, 0, 1]), 2)[:2].tolist() == [3, 2]
 
@@ -41,7 +41,7 @@ def test_groups_of_one_are_mixup_with_a_permutation(images, rng):
     assert torch.equal(matched_partners(images(7), order, 1), order)
 
 
-def test_matches_are_nearer_than_random_partners(images, one_hot, seeded):
+def test_assigned_partners_are_closer_than_random_ones(images, one_hot, seeded):
     x = images(32)
     for seed in range(5):
         partner = load("kmixup").train().mix(None, x, one_hot(32), seeded(seed))[1].partner
@@ -51,6 +51,6 @@ def test_matches_are_nearer_than_random_partners(images, one_hot, seeded):
 
 
 @pytest.mark.parametrize("k", [0, -4])
-def test_an_impossible_k_is_refused(k):
+def test_an_invalid_k_is_rejected(k):
     with pytest.raises(ValueError, match="KMixup's k is"):
         load("kmixup", k=k)

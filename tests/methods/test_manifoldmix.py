@@ -11,7 +11,7 @@ KINDS = ("cnn", "vit")
 
 
 class Stages(nn.Module):
-    """Stages that are linear in the image, then a rest that is not; told to the package as timm's networks are."""
+    """Linear stages followed by a nonlinear head, with the metadata of a timm network."""
 
     def __init__(self):
         super().__init__()
@@ -26,15 +26,15 @@ class Stages(nn.Module):
         return self.head(self.second(self.first(x)).relu().mean((2, 3)))
 
 
-# vikasverma1077/manifold_mixup, supervised/utils.py at 870ef77, mixup_process(hidden, eye(3), lam=0.3), the pairing
-# being [1, 2, 0]: the first two rows of the hidden states, and the targets.
+# vikasverma1077/manifold_mixup, supervised/utils.py at 870ef77, mixup_process(hidden, eye(3), lam=0.3), with
+# partners [1, 2, 0]: the first two rows of the hidden states, and the targets.
 HIDDEN = [0.878795, -0.262422, -0.811172, 0.471453, 0.689683, -0.649177, -0.522397, 0.783793]
 HIDDEN += [0.320423, -0.866362, -0.097171, 0.891402, -0.132534, -0.857249, 0.353438, 0.766172]
 TARGETS = [[0.3, 0.7, 0.0], [0.0, 0.3, 0.7], [0.7, 0.0, 0.3]]
 
 
 class Given(nn.Module):
-    """A stage whose output is always the same."""
+    """A stage with a constant output."""
 
     def forward(self, x):
         return torch.sin(torch.arange(24) * 1.7 + 1.0).reshape(3, 2, 2, 2)
@@ -54,20 +54,20 @@ def test_the_second_stage_and_the_loss_get_what_the_authors_make(monkeypatch, im
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_layer_zero_is_mixup_to_the_bit(kind, make_net, images, one_hot, rng):
+def test_layer_zero_is_exactly_mixup(kind, make_net, images, one_hot, rng):
     net = make_net(kind)
     net.model.eval()
     manifold, plain = load("manifoldmix", alpha=1.0, layers=(0,)), load("mixup", alpha=1.0)
     for _ in range(3):
         state = rng.get_state()
-        torch.randint(1, (), generator=rng)  # the draw of the layer
+        torch.randint(1, (), generator=rng)  # consume the draw of the layer
         expected = plain(net, images(), one_hot(), rng)["mix"]
         rng.set_state(state)
         assert torch.equal(manifold(net, images(), one_hot(), rng)["mix"], expected)
 
 
 @pytest.mark.parametrize("layer", [1, 2])
-def test_behind_linear_stages_it_is_mixup_of_the_images(layer, images, one_hot, seeded):
+def test_after_linear_stages_it_equals_mixup_of_the_images(layer, images, one_hot, seeded):
     torch.manual_seed(0)
     net = Net(Stages())
     losses = [
@@ -77,7 +77,7 @@ def test_behind_linear_stages_it_is_mixup_of_the_images(layer, images, one_hot, 
     torch.testing.assert_close(losses[1], losses[0])
 
 
-def test_behind_other_stages_it_is_not_mixup_of_the_images(make_net, images, one_hot, seeded):
+def test_after_nonlinear_stages_it_differs_from_mixup_of_the_images(make_net, images, one_hot, seeded):
     net = make_net("vit")
     first, second = (
         load("manifoldmix", layers=(layer,))(net, images(), one_hot(), seeded(1))["mix"] for layer in (0, 2)
@@ -87,7 +87,7 @@ def test_behind_other_stages_it_is_not_mixup_of_the_images(make_net, images, one
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layer", [1, 2, 3])
-def test_the_layer_asked_for_is_mixed_and_none_before(kind, layer, make_net, images, one_hot, rng):
+def test_the_requested_layer_is_mixed_and_no_earlier_one(kind, layer, make_net, images, one_hot, rng):
     net = make_net(kind)
     net.model.eval()
     x, outputs = images(), {}
@@ -103,12 +103,12 @@ def test_the_layer_asked_for_is_mixed_and_none_before(kind, layer, make_net, ima
     for hook in hooks:
         hook.remove()
     equal = [torch.equal(outputs[i], clean[i]) for i in range(len(modules))]
-    # these hooks come before the edit, so that stage `layer` still shows its clean output
+    # these hooks run before the edit, so that they record the clean output of stage `layer`
     assert equal == [i < layer for i in range(len(modules))]
 
 
-def test_the_hidden_states_are_mixed_as_the_labels_are(make_net, images, one_hot, seeded):
-    """One stage behind which a linear classifier follows: logits are mixed with the labels' lam."""
+def test_hidden_states_and_labels_are_mixed_with_the_same_lam(make_net, images, one_hot, seeded):
+    """With one stage and a linear classifier, logits are mixed with the labels' lam."""
     given = []
 
     def remember(logits, y):
@@ -127,7 +127,7 @@ def test_the_hidden_states_are_mixed_as_the_labels_are(make_net, images, one_hot
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_layers_are_drawn_and_one_at_a_time(kind, make_net, images, one_hot, rng):
     net, method, hooked = make_net(kind), load("manifoldmix"), []
-    # what `editing` hooks beside this test is the stage that was drawn; none for the input
+    # the additional hook of `editing` is on the stage that was drawn; there is none for the input
     for known in net.parts.layers:
         known.module.register_forward_hook(lambda module, *_: hooked.append(len(module._forward_hooks) - 1))
     drawn = []
@@ -160,23 +160,23 @@ def test_the_hook_is_gone_after_an_exception_in_the_network(make_net, images, on
     assert not any(module._forward_hooks for module in net.modules())
 
 
-def test_a_stage_that_the_network_has_not_is_refused_at_build(make_net):
+def test_a_stage_number_above_the_networks_is_rejected_at_build(make_net):
     with pytest.raises(ValueError, match="9.*has 4 stages.*up to 4"):
         load("manifoldmix", layers=(0, 9)).build(make_net("cnn"))
 
 
 @pytest.mark.parametrize("layers", [(), (-1,), (0, -2)])
-def test_impossible_layers_are_refused(layers):
+def test_invalid_layers_are_rejected(layers):
     with pytest.raises(ValueError, match="layers"):
         load("manifoldmix", layers=layers)
 
 
-def test_a_network_without_stages_is_refused_by_name():
+def test_a_network_without_stages_is_rejected_with_its_name():
     with pytest.raises(ValueError, match="manifoldmix needs stages.*Sequential"):
         load("manifoldmix").build(Net(nn.Sequential(nn.Flatten(), nn.Linear(48, 5))))
 
 
-def test_swins_stages_are_mixed_too(images, one_hot, rng):
+def test_stages_of_swin_are_mixed(images, one_hot, rng):
     torch.manual_seed(0)
     args = {"img_size": 32, "patch_size": 4, "window_size": 4, "embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2)}
     net = Net(timm.create_model("swin_tiny_patch4_window7_224", num_classes=5, **args))

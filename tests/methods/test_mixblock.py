@@ -1,4 +1,4 @@
-"""The block that makes masks: the authors' numbers, sizes, types, and the loss that holds its share."""
+"""AutoMix's mask generator: the authors' numbers, sizes, dtypes, and the mask loss."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ LOSSES = {"nearest": (0.0, 0.3171), "bilinear": (0.1035, 0.1965)}
 
 
 @pytest.mark.parametrize("upsample, lam_channel", [("nearest", False), ("bilinear", True)])
-def test_the_block_is_that_of_the_authors(upsample, lam_channel):
+def test_the_generator_matches_the_authors(upsample, lam_channel):
     """Westlake-AI/openmixup at 37e1372, heads/pmix_block.py: PixelMixBlock(4, unsampling_mode=upsample,
     lam_concat=lam_channel) with these weights, called with (z, 0.3, [1, 2, 0], 2): `out["mask"][:, 0, 1]`, its mmcv
     convolutions replaced by nn.Conv2d; and mask_loss(out["mask"], lam) for lam 0.3 and 0.8, "L1" with margin 0.1."""
@@ -42,7 +42,7 @@ def test_maps_need_not_divide_the_image_nor_be_square(upsample):
     assert mask.shape == (3, 1, 17, 31) and mask.dtype == torch.float32
 
 
-def test_the_block_computes_in_float32_under_autocast():
+def test_the_generator_computes_in_float32_under_autocast():
     block, z = MixBlock(8), torch.randn(2, 8, 4, 4)
     arguments = torch.tensor(0.5), torch.tensor([1, 0]), (8, 8)
     with torch.autocast("cpu", torch.bfloat16):
@@ -50,7 +50,7 @@ def test_the_block_computes_in_float32_under_autocast():
     assert torch.equal(mask, block(z.bfloat16().float(), *arguments))
 
 
-def test_the_hinge_sees_one_lam_for_the_batch_or_one_for_each_row():
+def test_the_hinge_loss_uses_one_lam_per_batch_or_per_row():
     mask = torch.tensor([0.2, 0.8]).reshape(2, 1, 1, 1).expand(2, 1, 3, 3)
     assert hinge(mask, torch.tensor([0.5]), 0.1).item() == pytest.approx(0.0, abs=1e-7)
     assert hinge(mask, torch.tensor([0.2]), 0.1).item() == pytest.approx(0.2)

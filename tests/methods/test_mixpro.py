@@ -1,4 +1,4 @@
-"""MixPro: cells of two images, labels by attention as far as the network is right."""
+"""MixPro: cells of two images, labels weighted by attention and accuracy."""
 
 from contextlib import contextmanager
 
@@ -22,7 +22,7 @@ def drawn(lam, images, rng, count=6, grid=4, size=(16, 16)):
 
 
 @pytest.mark.parametrize(("lam", "cells"), [(0.3, 5), (0.3125, 5), (0.5, 8), (0.01, 1), (1.0, 16), (0.0, 0)])
-def test_each_row_keeps_the_cells_asked_for_rounded_up(lam, cells, images, rng):
+def test_each_row_keeps_lam_times_the_cells_rounded_up(lam, cells, images, rng):
     _, mix = drawn(lam, images, rng)
     corners = mix.mask[:, 0, ::4, ::4]
     assert corners.sum((1, 2)).tolist() == [cells] * 6
@@ -30,12 +30,12 @@ def test_each_row_keeps_the_cells_asked_for_rounded_up(lam, cells, images, rng):
     assert torch.equal(mix.mask, F.interpolate(corners[:, None], scale_factor=4))
 
 
-def test_cells_are_each_rows_own(images, rng):
+def test_cells_differ_between_rows(images, rng):
     _, mix = drawn(0.5, images, rng)
     assert len({tuple(row.flatten().tolist()) for row in mix.mask}) > 4
 
 
-def test_cells_are_chosen_evenly(images, rng):
+def test_all_cells_are_chosen_with_equal_probability(images, rng):
     count = 2000
     _, mix = drawn(0.3, images, rng, count)
     # a share of n draws has sigma sqrt(p (1 - p) / n)
@@ -43,7 +43,7 @@ def test_cells_are_chosen_evenly(images, rng):
     assert ((share - 0.3125).abs() < 5 * (0.3125 * 0.6875 / count) ** 0.5).all()
 
 
-def test_uneven_cells_count_by_their_pixels(images, rng):
+def test_cells_of_different_sizes_are_weighted_by_their_pixels(images, rng):
     _, mix = drawn(0.5, images, rng, size=(14, 18))
     assert torch.equal(mix.lam, mix.mask.mean((1, 2, 3)))
 
@@ -52,7 +52,7 @@ def test_lam_one_keeps_every_image(images, rng):
     assert torch.equal(drawn(1.0, images, rng)[0], images())
 
 
-def test_the_label_goes_from_area_to_attention_as_the_network_is_right():
+def test_lam_interpolates_from_area_to_attention_by_accuracy():
     """sim .25, attention .8, area .4: .5."""
     y = torch.tensor([[1.0, 0, 0, 0]])
     # probabilities p, q, q, q whose cosine with the target is one quarter
@@ -70,7 +70,7 @@ def test_lam_lies_between_area_and_attention(rng):
 
 
 class Given:
-    """A loss that remembers the targets."""
+    """A loss that records its targets."""
 
     def __call__(self, logits, y):
         self.y = y
@@ -82,7 +82,7 @@ def pattern(shape, frequency):
 
 
 class Looking(Net):
-    """A network whose logits and attention are given."""
+    """A network with fixed logits and attention."""
 
     def forward(self, x):
         return 2 * pattern((3, 4), 1.3)
@@ -93,19 +93,19 @@ class Looking(Net):
 
 
 def of_the_authors(x):
-    """Their draws: lam 0.3, cells kept by each row, and the next row as partner."""
+    """The authors' draws: lam 0.3, the cells kept in each row, and the next row as partner."""
     scores = torch.ones(3, 16)
     for row, kept in zip(scores, ([5, 0, 15, 10, 3], [1, 2, 4, 8, 12], [6, 7, 9, 11, 13])):
         row[kept] = 0.0
-    scores += torch.arange(16) / 100  # all different
+    scores += torch.arange(16) / 100  # distinct
     return maskmix(x, torch.full((3,), 0.3), torch.tensor([1, 2, 0]), scores.view(3, 4, 4))
 
 
-def test_cells_and_labels_are_those_of_the_authors():
+def test_cells_and_labels_match_the_authors():
     """fistyee/MixPro at 53a229e, utils.py: MaskMix(x, x[[1, 2, 0]], 1, 4, 2, 4, y, y[[1, 2, 0]], 0.1, 4) with the draws
     above and y arange(3): `samples[:, 0, 2::4, 5]` and the sum of all; and with its masks and targets the lines of
     main.py, train_one_epoch, from lam_old to loss.mean(), for the logits and attention above: lam and the loss, which
-    they do not smooth."""
+    their loss does not smooth."""
     pixels = [-0.388224, 0.621681, 0.593016, -0.729724, -0.388224, -0.354725, 0.886686, 0.563582]
     pixels += [0.85104, 0.621681, 0.886686, 0.563582]
     x, y, given = pattern((3, 3, 16, 16), 0.37), torch.eye(4)[:3], Given()
@@ -135,11 +135,11 @@ def test_a_step_reads_the_attention_and_the_prediction_of_the_mixed_batch(smooth
     assert not given.y.requires_grad and len(lam.unique()) > 1
 
 
-def test_a_network_without_attention_is_refused_by_name(make_net):
+def test_a_network_without_attention_is_rejected_with_its_name(make_net):
     with pytest.raises(ValueError, match="mixpro needs attention.*resnet18.*ViT"):
         load("mixpro").build(make_net("cnn"))
 
 
-def test_a_grid_without_cells_is_refused():
+def test_a_grid_without_cells_is_rejected():
     with pytest.raises(ValueError, match="grid"):
         load("mixpro", grid=0)

@@ -1,4 +1,4 @@
-"""MixupE: Mixup's loss, turned by a term of the clean images."""
+"""MixupE: Mixup with a directional derivative term of the clean images."""
 
 import math
 
@@ -28,7 +28,7 @@ class Linear(nn.Module):
 
 # oneHuster/MixupE, mixup.py at 64ba406: training_method(args, IMAGES, labels, the linear network, CrossEntropyLoss())
 # with mixupe_version 3, lam 0.3 and the next image as partner. eta, threshold, alpha; the loss, the first column of the
-# weight's gradient, and the gradient's length.
+# weight's gradient, and the gradient's norm.
 AUTHORS = [
     (0.001, 1.0, 2.0, 1.363121, [0.034441, 0.014308, -0.048749], 0.593297),
     (0.5, 1.0, 2.0, 1.363121, [0.055970, 0.014185, -0.070155], 0.706732),
@@ -38,7 +38,7 @@ AUTHORS = [
 
 
 @pytest.mark.parametrize("eta, threshold, alpha, loss, column, length", AUTHORS)
-def test_loss_and_gradient_are_those_of_the_authors(eta, threshold, alpha, loss, column, length, rng, monkeypatch):
+def test_loss_and_gradient_match_the_authors(eta, threshold, alpha, loss, column, length, rng, monkeypatch):
     net, method = Net(Linear()).train(), load("mixupe", eta=eta, threshold=threshold, alpha=alpha).train()
     monkeypatch.setattr(method, "mix", lambda net, x, y, rng: mixup(x, torch.full((4,), 0.3), NEXT))
     total = sum(method(net, IMAGES, LABELS, rng).values())
@@ -56,7 +56,7 @@ def test_agreement_is_large_where_the_label_is_the_highest():
     torch.testing.assert_close(agreement(logits, torch.eye(3)[[0, 0]]), expected)
 
 
-def test_the_term_counts_what_is_below_the_threshold():
+def test_the_term_includes_agreements_below_the_threshold():
     given, counts = torch.tensor([0.5, -1.0, 2.0, -3.0]), torch.tensor([True, True, True, False])
     torch.testing.assert_close(directional(given, counts, 1.0, 2.0), torch.tensor(-2 / 5 * (0.5 - 1.0) / 4))
     torch.testing.assert_close(directional(given, counts, math.inf, 2.0), torch.tensor(-2 / 5 * (0.5 - 1 + 2) / 4))
@@ -72,6 +72,6 @@ def test_without_eta_it_is_mixup(make_net, images, one_hot, seeded):
 
 
 @pytest.mark.parametrize("changes", [{"eta": -1.0}, {"eta": math.inf}, {"threshold": math.nan}])
-def test_impossible_numbers_are_refused(changes):
+def test_invalid_numbers_are_rejected(changes):
     with pytest.raises(ValueError, match=f"MixupE's {next(iter(changes))} is"):
         load("mixupe", **changes)

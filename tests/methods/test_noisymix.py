@@ -1,4 +1,4 @@
-"""Noisy feature mixup: what is mixed, then noise."""
+"""Noisy feature mixup: mixing, then noise."""
 
 import math
 
@@ -20,7 +20,7 @@ def pattern(shape, frequency):
     return torch.sin(torch.arange(torch.Size(shape).numel()) * frequency + 1.0).reshape(shape)
 
 
-def test_it_is_what_the_authors_do():
+def test_the_result_matches_the_authors():
     """Numbers from erichson/NoisyMix, src/noisy_mixup.py at f76352e: do_noisy_mixup(x, [0, 1, 2], alpha=1,
     add_noise_level=0.5, mult_noise_level=0.4, sparse_level=0.65), each Beta draw being 0.3, the pairing [1, 2, 0], and
     these patterns in place of its normal and uniform fields: the first two rows of the output."""
@@ -36,7 +36,7 @@ def test_it_is_what_the_authors_do():
     torch.testing.assert_close(mix.lam, torch.full((3,), 0.3))
 
 
-def test_three_views_are_as_loud_as_the_authors():
+def test_noise_of_three_views_matches_the_authors():
     """Numbers from the NoisyMix repository (f76352e), src/noisy_mixup.py: do_noisy_mixup(x, [0, 1], jsd=1, alpha=1,
     add_noise_level=0.5, mult_noise_level=0.4, sparse_level=0.65), its Beta draws being 0.3 for lam and then `level`,
     the pairing [1, 0], and these patterns in place of its normal and uniform fields."""
@@ -65,7 +65,7 @@ def test_without_noise_it_is_manifold_mixup(kind, layer, make_net, images, one_h
     torch.testing.assert_close(quiet, plain)
 
 
-def test_without_mixing_there_is_noise_still(make_net, images, one_hot, rng):
+def test_noise_is_added_without_mixing(make_net, images, one_hot, rng):
     net = make_net("vit")
     method = load("noisymix", alpha=0.0)
     mixed, mix = method.mix(net, images(), one_hot(), rng)
@@ -74,8 +74,8 @@ def test_without_mixing_there_is_noise_still(make_net, images, one_hot, rng):
 
 
 @pytest.mark.parametrize("add, mult", [(0.4, 0.0), (0.0, 0.2)])
-def test_noise_is_as_loud_as_asked(add, mult, seeded):
-    """Of an image of ones: what is added has deviation add, what scales is uniform up to mult."""
+def test_noise_has_the_requested_level(add, mult, seeded):
+    """On an image of ones: additive noise has deviation add, multiplicative noise is uniform up to mult."""
     method = load("noisymix", add_noise=add, mult_noise=mult)
     added, scaled = method.noise(torch.ones(4, 3, 100, 100), torch.ones(1, 2), seeded(1))
     assert added.std().item() == pytest.approx(add, rel=0.02, abs=1e-9)
@@ -84,14 +84,14 @@ def test_noise_is_as_loud_as_asked(add, mult, seeded):
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.65, 1.0])
-def test_a_share_of_entries_has_no_noise(sparsity, seeded):
+def test_sparsity_is_the_share_of_entries_without_noise(sparsity, seeded):
     noise = torch.ones(2, 3, 100, 100)
     left = sparse_noise(noise, torch.tensor([1.0, 2.0]), sparsity, seeded(1))
     assert ((left == 0).float().mean() - sparsity).abs() < 5 * 0.5 / noise.numel() ** 0.5
     assert set(left[1].unique().tolist()) <= {0.0, 2.0}
 
 
-def test_levels_are_betas_and_one_of_each_a_batch(seeded):
+def test_noise_levels_are_beta_distributed_and_drawn_once_per_batch(seeded):
     drawn = draw_levels(20000, seeded(1))
     assert drawn.shape == (20000, 2)
     # Beta(2, 5): mean 2/7, variance 10/392
@@ -100,7 +100,7 @@ def test_levels_are_betas_and_one_of_each_a_batch(seeded):
     assert torch.corrcoef(drawn.T)[0, 1].abs() < 5 / 20000**0.5
 
 
-def test_rows_of_a_batch_are_as_loud_as_each_other_unless_asked(make_net, images, one_hot, rng):
+def test_without_per_image_all_rows_share_the_noise_level(make_net, images, one_hot, rng):
     x = torch.zeros(6, 3, 64, 64)
     net = make_net("cnn")
     for per_image, spread in ((False, (0.9, 1.1)), (True, (1.3, 1e9))):
@@ -111,9 +111,7 @@ def test_rows_of_a_batch_are_as_loud_as_each_other_unless_asked(make_net, images
 
 @pytest.mark.parametrize("per_image, count", [(False, 1), (True, 6)])
 @pytest.mark.parametrize("layer", [0, 2])
-def test_a_step_draws_levels_for_each_row_if_asked(
-    layer, per_image, count, make_net, images, one_hot, rng, monkeypatch
-):
+def test_per_image_draws_noise_levels_per_row(layer, per_image, count, make_net, images, one_hot, rng, monkeypatch):
     method, given = load("noisymix", layers=(layer,), per_image=per_image), []
     noise = method.noise
     monkeypatch.setattr(method, "noise", lambda h, level, rng: given.append(level) or noise(h, level, rng))
@@ -121,7 +119,7 @@ def test_a_step_draws_levels_for_each_row_if_asked(
     assert len(given[0].unique(dim=0)) == count
 
 
-def test_rows_that_are_spared_have_no_noise_either(make_net, images, rng):
+def test_skipped_rows_have_no_noise(make_net, images, rng):
     given = []
 
     def remember(logits, y):
@@ -165,7 +163,7 @@ def test_gradient_reaches_both_images_of_a_pair(layer, make_net, images, one_hot
     assert x.grad.flatten(1).abs().sum(1).gt(0).tolist() == [True, False, False, True, False, False]
 
 
-def test_hidden_states_keep_their_type_and_noise_is_float32():
+def test_hidden_states_keep_their_dtype_and_noise_is_float32():
     h = torch.randn(3, 4, 5, 5).bfloat16()
     noise = torch.randn(3, 4, 5, 5)
     mixed, _ = noisymix(h, torch.full((3,), 0.3), PARTNER, noise, noise)
@@ -184,17 +182,17 @@ def test_hidden_states_keep_their_type_and_noise_is_float32():
         {"std": (1.0,)},
     ],
 )
-def test_wrong_hyperparameters_are_named(wrong):
+def test_invalid_hyperparameters_are_rejected_with_their_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         load("noisymix", **wrong)
 
 
-def test_a_stage_that_the_network_has_not_is_refused_at_build(make_net):
+def test_a_stage_number_above_the_networks_is_rejected_at_build(make_net):
     with pytest.raises(ValueError, match="9.*has 4 stages.*up to 4"):
         load("noisymix", layers=(0, 9)).build(make_net("cnn"))
 
 
-def test_a_network_without_stages_is_refused_by_name():
+def test_a_network_without_stages_is_rejected_with_its_name():
     with pytest.raises(ValueError, match="noisymix needs stages.*Sequential"):
         load("noisymix").build(Net(nn.Sequential(nn.Flatten(), nn.Linear(48, 5))))
 
@@ -202,7 +200,7 @@ def test_a_network_without_stages_is_refused_by_name():
 # With a divergence of three views
 
 
-def test_without_its_weight_there_are_no_views(make_net, images, one_hot, rng):
+def test_with_weight_zero_there_are_no_views(make_net, images, one_hot, rng):
     net, sizes = make_net("cnn"), []
     net.model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     assert set(load("noisymix")(net, images(), one_hot(), rng)) == {"mix"}
@@ -211,8 +209,10 @@ def test_without_its_weight_there_are_no_views(make_net, images, one_hot, rng):
 
 
 @pytest.mark.parametrize("per_image", [False, True])
-def test_all_views_are_mixed_alike_and_the_images_have_the_mixed_loss(per_image, make_net, images, one_hot, rng):
-    """Of layer 0 without noise, so that the network shows what it was given."""
+def test_all_views_are_mixed_in_the_same_way_and_the_images_have_the_mixed_loss(
+    per_image, make_net, images, one_hot, rng
+):
+    """For layer 0 without noise, so that the network's input is known."""
     given, net, method = (
         [],
         make_net("cnn"),
@@ -241,8 +241,8 @@ def test_the_two_losses_are_of_the_same_pass(kind, layer, make_net, images, one_
     assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
 
 
-def test_later_views_have_more_noise_added(make_net, rng):
-    """Of images of zeros, which only added noise changes; over draws, as each view has a level of its own."""
+def test_later_views_have_more_additive_noise(make_net, rng):
+    """On images of zeros only additive noise has an effect; averaged over draws, since each view has its own level."""
     given, net = [], make_net("cnn")
     net.model.register_forward_pre_hook(lambda _, args: given.append(args[0]))
     method, black = load("noisymix", layers=(0,), jsd_weight=1.0, per_image=True), torch.zeros(60, 3, 16, 16)
@@ -251,7 +251,7 @@ def test_later_views_have_more_noise_added(make_net, rng):
     torch.testing.assert_close(loudness, 0.4 * 2 / 7 * torch.tensor([1.0, 2, 3]), rtol=0.35, atol=0)
 
 
-def test_views_of_spared_rows_are_the_images(make_net, images, rng):
+def test_views_of_skipped_rows_are_the_images(make_net, images, rng):
     given, net = [], make_net("cnn")
     net.model.register_forward_pre_hook(lambda _, args: given.append(args[0]))
     x = images(40)
@@ -268,20 +268,20 @@ def test_a_step_with_views_runs_under_autocast(make_net, images, one_hot, rng):
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
 
 
-def test_a_step_with_views_reads_no_value_of_its_images(make_net, images, one_hot, rng, watch):
+def test_a_step_with_views_does_not_read_values_on_the_host(make_net, images, one_hot, rng, watch):
     net, x, y = make_net("cnn"), images(), one_hot()
     with watch(x, y):
         sum(load("noisymix", jsd_weight=12.0, per_image=True, prob=0.75)(net, x, y, rng).values()).backward()
 
 
-def test_statistics_are_asked_for_by_views_alone(images, one_hot, rng):
+def test_mean_and_std_are_only_checked_with_views(images, one_hot, rng):
     grey, told = images(channels=1), {"mean": (0.5,) * 3, "std": (0.5,) * 3}
     load("noisymix", **told).mix(None, grey, one_hot(), rng)
     with pytest.raises(ValueError, match="3 channels, but the images have 1"):
         load("noisymix", jsd_weight=1.0, **told).mix(None, grey, one_hot(), rng)
 
 
-def test_double_images_are_mixed_as_such(seeded, one_hot):
+def test_float64_images_are_mixed_in_float64(seeded, one_hot):
     x = torch.full((6, 3, 4, 4), 1 / 3, dtype=torch.float64)
     mixed, _ = load("noisymix", add_noise=0.0, mult_noise=0.0).mix(None, x, one_hot(), seeded(0))
     assert torch.equal(mixed, x)

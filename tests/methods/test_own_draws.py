@@ -1,4 +1,4 @@
-"""With `per_image` nothing that is drawn for one row tells about another: not a place, a size, a number of holes."""
+"""With `per_image`, draws of different rows are independent: positions, sizes, numbers of holes."""
 
 import math
 
@@ -8,17 +8,17 @@ from rows import row
 
 from hf_mixup import available, load
 
-SIGMAS = 5  # a right sampler misses a bound this wide once in 1.7 million runs
+SIGMAS = 5  # a correct sampler exceeds this bound once in 1.7 million runs
 BATCHES = 400
-# methods whose mask is drawn: it does not follow from the images, or from a network
+# methods whose mask is drawn at random, not computed from the images or by a network
 PLACED = [
     n for n in available() if row(n)["mask"] and row(n)["mixes"] and row(n)["shared_lam"] and not load(n).needs_net
 ]
 
 
 def features(mask):
-    """(9, N) of where the partner shows in masks (N, H, W): its share; and down and across its middle, its span, how
-    many lines it is in, and how often it begins or ends."""
+    """(9, N) features of the partner's region in masks (N, H, W): its share; and for rows and columns its centre, its
+    extent, the number of lines, and the number of changes."""
     shown = 1 - mask.double()
     found = [shown.mean((1, 2))]
     for axis, side in ((2, shown.shape[1]), (1, shown.shape[2])):
@@ -30,12 +30,12 @@ def features(mask):
 
 
 def correlations(numbers):
-    """(F,) of the first row's numbers with the second row's, from (F, N, 2); zero where all are alike."""
+    """(F,) correlations between the first and the second row, from (F, N, 2); zero for constant features."""
     return torch.stack([torch.corrcoef(pair.T)[0, 1] for pair in numbers.double()]).nan_to_num(0.0)
 
 
 @pytest.mark.parametrize("name, changes", [(name, {}) for name in PLACED] + [("cutmix", {"minmax": (0.25, 0.75)})])
-def test_two_rows_of_a_batch_have_nothing_in_common(name, changes, rng):
+def test_per_image_draws_are_independent_between_rows(name, changes, rng):
     method = load(name, **row(name)["args"], **changes, per_image=True)
     masks = []
     for _ in range(BATCHES):
@@ -47,16 +47,16 @@ def test_two_rows_of_a_batch_have_nothing_in_common(name, changes, rng):
 
 
 @pytest.mark.parametrize("name", PLACED)
-def test_unless_asked_the_rows_of_a_batch_have_all_in_common(name, rng):
-    """So that the test above can see it: with one draw for both rows it would fail."""
+def test_without_per_image_rows_share_their_draws(name, rng):
+    """Shows that the test above would fail if both rows shared a draw."""
     method = load(name, **row(name)["args"])
     x = torch.rand(2, 1, 20, 24, generator=rng)
     masks = [method.mix(None, x, torch.eye(2), rng)[1].mask.expand(2, -1, -1, -1)[:, 0] for _ in range(50)]
     assert correlations(features(torch.cat(masks)).unflatten(1, (-1, 2))).max() > 0.99
 
 
-def test_snapmixs_two_boxes_of_two_rows_have_nothing_in_common(rng, make_net, monkeypatch):
-    """Where all meaning is even, weights are areas of boxes: of that which is pasted over, and of that cut out."""
+def test_snapmixs_two_boxes_are_independent_between_rows(rng, make_net, monkeypatch):
+    """With a uniform semantic map, weights are the areas of the target box and of the source box."""
     net, method = make_net("cnn"), load("snapmix", per_image=True)
     monkeypatch.setattr(net, "class_map", lambda x, y: torch.ones(len(x), 4, 4))
     x, mixes = torch.rand(2, 3, 16, 16, generator=rng), []

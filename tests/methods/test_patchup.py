@@ -32,7 +32,7 @@ UNCHANGED, TARGETS = 0.347222, {0.3: (0.543056, 0.456944), 0.0: (0.347222, 0.652
 
 
 @pytest.mark.parametrize("lam", [0.3, 0.0])
-def test_it_is_what_the_authors_do(lam):
+def test_the_result_matches_the_authors(lam):
     """Numbers from chandar-lab/PatchUp, modules/patchup.py at 31133f3: PatchUp(block_size=3, gamma=0.5)(x, eye(3),
     lam=0.3, patchup_type=...), SOFT for 0.3 and HARD for 0, with these centres in place of its draw and the pairing
     [1, 2, 0]: the output, and the first row of `target_reweighted`. There `gamma_adj` is 0.125 and the unchanged share
@@ -47,7 +47,7 @@ def test_it_is_what_the_authors_do(lam):
 
 
 @pytest.mark.parametrize("side, chance", [(32, 0.015457), (16, 0.026122)])
-def test_the_chance_of_a_block_follows_the_maps_size(side, chance):
+def test_the_block_probability_depends_on_the_map_size(side, chance):
     assert block_prob(0.5, 7, (side, side)) == pytest.approx(chance, abs=1e-6)
 
 
@@ -58,17 +58,17 @@ def test_blocks_are_odd_and_at_most_half_of_the_map(size, side):
     assert block_size(7, size) == side
 
 
-def test_blocks_are_whole_and_as_many_as_their_chance_makes():
+def test_blocks_are_whole_and_have_the_expected_share():
     rng = torch.Generator().manual_seed(0)
     chance = block_prob(0.25, 7, (32, 32))
     holes = blocks(torch.rand(1, 4000, 32, 32, generator=rng) < chance, 7)
-    # away from the rim a place is in a block unless none of the 49 about it is a centre
+    # away from the border, a position is in a block if one of the 49 positions around it is a centre
     assert holes[..., 16, 16].mean().item() == pytest.approx(1 - (1 - chance) ** 49, abs=5 * 0.5 / 4000**0.5)
     [row, column] = (blocks(torch.eye(9)[4][None, None] * torch.eye(9)[4][:, None], 7)[0] > 0).nonzero().aminmax(dim=0)
     assert row.tolist() == [1, 1] and column.tolist() == [7, 7]
 
 
-def test_what_lies_outside_blocks_is_left_alone():
+def test_features_outside_blocks_are_not_changed():
     h = torch.randn(3, 4, 8, 8)
     holes = blocks(torch.rand(1, 4, 8, 8) < 0.05, 3).expand(3, -1, -1, -1)
     for lam in (0.0, 0.4):
@@ -84,7 +84,7 @@ def one_layer(layer, **args):
 
 
 def maps_of(net, method, x, y, rng, layer):
-    """The clean output of a layer, and what the next one is given."""
+    """The clean output of a layer, and the input of the next one."""
     clean, given = [], []
     modules = [known.module for known in net.parts.layers]
     handles = [
@@ -97,19 +97,19 @@ def maps_of(net, method, x, y, rng, layer):
     return clean[0], given[0]
 
 
-def test_blocks_differ_by_channel_and_not_by_image(make_net, images, one_hot, rng):
+def test_blocks_differ_between_channels_but_not_between_images(make_net, images, one_hot, rng):
     net = make_net("cnn", (64, 64))
     clean, given = maps_of(net, one_layer(1, mode="hard"), images(size=(64, 64)), one_hot(), rng, 0)
     changed = clean != given
     assert changed.any() and not torch.equal(changed[0, 0], changed[0, 1])
-    # relu leaves equal zeros behind: a place is changed for all images unless both had none
+    # relu gives equal zeros: a position changes unless both images are zero there
     both_zero = (clean == 0).float().mean() > 0
     holes = changed.any(0)
     assert both_zero and changed[:, ~holes].sum() == 0
     assert changed[:, holes].float().mean() > 0.5
 
 
-def test_per_image_gives_each_image_blocks_of_its_own(make_net, images, one_hot, rng):
+def test_per_image_draws_blocks_per_image(make_net, images, one_hot, rng):
     net = make_net("vit", (32, 32))
     method = one_layer(1, mode="hard", per_image=True)
     clean, given = maps_of(net, method, images(size=(32, 32)), one_hot(), rng, 0)
@@ -130,7 +130,7 @@ def test_hard_blocks_are_the_partners_and_soft_ones_are_mixed(mode, make_net, im
     assert changed.any() and torch.equal(given[changed], clean.flip(0)[changed]) == (mode == "hard")
 
 
-def test_class_tokens_stay_as_they_are(make_net, images, one_hot, rng):
+def test_class_tokens_are_not_changed(make_net, images, one_hot, rng):
     net = make_net("vit")
     clean, given = maps_of(net, one_layer(2), images(), one_hot(), rng, 1)
     assert torch.equal(clean[:, 0], given[:, 0]) and not torch.equal(clean[:, 1:], given[:, 1:])
@@ -155,18 +155,18 @@ def test_the_papers_terms_are_twice_the_loss_of_the_mixed_targets(kind, layer, m
     torch.testing.assert_close(sum(losses.values()), terms.mean())
 
 
-def test_batches_that_are_spared_have_the_plain_loss(make_net, images, one_hot, rng):
+def test_batches_that_prob_skips_have_the_plain_loss(make_net, images, one_hot, rng):
     net = make_net("vit")
     losses = load("patchup", prob=0.0)(net, images(), one_hot(), rng)
     assert set(losses) == {"mix"} and torch.equal(losses["mix"], net.loss(net(images()), one_hot()))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_layer_zero_is_cutmix_to_the_bit(kind, make_net, images, one_hot, rng):
+def test_layer_zero_is_exactly_cutmix(kind, make_net, images, one_hot, rng):
     net = make_net(kind)
     net.model.eval()
     state = rng.get_state()
-    torch.randint(1, (), generator=rng)  # the draw of the layer
+    torch.randint(1, (), generator=rng)  # consume the draw of the layer
     expected = load("cutmix")(net, images(), one_hot(), rng)["mix"]
     rng.set_state(state)
     assert torch.equal(one_layer(0, mode="hard")(net, images(), one_hot(), rng)["mix"], expected)
@@ -185,14 +185,14 @@ def test_gradient_reaches_both_images_of_a_pair(kind, mode, make_net, images, rn
     assert x.grad.flatten(1).abs().sum(1).gt(0).tolist() == [True, False, False, True, False, False]
 
 
-def test_no_blocks_is_the_plain_step(make_net, images, one_hot, rng):
+def test_without_blocks_it_is_the_plain_step(make_net, images, one_hot, rng):
     net = make_net("cnn")
     net.model.eval()
     loss = one_layer(1, gamma=0.0)(net, images(), one_hot(), rng)["mix"]
     torch.testing.assert_close(loss, net.loss(net(images()), one_hot()))
 
 
-def test_swins_maps_have_blocks_too(images, one_hot, rng):
+def test_maps_of_swin_have_blocks(images, one_hot, rng):
     torch.manual_seed(0)
     args = {"img_size": 32, "patch_size": 4, "window_size": 4, "embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2)}
     net = Net(timm.create_model("swin_tiny_patch4_window7_224", num_classes=5, **args))
@@ -202,17 +202,17 @@ def test_swins_maps_have_blocks_too(images, one_hot, rng):
 
 
 @pytest.mark.parametrize("wrong", [{"mode": "firm"}, {"gamma": 1.5}, {"block": 0}, {"layers": (-1,)}])
-def test_wrong_hyperparameters_are_named(wrong):
+def test_invalid_hyperparameters_are_rejected_with_their_name(wrong):
     value = str(next(iter(wrong.values()))).replace("(", r"\(").replace(")", r"\)")
     with pytest.raises(ValueError, match=value):
         load("patchup", **wrong)
 
 
-def test_a_stage_that_the_network_has_not_is_refused_at_build(make_net):
+def test_a_stage_number_above_the_networks_is_rejected_at_build(make_net):
     with pytest.raises(ValueError, match="9.*has 4 stages.*up to 4"):
         load("patchup", layers=(0, 9)).build(make_net("cnn"))
 
 
-def test_a_network_without_stages_is_refused_by_name():
+def test_a_network_without_stages_is_rejected_with_its_name():
     with pytest.raises(ValueError, match="patchup needs stages.*Sequential"):
         load("patchup").build(Net(nn.Sequential(nn.Flatten(), nn.Linear(48, 5))))

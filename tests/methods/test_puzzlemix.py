@@ -1,4 +1,4 @@
-"""PuzzleMix against the authors' numbers, and what the paper promises."""
+"""PuzzleMix: the authors' numbers, and properties stated in the paper."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ ROLLED = torch.tensor([1, 2, 0])
 
 
 def example():
-    """Three images of 8x8 and peaked saliency, from formulas."""
+    """Three images of 8x8 pixels with peaked saliency, from formulas."""
     pixel = torch.arange(3 * 3 * 8 * 8, dtype=torch.float64).view(3, 3, 8, 8)
     place = torch.arange(3 * 8 * 8, dtype=torch.float64).view(3, 8, 8)
     x = (pixel * 0.37).sin() * (pixel * 0.011).cos()
@@ -26,7 +26,7 @@ def random_batch(count, size, rng, peak=6):
 #   mixup_graph(x, saliency, ROLLED, block_num=4, alpha=.6, beta=1.2, gamma=.5, eta=.2, neigh_size=4, n_labels=3,
 #               mean=0, std=.5, transport=True, t_eps=.2, t_size=-1) on `example()`;
 # KEEP, GIVE, DOWN, RIGHT are what it passes to graphcut_multi for image 0, before truncation. gco-wrapper's swap and an
-# exact cut of its whole-number costs give the same labels here.
+# exact cut of its integer costs give the same labels here.
 KEEP = [
     [0.184629, 0.011064, 0.000464, 0.014702],
     [0.001001, 0.000826, 0.082241, 0.113881],
@@ -66,14 +66,14 @@ CORNERS = [
 ]
 
 
-def test_costs_are_the_authors():
+def test_costs_match_the_authors():
     x, saliency = example()
     found = costs(x, block_shares(saliency, 4), ROLLED, 1.2, 0.5, 4, (0.5, 0.5, 0.5))
     for part, golden in zip(found, (KEEP, GIVE, DOWN, RIGHT)):
         torch.testing.assert_close(part[0], torch.tensor(golden), atol=1e-6, rtol=0)
 
 
-def test_images_are_the_authors():
+def test_images_match_the_authors():
     x, saliency = example()
     options = dict(t_eps=0.2, std=(0.5, 0.5, 0.5))
     mixed, mix = puzzlemix(x, saliency, torch.tensor([0.6]), ROLLED, 4, **options)
@@ -103,7 +103,7 @@ def wave(frequency, function=torch.sin):
 
 
 @pytest.mark.parametrize("coins", NOISY)
-def test_noisy_images_are_the_authors(coins):
+def test_noisy_images_match_the_authors(coins):
     x, saliency = example()
     worse = PixelRange(HALF, HALF, x).add_noise(x, wave(2.3) * 10 / 255)
     sources = tuple(worse if coin else x for coin in coins)
@@ -115,7 +115,7 @@ def test_noisy_images_are_the_authors(coins):
     assert abs(mixed.double().sum() - total) < 1e-4
 
 
-def test_noise_is_the_authors():
+def test_noise_matches_the_authors():
     x, start = example()[0][:1, :, :2, :2], wave(1.9, torch.cos)[:1, :, :2, :2] * 10 / 255
     start = PixelRange(HALF, HALF, x).clip_noise(x, start)
     torch.testing.assert_close(start.flatten() * 255, torch.tensor(START), atol=1e-4, rtol=0)
@@ -123,7 +123,7 @@ def test_noise_is_the_authors():
     torch.testing.assert_close(noise.flatten() * 255, torch.tensor(STEP), atol=1e-4, rtol=0)
 
 
-def test_noise_makes_the_loss_larger_and_stays_small(make_net, images, one_hot, rng):
+def test_noise_increases_the_loss_and_is_bounded(make_net, images, one_hot, rng):
     net, x, y = make_net("cnn"), images() * 0.8 + 0.1, one_hot()
     net.model.eval()
     pixels = PixelRange((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), x)
@@ -133,7 +133,7 @@ def test_noise_makes_the_loss_larger_and_stays_small(make_net, images, one_hot, 
 
 
 @pytest.mark.parametrize("per_image", [False, True])
-def test_a_share_of_batches_gets_noise(per_image, make_net, images, one_hot, seeded):
+def test_adv_prob_is_the_share_of_batches_with_noise(per_image, make_net, images, one_hot, seeded):
     net, x, y = make_net("cnn"), images() * 0.8 + 0.1, one_hot()
     pixels = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     method = load("puzzlemix", grids=[4], adv_prob=0.3, per_image=per_image, **pixels)
@@ -147,7 +147,7 @@ def test_a_share_of_batches_gets_noise(per_image, make_net, images, one_hot, see
 
 @pytest.mark.parametrize("n_labels", [2, 3])
 @pytest.mark.parametrize("blocks", [2, 4, 8, 16])
-def test_lam_is_the_mean_of_a_mask_of_few_levels(n_labels, blocks, rng):
+def test_lam_is_the_mean_of_the_mask_whose_levels_are_few(n_labels, blocks, rng):
     x, saliency = random_batch(5, (16, 32), rng)
     _, mix = puzzlemix(x, saliency, torch.rand(5, generator=rng), torch.arange(5).roll(1), blocks, n_labels=n_labels)
     assert mix.mask.shape == (5, 1, 16, 32)
@@ -156,7 +156,7 @@ def test_lam_is_the_mean_of_a_mask_of_few_levels(n_labels, blocks, rng):
 
 
 @pytest.mark.parametrize("transport", [True, False])
-def test_each_image_shows_where_it_is_salient(transport, images):
+def test_each_image_is_visible_where_it_is_salient(transport, images):
     x, saliency = images(2, (16, 16)), torch.full((2, 16, 16), 1e-3)
     saliency[0, :, :8] = 1
     saliency[1, :, 8:] = 1
@@ -174,8 +174,8 @@ def test_without_transport_each_pixel_is_a_blend_in_place(rng):
     torch.testing.assert_close(mixed, mix.mask * x + (1 - mix.mask) * x[partner])
 
 
-def test_a_hidden_salient_block_comes_to_where_its_image_shows(images):
-    """Both images are salient in one and the same block: it goes to one, the other moves its block beside it."""
+def test_a_hidden_salient_block_moves_to_a_visible_place(images):
+    """Both images are salient in the same block: one keeps it, the other's block moves next to it."""
     x, saliency = images(2, (8, 8)), torch.full((2, 8, 8), 1e-4)
     saliency[0, :2, :2], saliency[1, :2, :2] = 1.0, 0.8
     mixed, mix = puzzlemix(x, saliency, torch.tensor([0.5]), torch.tensor([1, 0]), 4, n_labels=2, beta=0.0)
@@ -197,7 +197,7 @@ def test_permuting_the_batch_permutes_the_result(blocks, rng):
     assert torch.equal(again, mixed[order]) and torch.equal(other.lam, mix.lam[order])
 
 
-def test_arguments_are_not_written_to(rng):
+def test_arguments_are_not_modified(rng):
     x, saliency = random_batch(3, (16, 16), rng)
     lam, partner = torch.rand(3, generator=rng), ROLLED.clone()
     puzzlemix(x, saliency, lam, partner, 4)
@@ -205,7 +205,7 @@ def test_arguments_are_not_written_to(rng):
 
 
 @pytest.mark.parametrize("lam", [0.0, 1.0])
-def test_a_whole_share_shows_a_whole_image(lam, rng):
+def test_a_share_of_one_gives_the_whole_image(lam, rng):
     x, saliency = random_batch(4, (32, 32), rng, peak=30)
     partner = torch.arange(4).roll(1)
     mixed, mix = puzzlemix(x, saliency, torch.tensor([lam]), partner, 16)
@@ -214,7 +214,7 @@ def test_a_whole_share_shows_a_whole_image(lam, rng):
 
 @pytest.mark.parametrize("lam", [1e-38, 1e-6, 0.5, 1 - 1e-7])
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e30, torch.nan, torch.inf])
-def test_any_saliency_and_share_give_a_mask(lam, scale, rng):
+def test_any_saliency_and_lam_give_a_valid_mask(lam, scale, rng):
     x, saliency = random_batch(3, (8, 8), rng)
     mixed, mix = puzzlemix(x, saliency * scale, torch.tensor([lam]), ROLLED, 4)
     assert mixed.isfinite().all() and set(mix.mask.unique().tolist()) <= {0.0, 0.5, 1.0}
@@ -242,7 +242,7 @@ def test_parts_of_blocks_move_on_a_finer_grid(rng):
         puzzlemix(x, saliency, lam, partner, 4, t_size=3)
 
 
-def test_a_size_no_grid_divides_is_refused_in_words(make_net, images, one_hot, rng):
+def test_an_image_size_that_no_grid_divides_is_rejected(make_net, images, one_hot, rng):
     method, net = load("puzzlemix"), make_net("cnn", (15, 15))
     with pytest.raises(ValueError, match=r"15x15 pixels .* 2 or 4 or 8 or 16 .* give `grids`"):
         method.mix(net, images(4, (15, 15)), one_hot(4), rng)
@@ -263,7 +263,7 @@ def test_saliency_may_be_taken_of_smaller_images(make_net, images, one_hot, rng)
     assert method.mix(net, x, y, rng)[0].shape == x.shape
 
 
-def test_looking_leaves_no_trace(resnet_model, images, one_hot, rng):
+def test_computing_scores_leaves_the_network_unchanged(resnet_model, images, one_hot, rng):
     net = Net(resnet_model((16, 16), channels=(8, 16, 32, 64))).train()
     x, y = images(5), one_hot(5)
     net.loss(net(x), y).backward()
@@ -286,6 +286,6 @@ def test_looking_leaves_no_trace(resnet_model, images, one_hot, rng):
         {"adv_prob": 0.1},
     ],
 )
-def test_impossible_hyperparameters_are_refused(wrong):
+def test_invalid_hyperparameters_are_rejected(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         load("puzzlemix", **wrong)

@@ -1,4 +1,4 @@
-"""RecursiveMix: the batch before in a box, in images and targets, and the state that this takes."""
+"""RecursiveMix: the previous batch in a box, in images and targets, and the stored state."""
 
 import math
 import pickle
@@ -12,7 +12,7 @@ from hf_mixup.methods.recursivemix import recursivemix
 from hf_mixup.ops.losses import soft_cross_entropy
 from hf_mixup.ops.resize import box_mean, paste_resized
 
-SIGMAS = 5  # a right sampler misses a bound this wide once in 1.7 million runs
+SIGMAS = 5  # a correct sampler exceeds this bound once in 1.7 million runs
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def kept(method):
 
 def test_it_gives_the_authors_images_and_targets():
     """implus/RecursiveMix-pytorch, utils.py at ed381bf: recursive_mix(x, old_x, y, old_y, 0.5, "nearest"), with
-    random.uniform giving 0.45 and np.random.randint column 4 (cut off by the border), then row 2."""
+    random.uniform giving 0.45 and np.random.randint column 4 (clipped by the border), then row 2."""
     x, old = torch.arange(72.0).view(2, 1, 6, 6), 1000 + torch.arange(108.0).view(3, 1, 6, 6)
     y = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
     old_y = torch.tensor([[0.2, 0.3, 0.5], [0, 0, 1], [1, 0, 0]])
@@ -50,7 +50,7 @@ def test_it_gives_the_authors_images_and_targets():
 
 
 def test_boxes_are_drawn_as_the_authors_draw_them(rng):
-    """Sides of sqrt(U(0, 0.5)) of the image's, around a point anywhere, clipped: by hand for the same draws."""
+    """Sides of sqrt(U(0, 0.5)) of the image's, around a uniform point, clipped: computed for the same draws."""
     method = load("recursivemix", per_image=True)
     corners = method.boxes(torch.zeros(4000, 1, 20, 30), rng)
     top, bottom, left, right = corners.unbind(1)
@@ -67,7 +67,7 @@ def test_boxes_are_drawn_as_the_authors_draw_them(rng):
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
 @pytest.mark.parametrize("old_size", [(16, 16), (10, 24)])
-def test_a_box_of_its_own_is_filled_as_a_shared_one(interpolation, old_size, images, rng):
+def test_a_box_per_row_gives_the_same_as_a_shared_box(interpolation, old_size, images, rng):
     x, old = images(4, (15, 22)), images(4, old_size, seed=1)
     edges = [
         torch.stack([torch.randint(side + 1, (2,), generator=rng).sort().values for _ in range(4)]) for side in (15, 22)
@@ -85,7 +85,7 @@ def test_a_box_of_its_own_is_filled_as_a_shared_one(interpolation, old_size, ima
         assert torch.equal(paste_resized(x, old, corners[i : i + 1], interpolation)[i], expected)
 
 
-def test_the_mean_over_a_box_counts_cells_by_their_part(rng):
+def test_the_mean_over_a_box_weights_cells_by_their_overlap(rng):
     maps, corners = torch.rand(3, 5, 4, 3, generator=rng), torch.tensor([[2, 13, 1, 5], [0, 16, 0, 12], [5, 5, 2, 4]])
     mean = box_mean(maps, corners, (16, 12))
     pixels = maps.repeat_interleave(4, 2).repeat_interleave(4, 3)
@@ -97,7 +97,7 @@ def test_the_mean_over_a_box_counts_cells_by_their_part(rng):
 # Steps
 
 
-def test_the_first_step_is_plain_and_kept(made, images, one_hot, rng):
+def test_the_first_step_is_plain_and_stored(made, images, one_hot, rng):
     method, net = made()
     losses = method(net, images(), one_hot(), rng)
     assert list(losses) == ["mix"]
@@ -105,7 +105,7 @@ def test_the_first_step_is_plain_and_kept(made, images, one_hot, rng):
     assert torch.equal(method.images, images()) and torch.equal(method.targets, one_hot())
 
 
-def test_what_is_kept_is_a_copy_without_gradient(made, images, one_hot, rng):
+def test_the_stored_batch_is_a_copy_without_gradient(made, images, one_hot, rng):
     method, net = made()
     x, y = images(), one_hot()
     for _ in range(2):
@@ -116,7 +116,7 @@ def test_what_is_kept_is_a_copy_without_gradient(made, images, one_hot, rng):
 
 
 @pytest.mark.parametrize("per_image", [False, True])
-def test_each_step_mixes_the_step_before(per_image, made, images, one_hot, seeded):
+def test_each_step_mixes_with_the_previous_batch(per_image, made, images, one_hot, seeded):
     method, net = made(per_image=per_image)
     method(net, images(), one_hot(), seeded(0))
     most = 0
@@ -133,7 +133,7 @@ def test_each_step_mixes_the_step_before(per_image, made, images, one_hot, seede
     assert most > 2  # more than two images: it is recursive
 
 
-def test_the_box_is_to_look_as_the_batch_before_did(made, images, one_hot, seeded, rng):
+def test_the_box_loss_compares_with_the_previous_predictions(made, images, one_hot, seeded, rng):
     method, net = made(omega=0.3)
     method(net, images(), one_hot(), rng)
     before, corners = method.logits, method.boxes(images(), seeded(4))
@@ -157,7 +157,7 @@ def test_without_omega_there_is_no_head(made, images, one_hot, rng):
         assert list(method(net, images(), one_hot(), rng)) == ["mix"]
 
 
-def test_the_head_learns_on_a_vit(make_net, images, one_hot, rng):
+def test_the_head_is_trained_on_a_vit(make_net, images, one_hot, rng):
     method, net = load("recursivemix").train(), make_net("vit")
     method.build(net)
     method(net, images(), one_hot(), rng)
@@ -167,32 +167,32 @@ def test_the_head_learns_on_a_vit(make_net, images, one_hot, rng):
 
 @pytest.mark.parametrize("per_image", [False, True])
 @pytest.mark.parametrize("counts", [(6, 4, 6), (4, 6, 5), (2, 7, 3)])
-def test_batches_of_other_lengths_follow(per_image, counts, made, images, one_hot, rng):
+def test_batches_of_different_sizes_can_follow_each_other(per_image, counts, made, images, one_hot, rng):
     method, net = made(per_image=per_image)
     for count in counts:
         losses = method(net, images(count), one_hot(count), rng)
         assert len(method.images) == count and all(loss.isfinite() for loss in losses.values())
 
 
-def test_images_of_another_size_follow(made, images, one_hot, rng):
+def test_batches_of_different_image_sizes_can_follow_each_other(made, images, one_hot, rng):
     method, net = made()
     for size in ((16, 16), (24, 20), (12, 12)):
         losses = method(net, images(6, size), one_hot(), rng)
         assert method.images.shape[-2:] == size and all(loss.isfinite() for loss in losses.values())
 
 
-def test_one_image_and_eval_mode_leave_the_history_alone(made, images, one_hot, rng):
+def test_one_image_and_eval_mode_do_not_change_the_history(made, images, one_hot, rng):
     method, net = made()
     method(net, images(), one_hot(), rng)
     before = [part.clone() for part in kept(method)]
-    net.eval()  # BatchNorm takes no batch of one
+    net.eval()  # BatchNorm does not support a batch of one
     method(net, images(1), one_hot(1), rng)
     method.eval()
     method(net, images(seed=1), one_hot(), rng)
     assert all(torch.equal(*pair) for pair in zip(before, kept(method), strict=True))
 
 
-def test_prob_spares_batches_and_rows(made, images, one_hot, rng):
+def test_prob_skips_batches_and_rows(made, images, one_hot, rng):
     method, net = made(prob=0.0)
     for _ in range(2):
         assert list(method(net, images(), one_hot(), rng)) == ["mix"]
@@ -204,7 +204,7 @@ def test_prob_spares_batches_and_rows(made, images, one_hot, rng):
         method(net, images(40), y, rng)
         method(net, x, y, rng)
         mixed += int((method.images != x).flatten(1).any(1).sum())
-    # a few boxes are empty: at 16 px those of sides below two pixels, area below 1/64 of at most 1/2
+    # a few boxes are empty: at 16 px those with sides below two pixels
     assert 0.5 * (1 - 2 / 64) - SIGMAS * 0.5 / math.sqrt(800) < mixed / 800 < 0.5 + SIGMAS * 0.5 / math.sqrt(800)
 
 
@@ -225,8 +225,8 @@ def test_the_history_is_part_of_the_state(way, made, images, one_hot, seeded):
     assert all(torch.equal(*pair) for pair in zip(kept(method), kept(again), strict=True))
 
 
-def test_a_method_that_has_seen_nothing_has_a_state_too(made):
-    """Checkpoints ask an empty method whether there is something to read."""
+def test_a_method_without_history_has_a_state(made):
+    """Checkpoints read the state of a method without history."""
     method, _ = made(omega=0.0)
     assert set(method.state_dict()) == {"images", "targets", "logits"}
     again, _ = made(omega=0.0)
@@ -234,7 +234,7 @@ def test_a_method_that_has_seen_nothing_has_a_state_too(made):
 
 
 @pytest.mark.parametrize("wrong", [{"max_area": 1.5}, {"max_area": -0.1}, {"omega": -1.0}, {"interpolation": "cubic"}])
-def test_what_cannot_be_is_refused(wrong):
+def test_invalid_arguments_are_rejected(wrong):
     [value] = wrong.values()
     with pytest.raises(ValueError, match=str(value)):
         load("recursivemix", **wrong)
@@ -242,7 +242,7 @@ def test_what_cannot_be_is_refused(wrong):
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
 @pytest.mark.parametrize("rows", [1, 4])
-def test_compiling_breaks_no_graph_and_changes_nothing(interpolation, rows, images, one_hot, seeded):
+def test_compiling_gives_one_graph_and_the_same_result(interpolation, rows, images, one_hot, seeded):
     torch.compiler.reset()
     compiled = torch.compile(recursivemix, backend="eager", fullgraph=True)
     method = load("recursivemix", per_image=rows > 1)

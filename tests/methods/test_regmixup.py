@@ -1,4 +1,4 @@
-"""RegMixup: the clean loss and the mixed one, from one pass."""
+"""RegMixup: the clean and the mixed loss, from one pass."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ ROLL = torch.tensor([1, 2, 0])
 
 
 class Seen(nn.Module):
-    """Three numbers are their own logits; remembers what it was shown."""
+    """Returns images of three numbers as logits, and records its inputs."""
 
     def __init__(self):
         super().__init__()
@@ -35,13 +35,13 @@ def batch():
 
 
 class Fixed:
-    """Draws that are known: lam 0.3 and the next row."""
+    """Fixed draws: lam 0.3 and the next row."""
 
     def __call__(self, net, x, y, rng):
         return mixup(x, torch.full((3,), 0.3), ROLL)
 
 
-def test_the_losses_are_those_of_the_authors(net, rng, monkeypatch):
+def test_the_losses_match_the_authors(net, rng, monkeypatch):
     """FrancescoPinto/RegMixup, models/regmixup.py at fd78465: regmixup_criterion(F.cross_entropy, logits of the
     concatenation, ...) with lam 0.3; it takes the mean of both halves, half of the paper's sum."""
     method = load("regmixup").train()
@@ -50,7 +50,7 @@ def test_the_losses_are_those_of_the_authors(net, rng, monkeypatch):
     torch.testing.assert_close(sum(losses.values()) / 2, torch.tensor(1.1093599796295166))
 
 
-def test_one_pass_sees_the_clean_batch_and_then_the_mixed_one(net, rng):
+def test_one_pass_has_the_clean_batch_followed_by_the_mixed_batch(net, rng):
     x, y = batch()
     method = load("regmixup").train()
     method(net, x, y, rng)
@@ -58,7 +58,7 @@ def test_one_pass_sees_the_clean_batch_and_then_the_mixed_one(net, rng):
     assert torch.equal(shown[:3], x) and not torch.equal(shown[3:], x)
 
 
-def test_eta_weighs_the_mixed_loss(net, seeded):
+def test_eta_is_the_weight_of_the_mixed_loss(net, seeded):
     once, twice = (load("regmixup", eta=eta)(net, *batch(), seeded(1)) for eta in (1.0, 2.0))
     torch.testing.assert_close(twice["mix"], 2 * once["mix"])
     assert torch.equal(twice["clean"], once["clean"])
@@ -67,7 +67,7 @@ def test_eta_weighs_the_mixed_loss(net, seeded):
     torch.testing.assert_close(sum(none.values()), soft_cross_entropy(x.flatten(1), y).mean())
 
 
-def test_rows_that_prob_spares_count_once(net, rng):
+def test_skipped_rows_contribute_once(net, rng):
     x, y = batch()
     losses = load("regmixup", per_image=True, prob=0.0)(net, x, y, rng)
     assert losses["mix"] == 0
@@ -87,6 +87,6 @@ def test_any_method_that_mixes_pixels_can_be_the_base(net, images, one_hot, make
 
 
 @pytest.mark.parametrize("eta", [-1.0, float("nan")])
-def test_an_impossible_eta_is_refused(eta):
+def test_an_invalid_eta_is_rejected(eta):
     with pytest.raises(ValueError, match="RegMixup's eta is"):
         load("regmixup", eta=eta)

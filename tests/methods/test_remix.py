@@ -1,4 +1,4 @@
-"""Remix: the rare class of a pair gets the label, if enough of it shows."""
+"""Remix: the rare class of a pair gets the label if its share is large enough."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from hf_mixup.methods.remix import remix
 
 
 def reference(lam, own, other, kappa, tau):
-    """The paper's equation for the label's share, for one pair."""
+    """The paper's equation for lam of the label, for one pair."""
     if own / other >= kappa and lam < tau:
         return 0.0
     if own / other <= 1 / kappa and 1 - lam < tau:
@@ -36,7 +36,7 @@ def test_a_worked_example(sizes, lam, expected):
     assert mix.lam[0].item() == pytest.approx(expected)
 
 
-def test_a_row_without_a_class_keeps_its_share():
+def test_a_row_without_a_class_keeps_its_lam():
     mix = remix(Mix.pair(torch.tensor([1, 0]), torch.tensor([0.4, 0.6])), torch.tensor([0.0, 90.0]), 3.0, 0.5)
     torch.testing.assert_close(mix.lam, torch.tensor([0.4, 0.6]))
 
@@ -50,7 +50,7 @@ def test_images_and_mask_are_those_of_the_base(images, one_hot, seeded):
         assert torch.equal(mix.weight, remix(before, one_hot() @ torch.tensor(counts), 3.0, 0.5).weight)
 
 
-def test_classes_are_counted_as_they_are_seen(images, one_hot, rng):
+def test_class_counts_are_updated_with_each_batch(images, one_hot, rng):
     method = load("remix").train()
     method.mix(None, images(6), one_hot(6), rng)
     method.mix(None, images(3), one_hot(3), rng)
@@ -59,7 +59,7 @@ def test_classes_are_counted_as_they_are_seen(images, one_hot, rng):
     assert method.seen.tolist() == [3, 2, 2, 1, 1]
 
 
-def test_counts_seen_go_with_the_state(make_net, images, one_hot, rng):
+def test_class_counts_are_in_the_state(make_net, images, one_hot, rng):
     net, method, again = make_net(), load("remix").train(), load("remix")
     for one in (method, again):
         one.build(net)
@@ -68,7 +68,7 @@ def test_counts_seen_go_with_the_state(make_net, images, one_hot, rng):
     assert again.seen.tolist() == [2, 1, 1, 1, 1]
 
 
-def test_given_counts_stay(images, one_hot, rng):
+def test_given_counts_are_not_updated(images, one_hot, rng):
     method = load("remix", counts=[9.0, 8, 7, 6, 5]).train()
     method.mix(None, images(6), one_hot(6), rng)
     assert method.seen.tolist() == [9, 8, 7, 6, 5]
@@ -87,12 +87,12 @@ def test_given_counts_stay(images, one_hot, rng):
         ({"base": {"name": "snapmix"}}, "snapmix has free weights"),
     ],
 )
-def test_impossible_arguments_are_refused(changes, words):
+def test_invalid_arguments_are_rejected(changes, words):
     with pytest.raises(ValueError, match=words):
         load("remix", **changes)
 
 
-def test_a_pair_need_not_start_with_the_row_itself():
+def test_column_0_need_not_be_the_row_itself():
     sizes, index = torch.tensor([90.0, 90, 10]), torch.tensor([[1, 2], [2, 0], [0, 1]])
     mix = remix(Mix(index, torch.tensor([[0.4, 0.6]] * 3)), sizes, 3.0, 0.5)
     assert mix.lam.tolist() == pytest.approx([0.0, 0.4, 0.4])

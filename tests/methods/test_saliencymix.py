@@ -1,4 +1,4 @@
-"""SaliencyMix: OpenCV's map, the box around its peak, and one graph."""
+"""SaliencyMix: OpenCV's map, the box around its peak, and torch.compile."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_the_fine_grained_map_is_opencvs(image, row, total, first):
 
 
 # afm-shahab-uddin/SaliencyMix, SaliencyMix_CIFAR/saliencymix.py at 9ee02b8, saliency_bbox(image, lam) with that OpenCV
-# and whole-number grey images: rows and columns of the box, and the lam of the line after its call.
+# and integer grey images: rows and columns of the box, and the lam of the line after its call.
 @pytest.mark.parametrize(
     "image, lam, box, kept",
     [
@@ -51,7 +51,7 @@ def test_the_fine_grained_map_is_opencvs(image, row, total, first):
         (waves, 0.75, [0, 5, 3, 23], 0.875),
     ],
 )
-def test_the_box_is_the_authors(image, lam, box, kept, images):
+def test_the_box_matches_the_authors(image, lam, box, kept, images):
     x, (top, bottom, left, right) = images(2, (20, 40)), box
     x[1] = image() / 255  # the first row's partner has the box
     saliency = load("saliencymix", mean=(0.0,) * 3, std=(1.0,) * 3).saliency
@@ -69,7 +69,7 @@ def test_the_fine_grained_map_of_a_batch_is_that_of_each_image(images):
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 70)])
 def test_a_bright_square_in_noise_is_where_the_spectral_map_peaks(size, rng):
-    """Not so the fine-grained map: it counts what is darker than its surrounds as much as what is brighter."""
+    """The fine-grained map does not find it: darker and brighter pixels have the same weight."""
     x = 0.2 * torch.rand(100, 3, *size, generator=rng)
     corner = torch.stack([torch.randint(side - 5, (100,), generator=rng) for side in size], 1)
     for image, (top, left) in zip(x, corner.tolist(), strict=True):
@@ -81,38 +81,38 @@ def test_a_bright_square_in_noise_is_where_the_spectral_map_peaks(size, rng):
 
 @pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
-def test_a_blank_image_has_a_map_of_numbers(detector, dtype):
+def test_a_blank_image_has_a_finite_map(detector, dtype):
     assert load("saliencymix", detector=detector).saliency(torch.zeros(2, 3, 20, 20, dtype=dtype)).isfinite().all()
 
 
-def test_grey_is_the_brightness_in_255_steps():
+def test_grey_is_the_luma_in_levels_0_to_255():
     x = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0]]).T[None, :, None]
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
     normalised = (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     assert grey(x)[0, 0].tolist() == grey(normalised, mean, std)[0, 0].tolist() == [76, 150, 29, 255, 0]
 
 
-def test_without_mean_and_std_any_range_gives_the_same_map(images):
+def test_without_mean_and_std_the_map_does_not_depend_on_the_range(images):
     x = images(4)
     assert torch.equal(grey(x), grey(8 * x - 4))
     assert torch.equal(grey((255 * x).to(torch.uint8)), grey((255 * x).to(torch.uint8).double() / 64))
 
 
-def test_images_are_shrunk_to_the_mean_of_their_pixels(images):
+def test_downsample_is_average_pooling(images):
     x = images(2, (64, 20))
     small = downsample(x, 32)
     assert small.shape == (2, 3, 32, 20)
     torch.testing.assert_close(small, (x[:, :, ::2] + x[:, :, 1::2]) / 2)
 
 
-def test_the_peak_is_the_first_highest_value():
+def test_the_peak_is_the_first_maximum():
     saliency = torch.zeros(2, 4, 6)
     saliency[0, 1, 2] = saliency[0, 3, 1] = saliency[1, 3, 5] = 1
     assert peak(saliency, (4, 6)).tolist() == [[1, 2], [3, 5]]
     assert peak(saliency, (40, 12)).tolist() == [[15, 5], [35, 11]]
 
 
-def test_the_spectral_residual_is_blind_to_brightness_and_contrast(images):
+def test_the_spectral_residual_does_not_depend_on_brightness_and_contrast(images):
     light = grey(images(3, (24, 30)))
     once, brighter = spectral_residual(light), spectral_residual(40 + 0.5 * light)
     assert torch.equal(once.flatten(1).argmax(1), brighter.flatten(1).argmax(1))
@@ -122,7 +122,7 @@ def test_the_spectral_residual_is_blind_to_brightness_and_contrast(images):
 
 
 def at(row, column):
-    """A detector that sees its peak at this pixel of each image."""
+    """A detector with its peak at a given pixel of each image."""
 
     def saliency(x):
         seen = torch.zeros(len(x), *x.shape[-2:])
@@ -156,7 +156,7 @@ def test_the_box_lies_around_the_peak_of_the_partner(detector, per_image, images
             assert hole[row, top, left] == (mix.lam[row] < 1)
 
 
-def test_one_detection_serves_the_batch_unless_asked(rng, images):
+def test_without_per_image_saliency_is_computed_for_one_image(rng, images):
     counted = []
     method = load("saliencymix")
 
@@ -171,7 +171,7 @@ def test_one_detection_serves_the_batch_unless_asked(rng, images):
 
 
 def test_boxes_have_the_area_of_cutmix(images, rng):
-    """With the peak in the middle no box is clipped."""
+    """The peak is at the centre, so that no box is clipped."""
     lam = torch.rand(6, generator=rng)
     mix = saliencymix(images(6, (33, 20)), lam, torch.arange(6).roll(1), at(16, 10))[1]
     top, bottom, left, right = boxes((33, 20), lam, torch.tensor([[16, 10]])).unbind(1)
@@ -179,12 +179,12 @@ def test_boxes_have_the_area_of_cutmix(images, rng):
 
 
 @pytest.mark.parametrize("wrong", [{"detector": "fine"}, {"mean": (0.5,)}, {"mean": (0.5, 0.5), "std": (1.0,)}])
-def test_an_impossible_detector_is_refused(wrong):
+def test_an_invalid_detector_is_rejected(wrong):
     with pytest.raises(ValueError, match="SaliencyMix"):
         load("saliencymix", **wrong)
 
 
-def test_mean_and_std_of_other_channels_are_refused(images, rng):
+def test_mean_and_std_with_a_wrong_number_of_channels_are_rejected(images, rng):
     method = load("saliencymix", mean=(0.5, 0.5), std=(1.0, 1.0))
     with pytest.raises(ValueError, match="2 channels, but the images have 3"):
         method.mix(None, images(), torch.eye(6), rng)
@@ -192,7 +192,7 @@ def test_mean_and_std_of_other_channels_are_refused(images, rng):
 
 @pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.parametrize("shared", [False, True])
-def test_compiling_breaks_no_graph_and_changes_nothing(detector, shared, images, rng):
+def test_compiling_gives_one_graph_and_the_same_result(detector, shared, images, rng):
     torch.compiler.reset()
     saliency = load("saliencymix", detector=detector).saliency
 

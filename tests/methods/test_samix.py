@@ -1,4 +1,4 @@
-"""SAMix: its block against the authors', its mask loss, and who learns from what."""
+"""SAMix: the generator compared with the authors', the mask loss, and which networks each loss trains."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hf_mixup import load
 from hf_mixup.methods._mixblock import SceneBlock, hinge, lam_curve, variance
 
 KINDS = ("cnn", "vit")
-SIZE = (32, 32)  # so that the CNN's map has more than one place
+SIZE = (32, 32)  # so that the CNN's map has more than one cell
 
 
 def pattern(shape, frequency):
@@ -41,7 +41,7 @@ def with_gradient(module):
 
 
 @pytest.mark.parametrize("k", [0.25, -1])
-def test_the_block_is_that_of_the_authors(k):
+def test_the_generator_matches_the_authors(k):
     """Westlake-AI/openmixup at 37e1372, heads/pmix_block.py: PixelMixBlock(4, unsampling_mode="bilinear", lam_mul=True,
     lam_residual=True, lam_mul_k=k, x_qk_concat=True, mask_loss_mode="L1+Variance", mask_loss_margin=0.1) with the value
     network of its SAMix configs (2 hidden channels) and these weights, called with (z, 0.3, [1, 2, 0], 2):
@@ -65,11 +65,11 @@ def test_the_block_is_that_of_the_authors(k):
     "k, lam, expected",
     [(0.25, (0.1, 0.25, 0.5, 0.75, 0.9), (0.1823, 0.3571, 0.5, 0.6429, 0.8177)), (1, (0.1, 0.25), (0.1360, 0.2969))],
 )
-def test_lam_is_bent_as_in_the_paper(k, lam, expected):
+def test_lam_curve_matches_the_paper(k, lam, expected):
     torch.testing.assert_close(lam_curve(torch.tensor(lam), k), torch.tensor(expected), atol=5e-5, rtol=0)
 
 
-def test_the_curve_keeps_its_ends_and_middle_and_a_negative_k_keeps_all():
+def test_lam_curve_keeps_0_and_half_and_1_and_a_negative_k_changes_nothing():
     lam = torch.linspace(0, 1, 11)
     for k in (0.0, 0.25, 1.0, 10.0):
         bent = lam_curve(lam, k)
@@ -87,13 +87,13 @@ def test_the_mask_loss_is_least_for_masks_of_zeros_and_ones(built):
     assert method.mask_loss(torch.full_like(mask, 0.5), torch.tensor([0.5])).item() == pytest.approx(0)
 
 
-def test_a_row_with_its_own_lam_varies_about_its_own_mean():
+def test_the_variance_of_a_row_with_its_own_lam_uses_its_own_mean():
     mask = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 2, 2)
     assert variance(mask, torch.tensor([0.5])).item() == pytest.approx(0.25)
     assert variance(mask, torch.tensor([0.5, 0.5])).item() == 0
 
 
-def test_the_mask_loss_fades_as_a_whole(built):
+def test_the_cosine_schedule_applies_to_the_whole_mask_loss(built):
     _, method = built(mask_schedule="cosine")
     mask, lam = torch.rand(2, 1, 4, 4), torch.tensor([0.1])
     whole = method.mask_loss(mask, lam)
@@ -102,7 +102,7 @@ def test_the_mask_loss_fades_as_a_whole(built):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_blocks_losses_teach_the_block_and_nobody_else(kind, built, images, one_hot, rng):
+def test_the_generator_losses_train_only_the_generator(kind, built, images, one_hot, rng):
     net, method = built(kind)
     losses = method(net, images(size=SIZE), one_hot(), rng)
     assert set(losses) == {"mix", "onehot", "generator", "mask"}
@@ -113,7 +113,7 @@ def test_the_blocks_losses_teach_the_block_and_nobody_else(kind, built, images, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_networks_losses_leave_the_block_alone(kind, built, images, one_hot, rng):
+def test_the_networks_losses_do_not_train_the_generator(kind, built, images, one_hot, rng):
     net, method = built(kind)
     losses = method(net, images(size=SIZE), one_hot(), rng)
     (losses["mix"] + losses["onehot"]).backward()
@@ -123,20 +123,20 @@ def test_the_networks_losses_leave_the_block_alone(kind, built, images, one_hot,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_masks_start_near_a_half(kind, built, images, one_hot, rng):
+def test_masks_start_near_one_half(kind, built, images, one_hot, rng):
     net, method = built(kind, lam_margin=0.0)
     mask = method.mix(net, images(size=SIZE), one_hot(), rng)[1].mask
     assert mask.shape == (6, 1, 32, 32) and (mask > 0).all() and (mask < 1).all()
     assert (mask.mean() - 0.5).abs() < 0.05
 
 
-def test_lam_reaches_the_block():
+def test_lam_changes_the_mask():
     block, z = SceneBlock(4), 2 * pattern((2, 4, 2, 2), 2.3)
     masks = [block(z, torch.tensor(lam), torch.tensor([1, 0]), (4, 4)) for lam in (0.2, 0.8)]
     assert (masks[0] - masks[1]).abs().max() > 1e-6
 
 
-def test_values_are_dropped_by_the_draws_given_and_only_in_training(seeded):
+def test_dropout_uses_the_given_generator_and_only_in_training(seeded):
     block, partner = SceneBlock(4, dropout=0.5), torch.tensor([1, 0])
     arguments = 2 * pattern((2, 4, 4, 4), 2.3), torch.tensor(0.5), partner, (4, 4)
     dropped = [block(*arguments, seeded(seed)) for seed in (1, 1, 2)]
@@ -155,7 +155,7 @@ def test_dropout_uses_no_global_randomness(built, images, one_hot, rng):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_the_block_computes_in_float32_under_autocast():
+def test_the_generator_computes_in_float32_under_autocast():
     block, z = SceneBlock(8), torch.randn(2, 8, 4, 4)
     arguments = torch.tensor(0.5), torch.tensor([1, 0]), (8, 8)
     with torch.autocast("cpu", torch.bfloat16):
@@ -163,9 +163,9 @@ def test_the_block_computes_in_float32_under_autocast():
     assert mask.dtype == torch.float32 and torch.equal(mask, block(z.bfloat16().float(), *arguments))
 
 
-def test_its_state_goes_to_another_one_and_back(built, images, one_hot, seeded):
+def test_the_state_can_be_saved_and_loaded(built, images, one_hot, seeded):
     net, method = built()
-    method(net, images(size=SIZE), one_hot(), seeded(1))  # BatchNorm of the block moves
+    method(net, images(size=SIZE), one_hot(), seeded(1))  # updates BatchNorm of the generator
     _, other = built()
     other.load_state_dict(method.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(method.state_dict().values(), other.state_dict().values()))
@@ -173,7 +173,7 @@ def test_its_state_goes_to_another_one_and_back(built, images, one_hot, seeded):
     assert torch.equal(*mixed)
 
 
-def test_a_momentum_of_one_fixes_block_and_encoder_with_their_buffers(built, images, one_hot, rng):
+def test_a_momentum_of_one_freezes_generator_and_encoder_with_their_buffers(built, images, one_hot, rng):
     net, method = built(momentum=1.0)
     before = {key: value.clone() for key, value in method.state_dict().items()}
     sum(method(net, images(size=SIZE), one_hot(), rng).values()).backward()
@@ -186,6 +186,6 @@ def test_a_momentum_of_one_fixes_block_and_encoder_with_their_buffers(built, ima
     "wrong, said",
     [({"lam_channel": True}, "lam_k"), ({"dropout": 1.0}, "1.0"), ({"upsample": "cubic"}, "SAMix's upsample")],
 )
-def test_wrong_hyperparameters_are_named(wrong, said):
+def test_invalid_hyperparameters_are_rejected_with_their_name(wrong, said):
     with pytest.raises(ValueError, match=said):
         load("samix", **wrong)

@@ -25,13 +25,13 @@ def pattern(shape, frequency):
 
 
 class Looking(Net):
-    """A network whose attention, logits (of clean images, and of mixed ones) and tokens are given."""
+    """A network with fixed attention, logits (of clean and of mixed images) and tokens."""
 
     def forward(self, x):
         return 2 * pattern((4, 4), 0.9)
 
     def attention(self, x, by_patches=False):
-        self(x)  # SMMix hears the clean logits of this pass
+        self(x)  # SMMix records the clean logits of this pass
         return pattern((4, 25), 1.7).square().view(4, 5, 5)
 
     def outputs(self, x):
@@ -39,7 +39,7 @@ class Looking(Net):
         return Outputs(2 * pattern((4, 4), 1.3), None, pattern((4, 25, 3), 2.3).mT.unflatten(2, (5, 5)))
 
 
-def test_images_and_losses_are_those_of_the_authors():
+def test_images_and_losses_match_the_authors():
     """ChenMnZ/SMMix at 14b1edc, smmix.py: SMMix(label_smoothing=0.1, num_classes=4, side=5)(x, arange(4), model) with
     windows of two patches, for the attention and clean logits above: `x[:, 0].sum(2)[:, ::3]` and the first patches of
     the source masks; then deit.py's lines target_result and source_result, for a linear head and the tokens above,
@@ -85,7 +85,7 @@ def test_seven_of_fourteen_patches_a_side_keep_three_quarters():
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 5])
-def test_windows_are_those_of_least_and_largest_attention(side):
+def test_windows_have_the_least_and_the_most_attention(side):
     attention = torch.rand(8, 5, 6, generator=torch.Generator().manual_seed(1))
     total = sums(attention, side)
     for largest, place in ((True, total.flatten(1).argmax(1)), (False, total.flatten(1).argmin(1))):
@@ -93,7 +93,7 @@ def test_windows_are_those_of_least_and_largest_attention(side):
         assert torch.equal(found, torch.stack([place // total.shape[2], place % total.shape[2]], 1))
 
 
-def test_each_row_may_have_a_side_of_its_own():
+def test_each_row_may_have_its_own_side():
     attention = torch.rand(3, 5, 6, generator=torch.Generator().manual_seed(1))
     together = find_windows(attention, torch.tensor([1, 2, 3]), True)
     for row, side in enumerate((1, 2, 3)):
@@ -101,7 +101,7 @@ def test_each_row_may_have_a_side_of_its_own():
 
 
 @pytest.mark.parametrize("count", [2, 5, 6])
-def test_the_window_is_the_partners_and_the_rest_the_own(count):
+def test_the_window_is_the_partners_and_the_rest_is_not_changed(count):
     x, attention, partner, mixed, mix = mixed_by_hand(count)
     side = torch.full((count,), 2)
     to, source = find_windows(attention, side, False) * PATCH, find_windows(attention, side, True) * PATCH
@@ -120,7 +120,7 @@ def test_lam_is_the_share_of_cells_kept():
         torch.testing.assert_close(mix.lam, torch.full((6,), 1 - side**2 / 30))
 
 
-def test_equal_attention_takes_the_first_window():
+def test_equal_attention_selects_the_first_window():
     assert find_windows(torch.full((2, 4, 4), 1 / 16), torch.tensor([2, 3]), True).tolist() == [[0, 0], [0, 0]]
 
 
@@ -173,18 +173,18 @@ def test_the_extra_head_reads_own_and_pasted_tokens(make_net, images, one_hot, s
     torch.testing.assert_close(method(net, x, y, seeded(1))["fine"], 0.5 * told)
 
 
-def test_rows_that_are_spared_have_no_extra_loss(make_net, images, one_hot, seeded):
+def test_skipped_rows_have_no_additional_loss(make_net, images, one_hot, seeded):
     method, net = built(make_net, per_image=True, prob=0.0)
     losses = method(net, images(), one_hot(), seeded(1))
     assert losses["fine"] == losses["consistency"] == 0
 
 
-def test_a_network_without_attention_is_refused_by_name(make_net):
+def test_a_network_without_attention_is_rejected_with_its_name(make_net):
     with pytest.raises(ValueError, match="smmix needs attention.*resnet18.*ViT"):
         load("smmix").build(make_net("cnn"))
 
 
 @pytest.mark.parametrize("changes", [{"low": 0.8}, {"high": 1.5}, {"fine": -1.0}, {"consistency": float("nan")}])
-def test_impossible_numbers_are_refused(changes):
+def test_invalid_numbers_are_rejected(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         load("smmix", **changes)

@@ -1,4 +1,4 @@
-"""SnapMix: labels by the meaning that is cut out and pasted."""
+"""SnapMix: labels by the class activation inside the boxes."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def pattern(shape, frequency):
 
 
 class Given(nn.Module):
-    """A stage whose output is always the same, and a classifier of it; told to the package as timm's networks are."""
+    """A stage with a constant output and a classifier, with the metadata of a timm network."""
 
     def __init__(self):
         super().__init__()
@@ -50,7 +50,7 @@ FIFTH += [0.993675, -0.239461, -0.931978, 0.028519, -0.45278, -0.723894, -0.1542
 FIFTH += [0.655742, 0.396056, -0.259723, -0.523304, -0.688837, -0.9756, 0.343497, 0.887091]
 
 
-def test_it_is_what_the_authors_do(monkeypatch, rng):
+def test_the_result_matches_the_authors(monkeypatch, rng):
     lams, centres = iter([0.6, 0.7]), iter([[5, 8], [11, 14]])
     monkeypatch.setattr("hf_mixup.methods.snapmix.beta", lambda *_: torch.tensor([next(lams)]))
     monkeypatch.setattr("hf_mixup.methods.snapmix.points", lambda *_: torch.tensor([next(centres)]))
@@ -61,12 +61,12 @@ def test_it_is_what_the_authors_do(monkeypatch, rng):
     torch.testing.assert_close(mixed[:2, 1, 4].flatten(), torch.tensor(FIFTH), atol=5e-6, rtol=0)
 
 
-def test_flat_meaning_weighs_by_area(images):
+def test_a_flat_semantic_map_gives_the_area(images):
     _, mix = snapmix(images(3), flat(), torch.tensor([1, 2, 0]), box(INTO), box(OUT_OF))
     torch.testing.assert_close(mix.weight, torch.tensor([[1 - 32 / 256, 60 / 256]]).expand(3, -1))
 
 
-def test_weights_are_the_meaning_left_and_the_meaning_brought(images, rng):
+def test_weights_are_the_remaining_and_the_pasted_semantic_shares(images, rng):
     meaning = semantic_maps(torch.rand(3, 16, 16, generator=rng), (16, 16))
     _, mix = snapmix(images(3), meaning, torch.tensor([1, 2, 0]), box(INTO), box(OUT_OF))
     lost, given = meaning[:, 2:6, 4:12].sum((1, 2)), meaning[:, 3:13, 1:7].sum((1, 2)).roll(-1)
@@ -91,7 +91,7 @@ def test_an_empty_box_mixes_nothing(empty, images):
         assert torch.equal(mixed, x) and mix.weight.tolist() == [[1, 0]] * 3 and (mix.mask == 1).all()
 
 
-def test_boxes_of_their_own_are_as_shared_boxes(images):
+def test_boxes_per_row_give_the_same_as_shared_boxes(images):
     x, other = images(2), images(2, seed=1)
     into = torch.tensor([INTO, [0, 1, 5, 16]])
     out_of = torch.tensor([OUT_OF, [7, 9, 0, 16]])
@@ -102,18 +102,18 @@ def test_boxes_of_their_own_are_as_shared_boxes(images):
         torch.testing.assert_close(mixed[row], alone)
 
 
-def test_meaning_sums_to_one_and_is_not_negative(rng):
+def test_semantic_maps_sum_to_one_and_are_not_negative(rng):
     meaning = semantic_maps(torch.randn(4, 3, 5, generator=rng), (12, 20))
     assert meaning.shape == (4, 12, 20) and (meaning >= 0).all()
     torch.testing.assert_close(meaning.sum((1, 2)), torch.ones(4))
 
 
 @pytest.mark.parametrize("value", [0.0, -2.0, float("nan")])
-def test_without_meaning_all_pixels_count_alike(value):
+def test_without_evidence_the_semantic_map_is_uniform(value):
     torch.testing.assert_close(semantic_maps(torch.full((3, 4, 4), value), (16, 16)), flat())
 
 
-def test_the_meaning_is_the_class_activation_map(make_net, images, one_hot):
+def test_the_semantic_map_is_the_class_activation_map(make_net, images, one_hot):
     """snapmix.py of Huang et al., `get_spm`: the class's row of a 1x1 convolution with weight and bias."""
     net, x, y = make_net("cnn", (64, 64)), images(6, (64, 64)), one_hot()
     got = semantic_maps(net.class_map(x, y), (64, 64))
@@ -128,11 +128,11 @@ def test_the_meaning_is_the_class_activation_map(make_net, images, one_hot):
     torch.testing.assert_close(got, spm / spm.sum((1, 2), keepdim=True), atol=1e-6, rtol=1e-3)
 
 
-def test_a_map_of_one_place_is_flat_whatever_it_says(rng):
+def test_a_map_of_one_cell_is_uniform(rng):
     torch.testing.assert_close(semantic_maps(torch.randn(3, 1, 1, generator=rng), (16, 16)), flat(), atol=0, rtol=0)
 
 
-def test_a_pair_of_one_class_counts_both_weights(make_net, images, rng):
+def test_a_pair_of_one_class_has_the_sum_of_both_weights(make_net, images, rng):
     method, y = load("snapmix"), torch.eye(5)[torch.full((6,), 2)]
     _, mix = method.mix(make_net(), images(), y, rng)
     torch.testing.assert_close(mix(y)[:, 2], mix.weight.sum(1))
@@ -152,11 +152,11 @@ def test_the_authors_alpha_is_five():
     assert load("snapmix").alpha == 5.0 and load("snapmix").prob == 1.0
 
 
-def test_a_network_whose_classifier_reads_a_class_token_is_refused(make_net):
+def test_a_network_with_a_class_token_classifier_is_rejected(make_net):
     with pytest.raises(ValueError, match="snapmix requires a classifier.*vit_tiny.*CNN"):
         load("snapmix").build(make_net("vit"))
 
 
-def test_targets_of_other_classes_are_refused(make_net, images, rng):
+def test_targets_of_other_classes_are_rejected(make_net, images, rng):
     with pytest.raises(ValueError, match="give a row of 5"):
         load("snapmix").mix(make_net(), images(), torch.rand(6), rng)

@@ -1,4 +1,4 @@
-"""Mixup, CutMix and ResizeMix: the authors' numbers, worked values, exactness, and one graph under torch.compile."""
+"""Mixup, CutMix and ResizeMix: the authors' numbers, worked values, exactness, and torch.compile."""
 
 import math
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from hf_mixup.methods.resizemix import patches, resizemix
 from hf_mixup.ops.masks import boxes
 from hf_mixup.ops.sampling import points
 
-SIGMAS = 5  # a right sampler misses a bound this wide once in 1.7 million runs
+SIGMAS = 5  # a correct sampler exceeds this bound once in 1.7 million runs
 COUNT = 40_000
 ROLL = torch.tensor([1, 2, 3, 0])
 
@@ -43,18 +43,18 @@ def test_mixup_gives_the_authors_numbers():
 
 
 def timms(x, lam, monkeypatch, **arguments):
-    """timm's Mixup of 4 classes, its Beta draw being `lam`; it pairs each row with the one that counts from the end."""
+    """timm's Mixup of 4 classes, with `lam` as its Beta draw; partners are in reverse order."""
     monkeypatch.setattr(np.random, "beta", lambda *_: lam)
     return timm.data.Mixup(label_smoothing=0.0, num_classes=4, **arguments)(x.clone(), torch.arange(4))
 
 
 def torchvisions(transform, x, lam):
-    """torchvision's `transform` of 4 classes, its Beta draw being `lam`; it pairs each row with the one before."""
+    """torchvision's `transform` of 4 classes, with `lam` as its Beta draw; the partner is the previous row."""
     transform._dist = SimpleNamespace(sample=lambda shape: torch.tensor(lam))
     return transform(x.clone(), torch.arange(4))
 
 
-def test_mixup_is_timms_and_torchvisions(images, monkeypatch):
+def test_mixup_equals_timms_and_torchvisions(images, monkeypatch):
     x, before = images(4), torch.arange(4).roll(1)
     for lam in (0.3, 0.75):
         for partner, (mixed, y) in (
@@ -79,7 +79,7 @@ def test_mixup_mixes_hidden_states_of_any_shape(rng):
     torch.testing.assert_close(mixup(hidden, same(0.25), ROLL)[0], 0.25 * hidden + 0.75 * hidden[ROLL])
 
 
-def test_mixup_with_oneself_changes_nothing(images):
+def test_mixup_of_an_image_with_itself_changes_nothing(images):
     x = images(4)
     torch.testing.assert_close(mixup(x, same(0.3), torch.arange(4))[0], x)
 
@@ -108,7 +108,7 @@ def test_cutmix_gives_the_authors_boxes(size, lam, centre, box, kept, images):
 
 @pytest.mark.parametrize("lam", [0.75, 0.3, 0.01])
 @pytest.mark.parametrize("centre", [(4, 7), (0, 19), (11, 0)])
-def test_cutmix_is_torchvisions(lam, centre, images, monkeypatch):
+def test_cutmix_equals_torchvisions(lam, centre, images, monkeypatch):
     x, (row, column) = images(4, (12, 20)), centre
     draws = iter([torch.tensor([column]), torch.tensor([row])])
     monkeypatch.setattr(torch, "randint", lambda *_, **__: next(draws))
@@ -120,7 +120,7 @@ def test_cutmix_is_torchvisions(lam, centre, images, monkeypatch):
 
 @pytest.mark.parametrize("lam", [0.75, 1 - 0.625**2])
 @pytest.mark.parametrize("centre", [(4, 7), (0, 15), (15, 0)])
-def test_cutmix_is_timms_where_the_sides_are_even(lam, centre, images, monkeypatch):
+def test_cutmix_equals_timms_for_even_sides(lam, centre, images, monkeypatch):
     """timm's boxes may have odd sides, the authors' have even ones."""
     x, draws = images(4), iter(centre)
     monkeypatch.setattr(np.random, "randint", lambda *_, **__: next(draws))
@@ -140,7 +140,7 @@ def test_cutmix_gives_the_worked_boxes(images, centre, low, high, lam):
     assert torch.equal(mixed, expected) and mix.lam.tolist() == [lam] * 4
 
 
-def test_cutmix_lam_is_the_share_of_pixels_that_are_the_own_images(images, rng):
+def test_cutmix_lam_is_the_share_of_the_own_pixels(images, rng):
     x, method = images(8, (15, 22)), load("cutmix", per_image=True)
     for _ in range(5):
         mixed, mix = method.mix(None, x, torch.eye(8), rng)
@@ -152,19 +152,19 @@ def test_cutmix_lam_is_the_share_of_pixels_that_are_the_own_images(images, rng):
 def kept_shares(alpha, size, rng):
     """lam of CutMix, for COUNT draws, by boxes alone."""
     method = load("cutmix", alpha=alpha, per_image=True)
-    x = torch.empty(COUNT, 1, *size, device="meta")  # only its shape counts
+    x = torch.empty(COUNT, 1, *size, device="meta")  # only its shape is used
     lam, _ = method.draw(x, alpha, rng)
     top, bottom, left, right = boxes(size, lam, points(size, COUNT, rng)).unbind(1)
     return 1 - (bottom - top) * (right - left) / math.prod(size)
 
 
-def test_boxes_have_the_areas_that_were_drawn_and_those_that_clipping_leaves(rng):
-    """At 32 px with alpha 1 a box has floor(32 r) pixels a side, r^2 uniform, less one if odd: all are counted."""
+def test_boxes_have_the_drawn_areas_before_and_after_clipping(rng):
+    """At 32 px with alpha 1 a box has floor(32 r) pixels per side, r^2 uniform, minus one if odd."""
     side = torch.arange(32)
     odds = ((side + 1).double() ** 2 - side.double() ** 2) / 32**2
     whole = (side // 2 * 2).double()
     reach = side[:, None] // 2
-    inside = ((side + reach).clamp(max=32) - (side - reach).clamp(min=0)).double()  # by side, by place of the centre
+    inside = ((side + reach).clamp(max=32) - (side - reach).clamp(min=0)).double()  # by side and position of the centre
     lam = load("cutmix", per_image=True).draw(torch.empty(COUNT, 1, 32, 32, device="meta"), 1.0, rng)[0]
     for centre, powers in (
         (torch.tensor([[16, 16]]), [(odds * whole**2).sum(), (odds * whole**4).sum()]),
@@ -178,7 +178,7 @@ def test_boxes_have_the_areas_that_were_drawn_and_those_that_clipping_leaves(rng
 
 
 @pytest.mark.parametrize("alpha, mean, untouched", [(1.0, 0.701, 0.004), (0.2, 0.725, 0.17)])
-def test_cutmix_keeps_more_than_was_drawn(alpha, mean, untouched, rng):
+def test_cutmix_keeps_a_larger_share_than_drawn(alpha, mean, untouched, rng):
     """At 32 px, from many draws; the numbers are rounded to half a unit of their last digit."""
     lam = kept_shares(alpha, (32, 32), rng).double()
     assert abs(float(lam.mean()) - mean) < SIGMAS * float(lam.std()) / math.sqrt(COUNT) + 0.0005
@@ -194,8 +194,8 @@ def test_cutmix_boxes_reach_every_corner(rng):
     assert (seen > 0).all()
 
 
-def test_boxes_of_their_own_lie_in_different_places(rng):
-    """kornia issue 4712: one cut position served all rows."""
+def test_boxes_per_row_have_different_positions(rng):
+    """kornia issue 4712: all rows had the same position."""
     x = torch.rand(32, 1, 32, 32, generator=rng)
     mask = load("cutmix", per_image=True).mix(None, x, torch.eye(32), rng)[1].mask
     assert len(mask.flatten(1).unique(dim=0)) > 24
@@ -203,7 +203,7 @@ def test_boxes_of_their_own_lie_in_different_places(rng):
 
 # ResizeMix. JayQine/ResizeMix, run_apis/trainer.py at 45441ff, Trainer.train on pattern((3, 2, 8, 16)) with scale
 # 0.375, the pairing [1, 2, 0] and centres (4, 3), (0, 8) and (7, 15) in place of its draws: top left corner of each
-# patch, and its first row in the first channel. Its patch has nearest pixels.
+# patch, and its first row in the first channel. Its patch is resized by nearest neighbour.
 
 RESIZEMIX = [
     ((3, 0), [0.462991, -0.221123, -0.986476, -0.52462, 0.724749, -0.363954]),
@@ -237,7 +237,7 @@ def test_resizemix_gives_the_worked_patch(images, interpolation):
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
 @pytest.mark.parametrize("size", [(16, 16), (15, 22)])
-def test_a_patch_of_its_own_is_resized_as_a_shared_one(images, rng, interpolation, size):
+def test_a_patch_per_row_gives_the_same_as_a_shared_patch(images, rng, interpolation, size):
     x = images(4, size)
     for _ in range(10):
         scale = 0.1 + 0.7 * torch.rand(4, generator=rng)
@@ -261,7 +261,7 @@ def test_patches_touch_every_border(rng):
     assert (top.min(), bottom.max(), left.min(), right.max()) == (0, 8, 0, 8)
 
 
-def test_a_scale_of_nothing_still_pastes_a_pixel(images):
+def test_a_scale_near_zero_still_pastes_one_pixel(images):
     mix = resizemix(images(4, (8, 8)), same(0.01), ROLL, torch.zeros(1, 2))[1]
     assert mix.lam.tolist() == [1 - 1 / 64] * 4
 
@@ -277,7 +277,7 @@ def test_resizemix_by_default_draws_scales_uniformly(rng):
     assert abs(float(scales.mean()) - 0.45) < SIGMAS * 0.7 / math.sqrt(12 * COUNT)
 
 
-def test_resizemix_with_alpha_zero_mixes_nothing_or_is_refused(images, rng):
+def test_resizemix_with_alpha_zero_mixes_nothing_or_is_rejected(images, rng):
     """The message for a bad alpha says: 0 (no mixing)."""
     try:
         method = load("resizemix", alpha=0.0)
@@ -287,7 +287,7 @@ def test_resizemix_with_alpha_zero_mixes_nothing_or_is_refused(images, rng):
 
 
 @pytest.mark.parametrize("scope", [(0.0, 0.5), (0.6, 0.5), (0.5, 1.5), (math.nan, 0.5)])
-def test_an_impossible_scope_is_refused(scope):
+def test_an_invalid_scope_is_rejected(scope):
     with pytest.raises(ValueError, match="scope"):
         load("resizemix", scope=scope)
 
@@ -304,7 +304,7 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("rows", ["shared", "own"])
-def test_compiling_breaks_no_graph_and_changes_nothing(name, rows, images, rng):
+def test_compiling_gives_one_graph_and_the_same_result(name, rows, images, rng):
     torch.compiler.reset()
     compiled = torch.compile(CALLS[name], backend="eager", fullgraph=True)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""SUMix: labels by likeness, and a loss for uncertainty."""
+"""SUMix: labels by similarity, and an uncertainty loss."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def pattern(shape, frequency):
 
 
 LAM = [0.219225, 0.235874, 0.549866, 0.34577, 0.101884, 0.293679]
-LOSSES = {True: 3.194976, False: 3.204526}  # with the uncertainty's, by `normalise`
+LOSSES = {True: 3.194976, False: 3.204526}  # including the uncertainty loss, by `normalise`
 MIXED_LOSS = 2.398400
 Y = torch.eye(5)[[0, 1, 2, 3, 4, 0]]
 WEIGHT, BIAS = pattern((5, 4), 0.7), pattern((5,), 0.3)
@@ -34,7 +34,7 @@ CLEAN, MIXED = outputs(2 * pattern((6, 4), 2.3)), outputs(2 * pattern((6, 4), 1.
 
 
 class Fixed:
-    """What SUMix asks of a network, with outputs that are given."""
+    """The parts of a network that SUMix uses, with fixed outputs."""
 
     num_features, num_classes, classifier = 4, 5, torch.nn.Linear(4, 5)
 
@@ -69,7 +69,7 @@ def authors_setting(images, normalise=True, **changes):
 
 
 @pytest.mark.parametrize("normalise", [True, False])
-def test_the_losses_are_those_of_the_authors(normalise, images):
+def test_the_losses_match_the_authors(normalise, images):
     """JinXins/SUMix at 0469ec2, models/heads/cls_mixup_head.py: ClsUncertainMixupHead(in_channels=4, num_classes=5,
     is_norm=normalise, gama=0.5).IN_loss for these features through forward_head, the labels (y, y[1, 2, 3, 4, 5, 0],
     0.3), with gama 0.5 and 0; there the temperature is the batch's 6, and both means are taken before they are
@@ -79,14 +79,14 @@ def test_the_losses_are_those_of_the_authors(normalise, images):
     assert sum(losses.values()).item() == pytest.approx(LOSSES[normalise], abs=1e-5)
 
 
-def test_lam_is_that_of_the_authors():
+def test_lam_matches_the_authors():
     """As above: the local `lam_a` of IN_loss after it was divided by the sum."""
     mix = sumix(distances(CLEAN.logits, MIXED.logits, Y, pairs(), 6.0), Y, pairs())
     torch.testing.assert_close(mix.lam, torch.tensor(LAM), atol=2e-6, rtol=0)
     torch.testing.assert_close(mix.weight.sum(1), torch.ones(6))
 
 
-def test_each_row_is_weighed_by_its_own_lam(images):
+def test_each_row_is_weighted_by_its_own_lam(images):
     losses = authors_setting(images)
     lam, rows = torch.tensor(LAM), -MIXED.logits.log_softmax(-1)
     expected = lam * (Y * rows).sum(1) + (1 - lam) * (Y.roll(-1, 0) * rows).sum(1)
@@ -95,32 +95,32 @@ def test_each_row_is_weighed_by_its_own_lam(images):
 
 
 @pytest.mark.parametrize("lam", [0.0, 1.0])
-def test_a_lam_of_nought_or_one_stays(lam):
+def test_a_lam_of_0_or_1_does_not_change(lam):
     for temperature in (0.0, 6.0, 1e4):
         distance = distances(CLEAN.logits, MIXED.logits, Y, pairs(), temperature)
         assert torch.equal(sumix(distance, Y, pairs(lam)).lam, torch.full((6,), lam))
 
 
-def test_images_that_are_equally_like_keep_their_lam():
+def test_equally_similar_images_keep_their_lam():
     mix = sumix(torch.full((6, 2, 5), 3.0), Y, pairs(0.3))
     torch.testing.assert_close(mix.lam, torch.full((6,), 0.3))
     assert torch.equal(mix.index, pairs().index)
 
 
-def test_the_nearer_image_gets_the_larger_share():
+def test_the_more_similar_image_gets_the_larger_share():
     distance = torch.zeros(6, 2, 5)
     distance[:, 1] = 1.0
     lam = sumix(distance, Y, pairs(0.3)).lam
     torch.testing.assert_close(lam, torch.full((6,), 0.3 / (0.3 + 0.7 * 0.367879)))
 
 
-def test_large_temperatures_are_numbers():
+def test_large_temperatures_give_finite_weights():
     distance = distances(CLEAN.logits, MIXED.logits, Y, pairs(), 1e5)
     assert sumix(distance, Y, pairs()).weight.isfinite().all()
 
 
-def test_an_images_probabilities_lack_the_others_class():
-    """What the clean image gives to the other's class does not matter."""
+def test_the_class_of_the_other_image_is_excluded_from_the_probabilities():
+    """The clean image's probability of the other class is ignored."""
     changed = CLEAN.logits.clone()
     before = distances(changed, MIXED.logits, Y, pairs(), 6.0)
     probability = changed.softmax(-1)
@@ -148,12 +148,12 @@ def gradients(losses, module):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_its_own_loss_teaches_the_uncertainty(kind, built, images, one_hot, rng):
+def test_only_the_uncertainty_loss_trains_the_uncertainty_layer(kind, built, images, one_hot, rng):
     net, method = built(kind)
     losses = method(net, images(), one_hot(), rng)
     assert all(gradient is None for gradient in gradients(losses["mix"], method.uncertainty))
     assert all(gradient.abs().sum() > 0 for gradient in gradients(losses["uncertainty"], method.uncertainty))
-    # through the features, and not through the classifier: distances are without gradient
+    # gradients flow through the features only: distances have no gradient
     features = [gradient is not None for gradient in gradients(losses["uncertainty"], net.model)]
     assert any(features) and not all(features)
     weight = torch.autograd.grad(losses["uncertainty"], net.classifier.weight, allow_unused=True)
@@ -161,34 +161,34 @@ def test_only_its_own_loss_teaches_the_uncertainty(kind, built, images, one_hot,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_the_layer_the_logits_tell_the_uncertainty(kind, built, images, one_hot, rng):
+def test_without_normalise_the_logits_are_the_uncertainty(kind, built, images, one_hot, rng):
     net, method = built(kind, normalise=False)
     assert not list(method.parameters())
     losses = method(net, images(), one_hot(), rng)
     assert torch.autograd.grad(losses["uncertainty"], net.classifier.weight)[0].abs().sum() > 0
 
 
-def test_the_images_seen_and_the_labels_drawn_are_those_of_the_base(built, images, one_hot, seeded):
+def test_images_and_initial_labels_are_those_of_the_base(built, images, one_hot, seeded):
     net, method = built()
     mixed, mix = method.mix(net, images(), one_hot(), seeded(1))
     plain, expected = load("cutmix", alpha=1.0).mix(net, images(), one_hot(), seeded(1))
     assert torch.equal(mixed, plain) and torch.equal(mix.weight, expected.weight)
 
 
-def test_no_weight_is_no_loss_for_uncertainty(built, images, one_hot, rng):
+def test_gamma_zero_has_no_uncertainty_loss(built, images, one_hot, rng):
     net, method = built(gamma=0.0)
     assert set(method(net, images(), one_hot(), rng)) == {"mix"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_batches_that_the_base_spares_have_the_plain_loss(kind, built, images, one_hot, rng):
+def test_batches_that_the_base_skips_have_the_plain_loss(kind, built, images, one_hot, rng):
     net, method = built(kind, base={"name": "cutmix", "prob": 0.0})
     net.model.eval()
     losses = method(net, images(), one_hot(), rng)
     assert set(losses) == {"mix"} and torch.equal(losses["mix"], net.loss(net(images()), one_hot()))
 
 
-def test_its_state_goes_to_another_one_and_back(built, images, one_hot, seeded):
+def test_the_state_can_be_saved_and_loaded(built, images, one_hot, seeded):
     net, method = built()
     method.uncertainty.weight.data.add_(1)
     _, other = built()
@@ -199,12 +199,12 @@ def test_its_state_goes_to_another_one_and_back(built, images, one_hot, seeded):
     assert torch.equal(*losses)
 
 
-def test_a_base_with_a_loss_of_its_own_is_refused():
+def test_a_base_with_its_own_loss_is_rejected():
     with pytest.raises(ValueError, match="decoupledmix"):
         load("sumix", base={"name": "decoupledmix"})
 
 
 @pytest.mark.parametrize("wrong", [{"gamma": -1.0}, {"temperature": float("nan")}])
-def test_wrong_hyperparameters_are_named(wrong):
+def test_invalid_hyperparameters_are_rejected_with_their_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         load("sumix", **wrong)

@@ -1,4 +1,4 @@
-"""SuperMix: a supervisor's classes, shown in one image by masks that are sought."""
+"""SuperMix: masks are optimised until a teacher predicts all mixed classes."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def ring(images):
 
 
 # alldbi/SuperMix, supermix.py at d63d25a: mix_batch(supervisor, IMAGES, K, mask_w=side, sigma_grad=sigma, max_iter=...,
-# toler=0) with lambda_s 25 and these shares. It gives back those that came out well, here with their row: the sum of
+# toler=0) with lambda_s 25 and these shares. It returns successful images, here with their row: the sum of
 # the pixels, and the spread (standard deviation) of the first mask.
 AUTHORS = [
     ([0.4, 0.6], 1, 16, 4, {0: (19.093389, 0.178633), 1: (-0.392797, 0.136351), 2: (10.079325, 0.170404)}),
@@ -32,7 +32,7 @@ AUTHORS = [
 
 
 @pytest.mark.parametrize("shares, sigma, side, iterations, expected", AUTHORS)
-def test_images_and_masks_are_those_of_the_authors(shares, sigma, side, iterations, expected):
+def test_images_and_masks_match_the_authors(shares, sigma, side, iterations, expected):
     options = {"side": side, "sigma": sigma, "iterations": iterations}
     mixed, mix = supermix(IMAGES, torch.tensor([shares] * 4), ring(len(shares)), supervisor, **options)
     for row, (total, spread) in expected.items():
@@ -41,7 +41,7 @@ def test_images_and_masks_are_those_of_the_authors(shares, sigma, side, iteratio
         assert mix.weight[row].tolist() == pytest.approx(shares)
 
 
-def test_an_image_that_failed_is_left_alone_if_only_success_counts():
+def test_with_only_success_an_image_that_failed_is_not_changed():
     lam = torch.full((4, 2), 0.5)
     options = {"side": 8, "sigma": 2.0, "iterations": 3}
     mixed, mix = supermix(IMAGES, lam, ring(2), supervisor, **options)
@@ -52,7 +52,7 @@ def test_an_image_that_failed_is_left_alone_if_only_success_counts():
     assert torch.equal(forced[0], mixed[0])
 
 
-def test_success_is_that_the_supervisor_sees_what_was_mixed():
+def test_success_means_that_the_teacher_predicts_the_mixed_classes():
     lam = torch.full((4, 2), 0.5)
     mixed, mix = supermix(IMAGES, lam, ring(2), supervisor, iterations=20)
     classes = supervisor(IMAGES).argmax(1)[ring(2)]
@@ -62,13 +62,13 @@ def test_success_is_that_the_supervisor_sees_what_was_mixed():
     assert (mix.weight[:, 0] < 1).sum() > 2
 
 
-def test_wanted_classes_are_above_all_others():
+def test_predicts_all_compares_target_classes_with_all_others():
     logits = torch.tensor([[3.0, 2, 1], [3, 1, 2], [1, 3, 2]])
     wanted = torch.tensor([[0.3, 0.7, 0], [0.3, 0.7, 0], [0, 1.0, 0]])
     assert predicts_all(logits, wanted).tolist() == [True, False, True]
 
 
-def test_shares_sum_to_one_and_begin_even(rng):
+def test_shares_sum_to_one_and_start_uniform(rng):
     assert (to_shares(torch.zeros(2, 4, 3, 3), (9, 12)) == 0.25).all()
     shares = to_shares(torch.randn(2, 3, 4, 4, generator=rng), (9, 12))
     torch.testing.assert_close(shares.sum(1), torch.ones(2, 9, 12))
@@ -89,7 +89,7 @@ def test_three_images_can_be_mixed(make_net, images, one_hot, rng):
     assert mix.index.shape == (5, 3) and mix.mask.shape == (5, 2, 16, 16) and mixed.isfinite().all()
 
 
-def test_the_supervisor_may_see_images_of_another_size(make_net, images, one_hot, rng):
+def test_the_teacher_may_run_at_another_image_size(make_net, images, one_hot, rng):
     small = {"teacher": "test_resnet", "teacher_pretrained": False, "teacher_size": 32, "iterations": 1}
     net, method = make_net(), load("supermix", **small).train()
     method.build(net)
@@ -103,6 +103,6 @@ def test_the_supervisor_may_see_images_of_another_size(make_net, images, one_hot
     "changes",
     [{"images": 1}, {"side": 0}, {"iterations": 0}, {"teacher_size": 0}, {"sigma": -1.0}, {"sparsity": float("nan")}],
 )
-def test_impossible_numbers_are_refused(changes):
+def test_invalid_numbers_are_rejected(changes):
     with pytest.raises(ValueError, match=f"SuperMix's {next(iter(changes))} is"):
         load("supermix", **changes)

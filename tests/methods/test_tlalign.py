@@ -1,4 +1,4 @@
-"""TL-Align: labels that follow the tokens."""
+"""TL-Align: labels are aligned with tokens."""
 
 import pytest
 import torch
@@ -21,13 +21,13 @@ def random_attention(rng, blocks=3, count=2, heads=2):
 
 
 @pytest.mark.parametrize("attention", [torch.eye(TOKENS), torch.full((TOKENS, TOKENS), 1 / TOKENS)])
-def test_attention_to_oneself_or_to_all_alike_gives_the_area(attention):
+def test_identity_or_uniform_attention_gives_the_area(attention):
     mask = mask_of([4, 12, 0, 8])
     share = aligned_share(mask, [attention.expand(2, 3, -1, -1)] * 3, GRID)
     torch.testing.assert_close(share, mask.mean().expand(2))
 
 
-def test_a_class_token_that_looks_into_the_box_halves_its_share_each_block():
+def test_a_class_token_attending_to_the_box_halves_its_share_in_each_block():
     attention = torch.eye(TOKENS)
     attention[0] = 0
     attention[0, 1 + 4] = 1  # the patch in row 1, column 0
@@ -37,7 +37,7 @@ def test_a_class_token_that_looks_into_the_box_halves_its_share_each_block():
         torch.testing.assert_close(share, mask.mean()[None] / 2**blocks)
 
 
-def test_one_number_a_token_is_a_label_a_token(rng):
+def test_one_number_per_token_is_equivalent_to_a_label_per_token(rng):
     """The paper's algorithm: smoothed labels of all tokens, mixed by the mean of the heads and the tokens' own."""
     attentions, mask = random_attention(rng), mask_of([0, 8, 4, 16])
     own, other = 0.9 * torch.eye(5)[1] + 0.02, 0.9 * torch.eye(5)[3] + 0.02
@@ -51,7 +51,7 @@ def test_one_number_a_token_is_a_label_a_token(rng):
     torch.testing.assert_close(share * own + (1 - share) * other, labels[:, 0])
 
 
-def test_an_image_that_shows_alone_keeps_its_whole_label(rng):
+def test_a_fully_visible_image_keeps_its_whole_label(rng):
     assert aligned_share(torch.ones(1, 1, 16, 16), random_attention(rng), GRID).tolist() == [1.0, 1.0]
 
 
@@ -68,7 +68,7 @@ def pattern(shape, frequency):
     return torch.sin(torch.arange(torch.Size(shape).numel()) * frequency + 1.0).reshape(shape)
 
 
-def test_images_and_labels_are_those_of_the_authors():
+def test_images_and_labels_match_the_authors():
     """Euphoria16/TL-Align at 4da0621, tla.py: TL_AlignMix(patch_size=4, label_smoothing=0.1, num_classes=4)(x,
     arange(4)), lam 0.4 and the middle of the box in patch row 4 and column 1: `x[:, 0, 3::8, 1::8]`; then Block of
     timm/models/vision_transformer.py three times, whose softmax gave the attention below: the class token's label."""
@@ -88,7 +88,7 @@ def test_images_and_labels_are_those_of_the_authors():
 
 
 class Given:
-    """A loss that remembers the targets."""
+    """A loss that records its targets."""
 
     def __call__(self, logits, y):
         self.y = y
@@ -113,6 +113,6 @@ def test_labels_are_those_of_the_networks_own_attention(distilled, images, seede
     assert not given.y.requires_grad
 
 
-def test_a_network_without_a_class_token_is_refused_by_name(make_net):
+def test_a_network_without_a_class_token_is_rejected_with_its_name(make_net):
     with pytest.raises(ValueError, match="tlalign needs a class token.*resnet18.*ViT"):
         load("tlalign").build(make_net("cnn"))

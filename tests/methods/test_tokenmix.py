@@ -1,4 +1,4 @@
-"""TokenMix: blocks of patches, labels by what shows of each image's own map."""
+"""TokenMix: blocks of patches, labels by the visible share of each image's map."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hf_mixup import load
 from hf_mixup.methods import tokenmix as module
 from hf_mixup.methods.tokenmix import blocks, tokenmix
 
-ROWS = [56, 126, 126, 127, 127, 8319, 6271, 6271, 8188, 8188, 8188, 8188, 8188, 96]  # their mask, a number a row
+ROWS = [56, 126, 126, 127, 127, 8319, 6271, 6271, 8188, 8188, 8188, 8188, 8188, 96]  # their mask, one number per row
 MASK = torch.tensor([[row >> place & 1 for place in reversed(range(14))] for row in ROWS])
 
 
@@ -15,16 +15,16 @@ def pattern(shape, frequency):
     return torch.sin(torch.arange(torch.Size(shape).numel()) * frequency + 1.0).reshape(shape)
 
 
-def test_blocks_are_those_of_the_authors(monkeypatch):
+def test_blocks_match_the_authors(monkeypatch):
     """Sense-X/TokenMix, tokenmix.py at 0e17d5d: generate_mask(0.5, "cpu", 14), whose random.uniform and random.randint
-    were made from 0.1 + n * 0.618034 less whole numbers, four an attempt: area, aspect, top, left."""
+    were the fractional parts of 0.1 + n * 0.618034, four per attempt: area, aspect, top, left."""
     draws = ((0.1 + n * 0.6180339887498949) % 1 for n in range(1000))
     monkeypatch.setattr(module, "uniform", lambda low, high, *_: torch.tensor([low + (high - low) * next(draws)]))
     monkeypatch.setattr(module, "integers", lambda high, *_: (next(draws) * high).long())
     assert torch.equal(blocks((14, 14), 112, 1, None)[0].long(), MASK)
 
 
-def test_weights_are_those_of_the_authors():
+def test_weights_match_the_authors():
     """As above: Mixup(switch_prob=1, label_smoothing=0, num_classes=4)(x, targets), get_labelmaps_with_coords giving
     these maps, each for its image's class: `x[0, 0, 8::64, 8::48]` and the targets."""
     pixels = [0.831808, -0.106984, -0.930851, -0.882075, 0.232098, 0.74951, 0.933653, 0.114439, 0.229598, -0.75534]
@@ -38,13 +38,13 @@ def test_weights_are_those_of_the_authors():
 
 
 @pytest.mark.parametrize(("grid", "target"), [((14, 14), 112), ((4, 4), 9), ((3, 5), 8)])
-def test_cells_are_some_and_no_more_than_asked_for(grid, target, rng):
+def test_the_number_of_cells_is_between_one_and_the_target(grid, target, rng):
     taken = blocks(grid, target, 200, rng).sum((1, 2))
     assert (taken > 0).all() and (taken <= target).all()
     assert taken.float().mean() > 0.8 * target
 
 
-def test_a_grid_too_small_for_blocks_stays_whole(rng):
+def test_a_grid_too_small_for_blocks_is_not_changed(rng):
     assert not blocks((1, 1), 1, 3, rng).any() and not blocks((14, 14), 0, 3, rng).any()
 
 
@@ -63,7 +63,7 @@ def test_equal_maps_give_the_area(images, rng):
     torch.testing.assert_close(mix.weight.sum(1), torch.ones(6))
 
 
-def test_weights_are_what_shows_of_each_images_own_map(images, rng):
+def test_weights_are_the_visible_shares_of_each_images_map(images, rng):
     attention = torch.rand(6, 4, 4, generator=rng)
     attention /= attention.sum((1, 2), keepdim=True)
     taken = blocks((4, 4), 9, 6, rng)
@@ -75,12 +75,12 @@ def test_weights_are_what_shows_of_each_images_own_map(images, rng):
         assert torch.equal(out[i], torch.where(cells, x[partner], x[i]))
 
 
-def test_nothing_taken_is_the_image_itself(images, rng):
+def test_an_empty_mask_gives_the_image_itself(images, rng):
     out, mix = mixed(torch.full((6, 4, 4), 1 / 16), torch.zeros(1, 4, 4), images, rng)
     assert torch.equal(out, images()) and mix.weight.tolist() == [[1.0, 0.0]] * 6
 
 
-def test_the_maps_are_the_networks_of_the_clean_images(make_net, images, one_hot, seeded):
+def test_attention_is_that_of_the_clean_images(make_net, images, one_hot, seeded):
     net = make_net("vit")
     _, mix = load("tokenmix").mix(net, images(), one_hot(), seeded(1))
     assert mix.mask.shape[0] == 1  # one mask for the batch
@@ -88,12 +88,12 @@ def test_the_maps_are_the_networks_of_the_clean_images(make_net, images, one_hot
     torch.testing.assert_close(mix.lam, shown)
 
 
-def test_a_network_without_attention_is_refused_by_name(make_net):
+def test_a_network_without_attention_is_rejected_with_its_name(make_net):
     with pytest.raises(ValueError, match="tokenmix needs attention.*resnet18.*ViT"):
         load("tokenmix").build(make_net("cnn"))
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan")])
-def test_an_impossible_ratio_is_refused(ratio):
+def test_an_invalid_ratio_is_rejected(ratio):
     with pytest.raises(ValueError, match="ratio"):
         load("tokenmix", ratio=ratio)

@@ -1,4 +1,4 @@
-"""TransMix: labels by what the network looked at."""
+"""TransMix: labels are weighted by attention."""
 
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ def test_uniform_attention_gives_the_area():
     torch.testing.assert_close(share, mask.mean().expand(3))
 
 
-def test_attention_inside_the_box_is_none_of_the_own_image():
+def test_attention_inside_the_box_gives_a_share_of_zero():
     attention = torch.zeros(1, 4, 4)
     attention[0, 1:3, :2] = 0.25
     assert attended_share(mask_of([4, 12, 0, 8]), attention).tolist() == [0.0]
@@ -41,7 +41,7 @@ def test_attention_need_not_sum_to_one(rng):
 
 
 class Given:
-    """A loss that remembers the targets."""
+    """A loss that records its targets."""
 
     def __call__(self, logits, y):
         self.y = y
@@ -54,14 +54,14 @@ def pattern(shape, frequency):
 
 @dataclass(eq=False)
 class Fixed(Method):
-    """CutMix with draws that are known."""
+    """CutMix with fixed draws."""
 
     def mix_batch(self, net, x, y, rng):
         return cutmix(x, torch.full((4,), 0.6), torch.arange(4).flip(0), torch.tensor([[7, 4]]))
 
 
 class Looking(Net):
-    """A network whose attention is given."""
+    """A network with fixed attention."""
 
     def forward(self, x):
         return torch.zeros(4, 5)
@@ -71,7 +71,7 @@ class Looking(Net):
         yield lambda: (pattern((4, 16), 0.3).square() + 0.1).view(4, 4, 4)
 
 
-def test_labels_are_those_of_the_authors():
+def test_labels_match_the_authors():
     """Beckschen/TransMix, transmix.py at 0e4d31e: Mixup_transmix(label_smoothing=0.1, num_classes=5)(x, arange(4)),
     which was given lam 0.6 and the middle of the box, row 7 and column 4; then transmix_label(target, attention,
     x.shape) for the attention above. `x[:, 0, 7, ::5]` and the targets, smoothed."""
@@ -99,25 +99,25 @@ def labels_of_a_step(make_net, images, seeded, **changes):
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 0.5, 1.0])
-def test_lam_goes_from_pixels_to_attention_by_ratio(ratio, make_net, images, seeded):
+def test_ratio_interpolates_lam_between_pixels_and_attention(ratio, make_net, images, seeded):
     net, mixed, mix, y = labels_of_a_step(make_net, images, seeded, ratio=ratio)
-    share = attended_share(mix.mask, net.attention(mixed))  # that of the mixed image
+    share = attended_share(mix.mask, net.attention(mixed))  # attention of the mixed image
     lam = (1 - ratio) * mix.lam + ratio * share
     torch.testing.assert_close(y, Mix.pair(mix.partner, lam)(torch.eye(6)))
 
 
-def test_by_default_attention_counts_for_half():
+def test_by_default_attention_has_half_the_weight():
     assert load("transmix").ratio == 0.5
 
 
-def test_each_row_gets_a_lam_of_its_own(make_net, images, seeded):
+def test_each_row_has_its_own_lam(make_net, images, seeded):
     y = labels_of_a_step(make_net, images, seeded)[3]
     assert len(y.diagonal().unique()) > 1
     torch.testing.assert_close(y.sum(1), torch.ones(6))
 
 
-def test_attention_all_in_the_box_halves_lam(make_net, images, seeded):
-    """A class token that looks at black patches only, and a box that is black."""
+def test_attention_only_inside_the_box_halves_lam(make_net, images, seeded):
+    """The class token attends to black patches only, and the box is black."""
     net = make_net("vit")
     method = load("transmix")
     mixed, mix = method.mix(net, images(), torch.eye(6), seeded(5))
@@ -133,54 +133,54 @@ def test_no_gradient_flows_through_attention(make_net, images, seeded):
     assert not given.y.requires_grad
 
 
-def test_a_base_without_a_mask_keeps_its_label(make_net, images, seeded):
+def test_a_base_without_a_mask_keeps_its_labels(make_net, images, seeded):
     _, _, mix, y = labels_of_a_step(make_net, images, seeded, base={"name": "mixup", "alpha": 1.0})
     assert mix.mask is None and torch.equal(y, mix(torch.eye(6)))
 
 
-def test_the_authors_choice_of_bases_runs(make_net, images, one_hot, rng):
+def test_the_authors_choice_of_bases_works(make_net, images, one_hot, rng):
     base = {"name": "choice", "methods": [CUTMIX, {"name": "mixup", "alpha": 0.8}], "weights": [0.8, 0.2]}
     method, net = load("transmix", base=base, prob=0.9), make_net("vit")
     for _ in range(5):
         assert method(net, images(), one_hot(), rng)["mix"].isfinite()
 
 
-def test_the_networks_attention_is_as_fast_as_before(make_net, images, one_hot, rng):
+def test_fused_attention_is_restored(make_net, images, one_hot, rng):
     net = make_net("vit")
     fused = [module.fused_attn for module in net.model.modules() if hasattr(module, "fused_attn")]
     load("transmix")(net, images(), one_hot(), rng)
     assert [module.fused_attn for module in net.model.modules() if hasattr(module, "fused_attn")] == fused
 
 
-def test_dropout_does_not_hide_what_was_looked_at(images, vit_model, seeded):
-    """Attention is read before its dropout: with the most dropout, labels are still those of all patches."""
+def test_attention_is_read_before_dropout(images, vit_model, seeded):
+    """Attention is read before dropout: even with the largest dropout rate, labels use all patches."""
     targets = []
     for drop in (0.0, 0.9):
         given = Given()
         net = Net(vit_model(classes=6, attn_drop_rate=drop), loss=given).train()
-        net.model.blocks[:-1].eval()  # so that the last block is given the same tokens
+        net.model.blocks[:-1].eval()  # so that the last block has the same input
         load("transmix", ratio=1.0)(net, images(), torch.eye(6), seeded(5))
         targets.append(given.y)
     torch.testing.assert_close(targets[1], targets[0])
 
 
-def test_a_network_without_attention_is_refused_by_name(make_net):
+def test_a_network_without_attention_is_rejected_with_its_name(make_net):
     with pytest.raises(ValueError, match="transmix needs attention.*resnet18.*ViT"):
         load("transmix").build(make_net("cnn"))
 
 
-def test_a_base_that_does_more_than_mix_is_refused():
+def test_a_base_that_needs_forward_is_rejected():
     with pytest.raises(ValueError, match="manifoldmix"):
         load("transmix", base={"name": "manifoldmix"})
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan")])
-def test_an_impossible_ratio_is_refused(ratio):
+def test_an_invalid_ratio_is_rejected(ratio):
     with pytest.raises(ValueError, match="ratio"):
         load("transmix", ratio=ratio)
 
 
-def test_a_pair_need_not_start_with_the_row_itself(make_net, images, one_hot, seeded):
+def test_column_0_need_not_be_the_row_itself(make_net, images, one_hot, seeded):
     net, base = make_net("vit"), {"name": "comixup", "part": 2, "beta": 0.05, "clean_weight": 0.0}
     method, alone = load("transmix", base=base, ratio=0.0), load(base)
     method.build(net)

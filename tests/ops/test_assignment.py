@@ -1,4 +1,4 @@
-"""Assignments cost as little as scipy's, whatever the table."""
+"""Assignments have the same cost as scipy's."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def tables(kind, side, rng):
 
 @pytest.mark.parametrize("kind", ["any", "ties", "negative", "equal"])
 @pytest.mark.parametrize("side", [1, 2, 3, 8, 16])
-def test_an_assignment_costs_what_scipy_finds(kind, side, rng):
+def test_an_assignment_has_the_same_cost_as_scipys(kind, side, rng):
     cost = tables(kind, side, rng)
     column = assign(cost)
     assert torch.equal(column.sort(1).values, torch.arange(side).expand(12, -1))
@@ -28,7 +28,7 @@ def test_a_worked_example():
     assert assign(cost).tolist() == [[1, 0, 2]]
 
 
-def test_nothing_is_read_by_the_host(watch, rng):
+def test_no_value_is_read_on_the_host(watch, rng):
     cost = torch.rand(3, 5, 5, generator=rng)
     with watch(cost):
         assign(cost)

@@ -1,4 +1,4 @@
-"""Labels of least energy, against enumeration on small grids and an exact minimal cut on larger ones."""
+"""Minimum-energy labels, compared with enumeration on small grids and an exact minimum cut on larger ones."""
 
 from itertools import product
 
@@ -32,7 +32,7 @@ def grids(count, height, width, levels, rng, strength=1.0):
 
 
 def arcs(levels, unary, down, right):
-    """(from, to, capacity) of the graph whose minimal cut is the best labelling (Ishikawa, 2003)."""
+    """(from, to, capacity) of the graph whose minimum cut is the optimal labelling (Ishikawa, 2003)."""
     height, width = unary.shape[1:]
     cuts = levels - 1
     source, sink, forever = height * width * cuts, height * width * cuts + 1, 1e3
@@ -56,7 +56,7 @@ def arcs(levels, unary, down, right):
 
 
 def minimal_cut(unary, down, right):
-    """(h, w) labels of least energy of one grid, by maximum flow in whole numbers."""
+    """(h, w) minimum-energy labels of one grid, by integer maximum flow."""
     levels, height, width = unary.shape
     tail, head, capacity = zip(*(arc for arc in arcs(levels, *(t.numpy() for t in (unary, down, right))) if arc[2] > 0))
     size = height * width * (levels - 1) + 2
@@ -77,7 +77,7 @@ def best_of_all(unary, down, right):
 
 @LEVELS
 @pytest.mark.parametrize("size", [(1, 2), (2, 2), (3, 3), (2, 4), (4, 1)])
-def test_no_labelling_of_a_small_grid_is_better(levels, size, rng):
+def test_the_labelling_of_a_small_grid_is_optimal(levels, size, rng):
     batch = grids(8, *size, levels, rng)
     for labels, *grid in zip(minimise(*batch), *batch):
         torch.testing.assert_close(energy(labels, *grid), best_of_all(*grid))
@@ -85,7 +85,7 @@ def test_no_labelling_of_a_small_grid_is_better(levels, size, rng):
 
 @LEVELS
 @pytest.mark.parametrize("size", [(4, 4), (8, 8), (5, 12), (12, 5)])
-def test_no_cut_is_better_where_a_side_is_short(levels, size, rng):
+def test_the_cut_is_optimal_if_one_side_is_short(levels, size, rng):
     batch = grids(6, *size, levels, rng)
     for labels, *grid in zip(minimise(*batch), *batch):
         torch.testing.assert_close(energy(labels, *grid), energy(minimal_cut(*grid), *grid), atol=1e-4, rtol=0)
@@ -95,7 +95,7 @@ def test_no_cut_is_better_where_a_side_is_short(levels, size, rng):
 @pytest.mark.parametrize("strength", [1.0, 4.0])
 @pytest.mark.parametrize("size", [(16, 16), (9, 17)])
 def test_large_grids_are_nearly_optimal(levels, strength, size, rng):
-    """The distance to the minimum is small in units of that of random labels."""
+    """The distance to the minimum is small relative to that of random labels."""
     batch = grids(4, *size, levels, rng, strength)
     gaps = []
     for labels, *grid in zip(minimise(*batch), *batch):
@@ -108,7 +108,7 @@ def test_large_grids_are_nearly_optimal(levels, strength, size, rng):
 
 @LEVELS
 @pytest.mark.parametrize("side", [2, 4, 8, 16])
-def test_no_constant_labelling_is_better(levels, side, rng):
+def test_no_constant_labelling_has_less_energy(levels, side, rng):
     batch = grids(16, side, side, levels, rng, strength=4.0)
     for labels, *grid in zip(minimise(*batch), *batch):
         for level in range(levels):
@@ -116,7 +116,7 @@ def test_no_constant_labelling_is_better(levels, side, rng):
 
 
 @pytest.mark.parametrize("side", [3, 16])
-def test_a_grid_is_solved_alike_in_any_batch(side, rng):
+def test_the_solution_of_a_grid_does_not_depend_on_the_batch(side, rng):
     batch = grids(7, side, side, 3, rng)
     order = torch.randperm(7, generator=rng)
     labels = minimise(*batch)
@@ -124,13 +124,13 @@ def test_a_grid_is_solved_alike_in_any_batch(side, rng):
     assert torch.equal(minimise(*(part[2:3] for part in batch)), labels[2:3])
 
 
-def test_costs_are_not_written_to(rng):
+def test_costs_are_not_modified(rng):
     batch = grids(2, 4, 4, 3, rng)
     before = [part.clone() for part in batch]
     minimise(*batch)
     assert all(torch.equal(part, was) for part, was in zip(batch, before))
 
 
-def test_more_levels_are_refused_in_words(rng):
+def test_more_than_three_levels_are_rejected(rng):
     with pytest.raises(ValueError, match="costs of 4 levels"):
         minimise(torch.zeros(1, 4, 2, 2), torch.zeros(1, 1, 2), torch.zeros(1, 2, 1))

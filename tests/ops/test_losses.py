@@ -1,4 +1,4 @@
-"""Losses of soft targets, one number a row."""
+"""Losses for soft targets, one value per row."""
 
 import math
 
@@ -12,7 +12,7 @@ from hf_mixup.ops.losses import binary_cross_entropy, jensen_shannon, smooth, so
 
 @pytest.fixture
 def batch():
-    """Logits (6, 4), one-hot targets, and pairs of which each has a lam of its own."""
+    """Logits (6, 4), one-hot targets, and pairs with a lam per row."""
     rng = torch.Generator().manual_seed(3)
     logits = 2 * torch.randn(6, 4, generator=rng)
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -26,20 +26,20 @@ def hard_form(logits, labels, mix):
     return (mix.lam * own + (1 - mix.lam) * other).mean()
 
 
-def test_soft_targets_give_what_two_hard_losses_give(batch):
-    """timm issue 46: are they equal? Yes, also with a lam for each row."""
+def test_soft_targets_give_the_weighted_sum_of_two_hard_losses(batch):
+    """Asked in timm issue 46; also true with a lam per row."""
     logits, labels, mix = batch
     soft = soft_cross_entropy(logits, mix(F.one_hot(labels, 4).float())).mean()
     torch.testing.assert_close(soft, hard_form(logits, labels, mix))
 
 
-def test_each_lam_stays_with_its_own_row(batch):
-    """Batch means first, lam after, is OpenMixup's bug: 1.7735 against the right 1.9414."""
+def test_each_row_uses_its_own_lam(batch):
+    """OpenMixup's bug is to multiply batch means by lam: 1.7735 instead of 1.9414."""
     logits, labels, mix = batch
     own, other = F.cross_entropy(logits, labels), F.cross_entropy(logits, labels[mix.partner])
     wrong = (mix.lam * own + (1 - mix.lam) * other).mean()
     right = soft_cross_entropy(logits, mix(F.one_hot(labels, 4).float())).mean()
-    assert abs(right - wrong) > 0.05  # so that the test before can tell them apart
+    assert abs(right - wrong) > 0.05  # so that the previous test can distinguish them
     torch.testing.assert_close(right, hard_form(logits, labels, mix))
 
 
@@ -49,7 +49,7 @@ def test_soft_cross_entropy_equals_torchs(batch):
     torch.testing.assert_close(soft_cross_entropy(logits, y), F.cross_entropy(logits, y, reduction="none"))
 
 
-def test_rows_may_weigh_more_or_less_than_one(batch):
+def test_weights_need_not_sum_to_one(batch):
     logits, labels, _ = batch
     weights = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 0.25])
     y = weights[:, None] * F.one_hot(labels, 4)
@@ -70,7 +70,7 @@ def test_binary_loss_is_the_mean_or_the_sum_over_classes(batch):
     torch.testing.assert_close(binary_cross_entropy(logits, y, total=True), rows.sum(1))
 
 
-def test_the_threshold_makes_targets_whole(batch):
+def test_the_threshold_makes_targets_binary(batch):
     logits, _, _ = batch
     y = torch.tensor([[0.7, 0.3, 0.2, 0.0]] * 6)
     hard = torch.tensor([[1.0, 1.0, 0.0, 0.0]] * 6)
@@ -91,20 +91,20 @@ def test_smoothing_and_mixing_commute(batch):
     torch.testing.assert_close(smooth(mix(y), 0.1), mix(smooth(y, 0.1)))
 
 
-def test_smoothing_keeps_the_weight_of_a_row():
+def test_smoothing_keeps_the_sum_of_a_row():
     y = torch.tensor([[0.0, 0.0, 0.0], [1.5, 0.5, 0.0]])
     torch.testing.assert_close(smooth(y, 0.3).sum(1), y.sum(1))
-    assert smooth(y, 0.3)[0].tolist() == [0, 0, 0]  # an unlabelled row stays unlabelled
+    assert smooth(y, 0.3)[0].tolist() == [0, 0, 0]  # an unlabelled row stays zero
 
 
-def test_smoothing_leaves_the_labels_alone():
+def test_smoothing_does_not_modify_the_labels():
     """HF/transformers PR 13464: labels changed in place made metrics wrong."""
     y = torch.eye(3)
     smooth(y, 0.1)
     assert torch.equal(y, torch.eye(3)) and y._version == 0
 
 
-def test_the_net_smooths_once_and_averages_last(batch, vit_model):
+def test_net_loss_smooths_once_and_averages_last(batch, vit_model):
     logits, labels, mix = batch
     net = Net(vit_model(), label_smoothing=0.1)
     y = mix(F.one_hot(labels, 4).float())
@@ -120,8 +120,8 @@ def views(count=3, scale=2.0):
 
 
 @pytest.mark.parametrize("scale", [1.0, 50.0])
-def test_the_divergence_of_three_views_is_the_authors(scale):
-    """As AugMix's training loop states it: three batch means of torch's divergence from a clamped mean."""
+def test_the_divergence_of_three_views_matches_the_authors(scale):
+    """As in AugMix's training loop: three batch means of torch's KL divergence from a clamped mean."""
     logits = views(scale=scale)
     shares = [view.softmax(1) for view in logits]
     mean = (sum(shares) / 3).clamp(1e-7, 1).log()
@@ -129,12 +129,12 @@ def test_the_divergence_of_three_views_is_the_authors(scale):
     torch.testing.assert_close(jensen_shannon(*logits).mean(), expected)
 
 
-def test_views_that_agree_do_not_diverge():
+def test_equal_views_have_divergence_zero():
     [view] = views(1)
     torch.testing.assert_close(jensen_shannon(view, view + 3, view - 1), torch.zeros(6), atol=1e-6, rtol=0)
 
 
-def test_views_that_exclude_each_other_diverge_by_the_logarithm_of_their_number():
+def test_disjoint_views_have_divergence_log_of_their_number():
     apart = [1e3 * torch.eye(4)[[k]] for k in range(3)]
     torch.testing.assert_close(jensen_shannon(*apart), torch.full((1,), math.log(3)))
 

@@ -1,4 +1,4 @@
-"""Masks are one where the row's own image shows; blending is exact there."""
+"""Masks are one where the row's own image is visible; blending is exact there."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_a_box_stays_inside_the_image():
     assert box(0.0, (4, 4)) == [0, 8, 0, 8]
 
 
-def test_one_box_is_that_of_many(rng):
+def test_a_shared_box_equals_the_box_of_each_row(rng):
     for _ in range(50):
         lam, centre = torch.rand(1, generator=rng), torch.randint(12, (1, 2), generator=rng)
         assert torch.equal(boxes((12, 17), lam, centre), boxes((12, 17), lam.repeat(3), centre.repeat(3, 1))[:1])
@@ -48,23 +48,23 @@ def test_a_mask_is_zero_in_its_box_and_one_outside():
     assert (mask[1] == 1).all()
 
 
-def test_one_box_for_all_rows_has_one_mask():
+def test_a_shared_box_has_one_mask():
     assert box_mask(torch.tensor([[1, 3, 0, 2]]).expand(5, 4), (4, 3), CPU).shape == (1, 1, 4, 3)
 
 
-def test_a_draw_is_shared_where_it_was_expanded_from_one():
+def test_expanded_draws_are_shared():
     assert is_shared(torch.tensor([[1, 2]])) and is_shared(torch.tensor([[1, 2]]).expand(3, 2))
     assert not is_shared(torch.tensor([[1, 2], [1, 2]]))
-    assert not is_shared(torch.zeros(1, 2, device="meta"))  # asking a GPU would cost a wait
+    assert not is_shared(torch.zeros(1, 2, device="meta"))  # reading it on a GPU would synchronise
 
 
 @pytest.mark.parametrize("size", [(16, 16), (112, 96)])
-def test_boxes_that_are_alike_are_pasted_as_one(size, images):
+def test_equal_boxes_give_the_same_as_one_shared_box(size, images):
     x, corners = images(3, size), torch.tensor([[2, 9, 1, 12]])
     assert torch.equal(paste(x, ROLL, corners), paste(x, ROLL, corners.repeat(3, 1)))
 
 
-def test_what_is_kept_is_the_mean_of_the_mask(rng):
+def test_share_outside_is_the_mean_of_the_mask(rng):
     lam, centre = torch.rand(50, generator=rng), torch.randint(12, (50, 2), generator=rng)
     corners = boxes((12, 17), lam, centre)
     assert torch.equal(share_outside(corners, (12, 17)), box_mask(corners, (12, 17), CPU).mean((1, 2, 3)))
@@ -79,7 +79,7 @@ def test_a_blend_is_exact_where_the_mask_is_zero_or_one(images):
 
 
 @pytest.mark.parametrize("value", [3e38, 1e-38, 65504.0])
-def test_a_blend_of_extreme_values_is_exact_at_the_ends(value):
+def test_a_blend_of_extreme_values_is_exact_for_masks_of_0_and_1(value):
     x = torch.tensor([value, -1.0, 1.0])[:, None, None, None].expand(-1, 1, 2, 2)
     assert torch.equal(blend(x, ROLL, torch.ones(1, 1, 2, 2)), x)
     assert torch.equal(blend(x, ROLL, torch.zeros(1, 1, 2, 2)), x[ROLL])
@@ -91,23 +91,23 @@ def test_a_blend_is_the_weighted_mean(images):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_a_blend_has_the_type_of_the_images(dtype, images):
+def test_a_blend_has_the_dtype_of_the_images(dtype, images):
     x, mask = images(3, dtype=dtype), images(3, channels=1, seed=1)
     mixed = blend(x, ROLL, mask)
     assert mixed.dtype == dtype
     wide = x.double()
     exact = mask.double() * wide + (1 - mask.double()) * wide[ROLL]
-    # one rounding to the type, after an error of float32 inside
+    # float32 error, then one rounding to the dtype
     assert (mixed.double() - exact).abs().max() <= 0.5 * torch.finfo(dtype).eps + 2e-7
 
 
-def test_whole_number_images_are_rounded_not_cut_off():
+def test_integer_images_are_rounded_not_truncated():
     x = torch.tensor([0, 3], dtype=torch.uint8)[:, None, None, None]
     mixed = blend(x, torch.tensor([1, 0]), torch.full((1, 1, 1, 1), 0.1))
     assert mixed.flatten().tolist() == [3, 0] and mixed.dtype == torch.uint8  # 2.7 and 0.3
 
 
-def test_a_blend_leaves_its_arguments_alone(images):
+def test_a_blend_does_not_modify_its_arguments(images):
     x, mask = images(3), images(3, channels=1, seed=1)
     before = x.clone()
     blend(x, ROLL, mask)
@@ -123,18 +123,18 @@ def test_a_blend_passes_gradient_to_images_and_mask(images):
     torch.testing.assert_close(mask.grad[0, 0], (x[0] - x[1]).detach().sum(0))
 
 
-def test_mingle_takes_partners_that_are_no_rows_of_the_batch(images):
+def test_blend_with_accepts_images_from_outside_the_batch(images):
     x, other = images(2), images(2, seed=5)
     torch.testing.assert_close(blend_with(x, other, torch.full((1, 1, 1, 1), 0.25)), 0.25 * x + 0.75 * other)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
-def test_a_shared_box_gives_what_the_mask_gives(dtype, images):
+def test_a_shared_box_gives_the_same_as_the_mask(dtype, images):
     x, corners = images(3, (6, 10), dtype=dtype), torch.tensor([[1, 4, 2, 9]] * 3)
     sliced = paste(x, ROLL, corners)
     assert torch.equal(sliced, blend(x, ROLL, box_mask(corners, (6, 10), CPU)))
 
 
-def test_spread_reaches_over_everything_but_the_batch(images):
+def test_unsqueeze_like_broadcasts_over_all_but_the_batch_dimension(images):
     assert unsqueeze_like(torch.tensor([1.0, 2.0]), images(2)).shape == (2, 1, 1, 1)
     assert unsqueeze_like(torch.tensor([1.0, 2.0]), torch.zeros(2, 7)).shape == (2, 1)

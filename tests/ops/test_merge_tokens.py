@@ -1,4 +1,4 @@
-"""Tokens merge as the authors' do, and none is lost."""
+"""Token merging matches the authors', and every token is in one mean."""
 
 import pytest
 import torch
@@ -37,11 +37,11 @@ def wave(shape, step, function=torch.sin):
 
 
 @pytest.mark.parametrize(("blocks", "total"), SCHEDULES)
-def test_schedules_are_the_authors(blocks, total):
+def test_schedules_match_the_authors(blocks, total):
     assert schedule(blocks, total) == SCHEDULES[blocks, total]
 
 
-def test_two_mergings_are_the_authors():
+def test_two_merges_match_the_authors():
     values = wave((2, 17, 4), 0.7, torch.cos)[..., :1]
     first = match(wave((2, 17, 4), 1.3), 4, 1)
     assert first.tolist() == FIRST
@@ -55,13 +55,13 @@ def test_two_mergings_are_the_authors():
 
 @pytest.mark.parametrize("total", [0, 1, 48, 195])
 @pytest.mark.parametrize("blocks", [1, 3, 12, 24])
-def test_a_schedule_adds_up(blocks, total):
+def test_a_schedule_sums_to_its_total(blocks, total):
     assert sum(schedule(blocks, total)) == total
 
 
 @pytest.mark.parametrize("kept", [1, 2, 3, 5])
 @pytest.mark.parametrize("tokens", [8, 17, 18])
-def test_each_place_is_taken_and_prefix_tokens_stay_alone(tokens, kept, rng):
+def test_every_index_is_used_and_prefix_tokens_are_not_merged(tokens, kept, rng):
     features = torch.randn(4, tokens, 6, generator=rng)
     for count in range(max_merges(tokens, kept) + 1):
         place = match(features, count, kept)
@@ -77,7 +77,7 @@ def test_equal_tokens_merge_first(rng):
     assert place[0, 6] == place[0, 3] and place[0].unique().numel() == 8
 
 
-def test_means_count_every_token_once(rng):
+def test_merged_tokens_are_means_of_the_original_tokens(rng):
     tokens, weight = torch.randn(3, 12, 2, generator=rng), torch.ones(3, 12)
     place = match(torch.randn(3, 12, 4, generator=rng), 5, 1)
     means, sums = merge(tokens, weight, place, 5)

@@ -1,4 +1,4 @@
-"""Labels of little energy, against enumeration on small grids and an exact sweep over all rows on larger ones."""
+"""Low-energy labels, compared with enumeration on small grids and exact dynamic programming on larger ones."""
 
 from itertools import product
 
@@ -9,7 +9,7 @@ from hf_mixup.ops.potts import checkerboard, labelling, one_hot
 
 
 def problems(count, size, labels, rng, weight=0.3):
-    """Costs (B, S, L) of a saliency with few peaks, and how unlike labels are: the last is half of the first two."""
+    """Unary costs (B, S, L) of saliency with few peaks, and pairwise costs; the last label is half of the first two."""
     unary = -(torch.rand(count, size[0] * size[1], labels, generator=rng) ** 3)
     unary[:, :, -1] = unary[:, :, :2].mean(2) - 0.01
     clash = 1 - torch.eye(labels)
@@ -18,7 +18,7 @@ def problems(count, size, labels, rng, weight=0.3):
 
 
 def energy(labels, unary, clash, weight, size):
-    """(...) energy of whole-number labels (..., S) of one grid of costs (S, L)."""
+    """(...) energy of integer labels (..., S) of one grid of costs (S, L)."""
     grid = labels.unflatten(-1, size)
     own = unary[torch.arange(len(unary)), labels].sum(-1)
     below = clash[grid[..., 1:, :], grid[..., :-1, :]].sum((-1, -2))
@@ -26,7 +26,7 @@ def energy(labels, unary, clash, weight, size):
 
 
 def least(unary, clash, weight, size):
-    """The least energy of one grid, cell by cell: of each labelling of the last cells, one of each column."""
+    """The minimum energy of one grid, by dynamic programming over cells; the state is the last cell of each column."""
     labels, width = unary.shape[1], size[1]
     best = torch.zeros((labels,) * width)
     for cell, own in enumerate(unary):
@@ -41,7 +41,7 @@ def least(unary, clash, weight, size):
 
 
 def gaps(batch):
-    """(B,) how far labels are from the least energy, in units of what labels drawn at random are."""
+    """(B,) distance of labels from the minimum energy, relative to that of random labels."""
     unary, clash, weight, size = batch
     found = labelling(*batch).argmax(-1)
     chance = torch.randint(unary.shape[2], (50, unary.shape[1]), generator=torch.Generator().manual_seed(1))
@@ -53,7 +53,7 @@ def gaps(batch):
 
 
 @pytest.mark.parametrize("size", [(1, 2), (2, 2), (2, 4), (4, 1), (3, 3)])
-def test_the_exact_sweep_is_exact(size, rng):
+def test_the_reference_solution_is_exact(size, rng):
     unary, clash, weight, _ = problems(3, size, 3, rng)
     every = torch.tensor(list(product(range(3), repeat=size[0] * size[1])))
     for own, unlike in zip(unary, clash):
@@ -70,12 +70,12 @@ def test_labels_are_nearly_optimal(size, weight, rng):
 
 
 @pytest.mark.parametrize("weight", [0.0, 1e-6])
-def test_without_neighbours_each_cell_takes_its_cheapest_label(weight, rng):
+def test_with_weight_zero_each_cell_has_its_cheapest_label(weight, rng):
     unary, clash, _, size = problems(4, (4, 4), 5, rng)
     assert torch.equal(labelling(unary, clash, weight, size), one_hot(unary))
 
 
-def test_no_constant_labelling_is_better(rng):
+def test_no_constant_labelling_has_less_energy(rng):
     for weight in (0.1, 0.5, 2.0):
         batch = problems(8, (4, 4), 7, rng, weight)
         for own, unlike, label in zip(batch[0], batch[1], labelling(*batch).argmax(-1)):
@@ -85,21 +85,21 @@ def test_no_constant_labelling_is_better(rng):
             )
 
 
-def test_a_grid_is_solved_alike_in_any_batch(rng):
+def test_the_solution_of_a_grid_does_not_depend_on_the_batch(rng):
     unary, clash, weight, size = problems(5, (4, 6), 4, rng)
     found = labelling(unary, clash, weight, size)
     assert found.shape == unary.shape and (found.sum(-1) == 1).all()
     assert torch.equal(labelling(unary[2:3], clash[2:3], weight, size), found[2:3])
 
 
-def test_costs_are_not_written_to(rng):
+def test_costs_are_not_modified(rng):
     unary, clash, weight, size = problems(2, (3, 3), 4, rng)
     before = unary.clone(), clash.clone()
     labelling(unary, clash, weight, size)
     assert torch.equal(unary, before[0]) and torch.equal(clash, before[1])
 
 
-def test_neighbours_have_the_other_colour():
+def test_neighbours_have_opposite_colours():
     white, near = checkerboard((3, 4), torch.device("cpu"))
     white = white[:, 0].float()
     assert near.sum() == 2 * (2 * 4 + 3 * 3) and torch.equal(near, near.T)

@@ -1,4 +1,4 @@
-"""Draws have the distribution they say, from the generator they are given."""
+"""Draws have the documented distribution and use the given generator."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 
 from hf_mixup.ops.sampling import PAIRINGS, beta, dirichlet, generator, integers, on_device, partners, points, uniform
 
-SIGMAS = 5  # a right sampler misses a bound this wide once in 1.7 million runs
+SIGMAS = 5  # a correct sampler exceeds this bound once in 1.7 million runs
 COUNT = 20_000
 
 
@@ -37,7 +37,7 @@ def test_beta_of_any_alpha_is_a_number_from_zero_to_one(alpha, rng):
     assert close(lam.mean(), 0.5, 0.5)
 
 
-def test_a_tiny_alpha_takes_one_image_or_the_other(rng):
+def test_a_tiny_alpha_draws_0_or_1(rng):
     lam = beta(1e-6, 1000, rng)
     assert ((lam < 1e-3) | (lam > 1 - 1e-3)).float().mean() > 0.99
 
@@ -54,7 +54,7 @@ def test_draws_of_beta_are_independent(rng):
 
 @pytest.mark.parametrize("alpha", [1e-6, 1e-3, 0.5, 1.0, 1e3])
 @pytest.mark.parametrize("parts", [1, 3])
-def test_rows_of_dirichlet_are_shares(alpha, parts, rng):
+def test_rows_of_dirichlet_are_non_negative_and_sum_to_one(alpha, parts, rng):
     shares = dirichlet(alpha, 1000, parts, rng)
     assert shares.shape == (1000, parts) and shares.dtype == torch.float32
     assert (shares >= 0).all()
@@ -69,7 +69,7 @@ def test_dirichlet_has_the_mean_and_variance_of_dirichlet(alpha, rng):
     torch.testing.assert_close(shares.var(0), torch.full((3,), variance), rtol=0.05, atol=0)
 
 
-def test_dirichlet_of_alpha_zero_is_all_in_one_part(rng):
+def test_dirichlet_of_alpha_zero_is_one_in_the_first_part(rng):
     assert dirichlet(0, 2, 3, rng).tolist() == [[1, 0, 0]] * 2
 
 
@@ -80,7 +80,7 @@ def test_uniform_stays_in_its_range(rng):
 
 
 @pytest.mark.parametrize("high", [7, torch.full((COUNT,), 7)])
-def test_each_whole_number_is_as_likely(high, rng):
+def test_integers_are_uniform(high, rng):
     counts = integers(high, COUNT, rng).bincount(minlength=7)
     assert len(counts) == 7
     for count in counts:
@@ -93,32 +93,32 @@ def test_each_draw_can_have_its_own_range(rng):
     assert (drawn >= 0).all() and (drawn < high).all()
 
 
-def test_points_reach_every_pixel_and_no_further(rng):
+def test_points_cover_every_pixel_and_stay_inside(rng):
     drawn = points((2, 3), 2000, rng)
     assert drawn.unique(dim=0).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
 
 
 @pytest.mark.parametrize("pairing", PAIRINGS)
 @pytest.mark.parametrize("count", [2, 3, 7, 8])
-def test_each_row_is_the_partner_of_one(pairing, count, rng):
+def test_partners_are_a_permutation(pairing, count, rng):
     for _ in range(10):
         assert partners(count, pairing, rng).sort().values.tolist() == list(range(count))
 
 
 @pytest.mark.parametrize("pairing", PAIRINGS)
 @pytest.mark.parametrize("count", [0, 1])
-def test_without_another_row_a_row_is_its_own_partner(pairing, count, rng):
+def test_a_single_row_is_its_own_partner(pairing, count, rng):
     assert partners(count, pairing, rng).tolist() == list(range(count))
 
 
 @pytest.mark.parametrize("pairing", ["shift", "derangement"])
 @pytest.mark.parametrize("count", [2, 3, 8])
-def test_nobody_is_paired_with_itself(pairing, count, rng):
+def test_shift_and_derangement_have_no_fixed_point(pairing, count, rng):
     for _ in range(50):
         assert (partners(count, pairing, rng) != torch.arange(count)).all()
 
 
-def test_halves_and_even_flips_pair_nobody_with_itself(rng):
+def test_halves_and_flips_of_even_batches_have_no_fixed_point(rng):
     assert partners(4, "halves", rng).tolist() == [2, 3, 0, 1]
     assert partners(4, "flip", rng).tolist() == [3, 2, 1, 0]
     assert partners(5, "flip", rng).tolist() == [4, 3, 2, 1, 0]
@@ -126,7 +126,7 @@ def test_halves_and_even_flips_pair_nobody_with_itself(rng):
 
 
 @pytest.mark.parametrize("pairing", ["shift", "permutation", "derangement"])
-def test_every_other_row_is_as_likely_a_partner(pairing, rng):
+def test_partners_are_uniform_over_all_other_rows(pairing, rng):
     count, draws = 5, 4000
     first = torch.stack([partners(count, pairing, rng)[0] for _ in range(draws)]).bincount(minlength=count)
     candidates = range(count) if pairing == "permutation" else range(1, count)
@@ -135,17 +135,17 @@ def test_every_other_row_is_as_likely_a_partner(pairing, rng):
         assert close(first[row] / draws, share, math.sqrt(share * (1 - share)), draws)
 
 
-def test_a_shift_moves_all_rows_alike(rng):
+def test_a_shift_is_the_same_for_all_rows(rng):
     partner = partners(6, "shift", rng)
     assert len(((partner - torch.arange(6)) % 6).unique()) == 1
 
 
-def test_an_unknown_pairing_lists_the_known(rng):
+def test_an_unknown_pairing_lists_the_known_ones(rng):
     with pytest.raises(ValueError, match="'random'.*shift, permutation"):
         partners(4, "random", rng)
 
 
-def test_draws_take_nothing_from_the_global_generator(rng):
+def test_draws_do_not_use_the_global_generator(rng):
     before = torch.get_rng_state()
     beta(0.2, 4, rng), uniform(0, 1, 4, rng), integers(9, 4, rng), points((4, 4), 4, rng)
     [partners(5, pairing, rng) for pairing in PAIRINGS]
@@ -156,14 +156,14 @@ def test_a_generator_is_a_function_of_its_key():
     assert torch.equal(torch.rand(3, generator=generator(1, 2)), torch.rand(3, generator=generator(1, 2)))
 
 
-def test_near_keys_give_unrelated_streams():
+def test_similar_keys_give_independent_streams():
     keys = [(0,), (1,), (0, 1), (1, 0), (1, 1), (0, 0, 1)]
     draws = torch.stack([torch.rand(2000, generator=generator(*key)) for key in keys])
     correlation = draws.corrcoef() - torch.eye(len(keys))
-    assert correlation.abs().max() < SIGMAS / math.sqrt(2000)  # sigma of a correlation of unrelated draws
+    assert correlation.abs().max() < SIGMAS / math.sqrt(2000)  # sigma of the correlation of independent draws
 
 
-def test_a_device_generator_follows_from_the_host_generator(seeded):
+def test_a_device_generator_is_seeded_by_the_cpu_generator(seeded):
     cpu = torch.device("cpu")
     first, again, other = (torch.rand(3, generator=on_device(seeded(seed), cpu)) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
