@@ -72,7 +72,7 @@ class AttentiveMix(Method):
         return self
 
     def mix_batch(
-        self, net: Net | None, x: Tensor, y: Tensor, rng: torch.Generator, out: Tensor | None = None
+        self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator, out: Tensor | None = None
     ) -> tuple[Tensor, Mix]:
         lam, partner = self.draw(x, self.alpha, rng)
         activation = self.activation(net, x)

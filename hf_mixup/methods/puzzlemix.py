@@ -202,9 +202,7 @@ class PuzzleMix(Method):
                 f"PuzzleMix's saliency_scale is {self.saliency_scale!r}: give a factor above 0, such as 0.5."
             )
         if self.neigh_size < 1 or (self.t_size is not None and self.t_size < 1):
-            raise ValueError(
-                f"PuzzleMix got neigh_size {self.neigh_size!r}, t_size {self.t_size!r}: give 1 pixel or more."
-            )
+            raise ValueError(f"PuzzleMix got neigh_size {self.neigh_size!r}, t_size {self.t_size!r}: give 1 or more.")
         if not self.grids or min(self.grids) < 2:
             raise ValueError(f"PuzzleMix's grids are {self.grids!r}: give numbers of blocks per side, 2 or more.")
         if not 0 <= self.adv_prob <= 1 or not 0 <= self.adv_eps <= 1:
@@ -213,7 +211,7 @@ class PuzzleMix(Method):
             raise ValueError("PuzzleMix's adv_prob requires mean and std of the images and a saliency_scale of 1.")
 
     def mix_batch(
-        self, net: Net | None, x: Tensor, y: Tensor, rng: torch.Generator, out: Tensor | None = None
+        self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator, out: Tensor | None = None
     ) -> tuple[Tensor, Mix]:
         lam, partner = self.draw(x, self.alpha, rng)
         blocks = self.grid(x.shape[-2:], rng)

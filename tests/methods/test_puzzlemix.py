@@ -134,7 +134,7 @@ def test_noise_increases_the_loss_and_is_bounded(make_net, images, one_hot, rng)
 
 @pytest.mark.parametrize("per_image", [False, True])
 def test_adv_prob_is_the_share_of_batches_with_noise(per_image, make_net, images, one_hot, seeded):
-    net, x, y = make_net("cnn"), images() * 0.8 + 0.1, one_hot()
+    net, x, y = make_net("cnn", (8, 8)), images(size=(8, 8)) * 0.8 + 0.1, one_hot()
     pixels = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     method = load("puzzlemix", grids=[4], adv_prob=0.3, per_image=per_image, **pixels)
     sides = torch.zeros(2)

@@ -52,12 +52,13 @@ def test_it_gives_the_authors_images_and_targets():
 def test_boxes_are_drawn_as_the_authors_draw_them(rng):
     """Sides of sqrt(U(0, 0.5)) of the image's, around a uniform point, clipped: computed for the same draws."""
     method = load("recursivemix", per_image=True)
-    corners = method.boxes(torch.zeros(4000, 1, 20, 30), rng)
+    corners = method.boxes(torch.empty(4000, 1, 20, 30, device="meta"), rng)
     top, bottom, left, right = corners.unbind(1)
     assert (top.min(), bottom.max(), left.min(), right.max()) == (0, 20, 0, 30)
     inside = (top > 0) & (bottom < 20) & (left > 0) & (right < 30)
     assert (bottom - top)[inside].max() <= 14 and (right - left)[inside].max() <= 21  # sqrt(0.5) of 20 and 30
-    whole = load("recursivemix", per_image=True, max_area=0.25).boxes(torch.zeros(20_000, 1, 200, 200), rng).double()
+    x = torch.empty(20_000, 1, 200, 200, device="meta")  # only its shape is used
+    whole = load("recursivemix", per_image=True, max_area=0.25).boxes(x, rng).double()
     side = 200 * torch.linspace(0, 0.25, 200_001, dtype=torch.float64).sqrt()
     # clipping a side s of 200 at a border takes s^2 / 800 from it on average
     expected = float((side - side.square() / 800).mean())
