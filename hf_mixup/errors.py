@@ -1,4 +1,4 @@
-"""Every error that hf_mixup raises for its user; each carries the exit status of the command that it ends."""
+"""The errors that hf_mixup raises for its users, each with the exit status of a command that ends with it."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -7,10 +7,10 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 class MixupError(Exception):
-    """The message says what is wrong with which value, and what to do."""
+    """Base class. The message names the value that is wrong, and what to do."""
 
     exit_status = BAD_INPUT
-    every_rank = False  # whether each rank prints it; by default one process a machine does
+    every_rank = False  # whether each rank prints it; by default one process per machine
 
 
 class ConfigError(MixupError, ValueError):
@@ -41,7 +41,7 @@ class RecordError(MixupError, ValueError):
 
 
 class RunError(MixupError, ValueError):
-    """A run that cannot start with these settings. Nothing was written."""
+    """A run that cannot start with these settings. No file was written."""
 
 
 class ExistingRunError(RunError):
@@ -55,7 +55,7 @@ class SaveError(MixupError, OSError):
 
 
 class CheckpointError(MixupError, ValueError):
-    """A checkpoint that is incomplete, damaged, or of other settings."""
+    """A checkpoint that is incomplete, damaged, or of a run with other settings."""
 
 
 class CardError(MixupError, ValueError):
@@ -89,7 +89,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """A sentence " Did you mean 'x'?", or "" if no choice is close; upper and lower case are equal."""
+    """The sentence " Did you mean 'x'?", or "" if no choice is similar; the case of letters is ignored."""
     by_lower = {choice.lower(): choice for choice in choices}
     found = get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
     return f" Did you mean {by_lower[found[0]]!r}?" if found else ""

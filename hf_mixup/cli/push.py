@@ -1,4 +1,4 @@
-"""`python -m hf_mixup push FOLDER`: push a finished run to the Hub, now or again."""
+"""`python -m hf_mixup push FOLDER`: push a finished run to the Hub."""
 
 import argparse
 import sys
@@ -8,38 +8,38 @@ from pathlib import Path
 from transformers.utils import logging
 
 from ..errors import INTERRUPTED, MixupError, PushRefused
-from ..hub.destination import Destination, checked
-from ..publish.push import finished, push
+from ..hub.destination import Destination, check_access
+from ..publish.push import files_to_push, push
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit status: 0, or 2 for a folder or destination that cannot be pushed, 1 for a Hub that failed."""
+    """Return the exit status: 0, 2 if the folder or destination is invalid, 1 if the Hub failed."""
     options = _parser().parse_args(argv)
     logging.disable_progress_bar()
     try:
-        finished(options.folder)
-        destination = checked(_destination(options))
-        address = push(options.folder, destination, options.seeds)
+        files_to_push(options.folder)
+        destination = check_access(_destination(options))
+        url = push(options.folder, destination, options.seeds)
     except KeyboardInterrupt:
-        print("Interrupted. The folder is unchanged: push it again with the same command.", file=sys.stderr)
+        print("Interrupted. The run's folder is complete: push it again with the same command.", file=sys.stderr)
         return INTERRUPTED
     except MixupError as error:
         print(error, file=sys.stderr)
         return error.exit_status
-    if Destination.of(options.folder) is None:  # else the run's own place stays
+    if Destination.load(options.folder) is None:  # the run's own destination is not replaced
         destination.save(options.folder)
-    print(f"Pushed to {address}")
+    print(f"Pushed to {url}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m hf_mixup push",
-        description="Push the folder of a finished run to the Hub. The token is that of HF_TOKEN or `hf auth login`.",
+        description="Push the folder of a finished run to the Hub, with the token of HF_TOKEN or `hf auth login`.",
     )
     parser.add_argument("folder", type=Path, help="output_dir of the run")
-    parser.add_argument("--repo", help="name or namespace/name (default: where the run was to be pushed)")
-    parser.add_argument("--revision", help="branch, made if it is not there (default: the run's, or main)")
+    parser.add_argument("--repo", help="name or namespace/name (default: the run's hub_model_id)")
+    parser.add_argument("--revision", help="branch, created if it does not exist (default: the run's, or main)")
     switch = {"action": argparse.BooleanOptionalAction, "default": None}
     parser.add_argument("--private", **switch, help="make the repository private")
     parser.add_argument("--create_pr", **switch, help="open a pull request instead")
@@ -49,21 +49,23 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=(),
         metavar="FOLDER",
-        help="runs with other seeds, for the spread",
+        help="folders of runs with other seeds, for mean and standard deviation",
     )
     return parser
 
 
 def _destination(options: argparse.Namespace) -> Destination:
-    """What the run left, with what is given here over it."""
+    """The destination saved in the run's folder, overridden by the options."""
     given = {name: getattr(options, name) for name in ("repo", "revision", "private", "create_pr")}
     given = {name: value for name, value in given.items() if value is not None}
-    left = Destination.of(options.folder)
-    if left is None and "repo" not in given:
-        raise PushRefused(f"The run in {options.folder} does not say where it belongs: give --repo.")
-    if left and given.get("repo", left.repo) != left.repo:  # which has branches and ways there of its own
-        left = Destination(given["repo"], private=left.private)
-    wanted = replace(left, **given) if left else Destination(**given)
-    if wanted.create_pr and wanted.revision not in (None, "main"):
-        raise PushRefused(f"Pull requests go to main, not to revision {wanted.revision!r}: leave out one of the two.")
-    return wanted
+    saved = Destination.load(options.folder)
+    if saved is None and "repo" not in given:
+        raise PushRefused(f"The run in {options.folder} has no destination: give --repo.")
+    if saved and given.get("repo", saved.repo) != saved.repo:  # the saved branch is of the saved repository
+        saved = Destination(given["repo"], private=saved.private)
+    destination = replace(saved, **given) if saved else Destination(**given)
+    if destination.create_pr and destination.revision not in (None, "main"):
+        raise PushRefused(
+            f"A pull request is for main, not for revision {destination.revision!r}: leave out one of the two."
+        )
+    return destination

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 )
 
 from ..errors import DataError, DataUnreachable, nearest
-from ..hub.retry import may_pass, reason, retried, status_of
+from ..hub.retry import is_transient, reason, retried, status_of
 from .streaming.parquet import read_footer
 from .streaming.remote_files import HUB_FILE, LOGIN, TOKEN, file_sizes, read_range
 
@@ -161,7 +161,7 @@ def network_error(error: BaseException | None) -> BaseException | None:
     while error is not None and error not in chain:
         chain.append(error)
         error = error.__cause__ or error.__context__
-    return next((error for error in reversed(chain) if may_pass(error)), None)
+    return next((error for error in reversed(chain) if is_transient(error)), None)
 
 
 def resolve_revision(data: str, revision: str | None, token: str | None) -> str:
@@ -174,10 +174,10 @@ def resolve_revision(data: str, revision: str | None, token: str | None) -> str:
     try:
         return retried(lambda: api.dataset_info(data, revision=revision).sha, f"get the commit of {data!r}")
     except (HTTPError, OSError, HFValidationError) as error:
-        unreachable = isinstance(error, OfflineModeIsEnabled) or may_pass(error)
+        unreachable = isinstance(error, OfflineModeIsEnabled) or is_transient(error)
         if unreachable and re.fullmatch(r"[0-9a-f]{40}", revision or ""):
             return revision  # a full sha needs no lookup, and the files may be in the cache
-        raise (DataUnreachable if may_pass(error) else DataError)(_hub_message(data, revision, error)) from error
+        raise (DataUnreachable if is_transient(error) else DataError)(_hub_message(data, revision, error)) from error
 
 
 def _hub_message(data: str, revision: str | None, error: Exception) -> str:

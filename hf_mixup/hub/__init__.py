@@ -1,1 +1,1 @@
-"""Talking to the Hub: what is tried again, one commit at a time, where a run belongs, and saved models as they come."""
+"""Requests to the Hub: retries and timeouts, commits, the destination of a run, and downloads of saved models."""

@@ -1,4 +1,4 @@
-"""One commit that makes a branch hold what it should, however often it has to be tried."""
+"""Commit files to a branch of a repository. A commit that is retried is not made twice."""
 
 import re
 import uuid
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from .retry import retried, without_secrets
+from .retry import redacted, retried
 
-MOVED = (409, 412)  # the branch is no longer where it was: another's commit, or our own whose reply was lost
-TEXT = (".json", ".md", ".yaml")  # sent with the commit itself, not before
-COMMIT = re.compile(r"[0-9a-f]{40}")
-UNLESS_TOLD = ""  # .gitignore of the repository does not decide what a run consists of
+MOVED = (409, 412)  # the branch has moved: another commit, or our own whose response was lost
+TEXT = (".json", ".md", ".yaml")  # uploaded with the commit, not before it
+COMMIT_SHA = re.compile(r"[0-9a-f]{40}")
+NO_GITIGNORE = ""  # upload files also if the repository's .gitignore names them
 
 
 def commit(
@@ -24,35 +24,39 @@ def commit(
     revision: str | None = None,
     create_pr: bool = False,
 ) -> str:
-    """Put `files` (by their name there) on the branch, take away what is `stale`, and give the address.
+    """Upload `files` (name in the repository: path) and delete the `stale` files; return the URL of the branch.
 
-    One commit, none if all is there already. Each try looks at the branch anew and commits on what it saw.
+    With `create_pr`, the URL of the new pull request. One commit, or none if nothing changes. Each try reads the branch
+    again and commits on that state.
     """
-    key, tried = uuid.uuid4().hex, []
+    key, attempts = uuid.uuid4().hex, []
 
     def once():
-        if create_pr and tried and (opened := _opened(api, repo, key)):
-            return opened
+        if create_pr and attempts and (url := _pull_request(api, repo, key)):
+            return url
         head = api.repo_info(repo, revision=revision)
-        there = {entry.rfilename for entry in head.siblings or []}
-        gone = [CommitOperationDelete(name, is_folder=False) for name in sorted(there - files.keys()) if stale(name)]
-        tried.append(head.sha)
-        done = api.create_commit(
+        existing = {entry.rfilename for entry in head.siblings or []}
+        unwanted = [name for name in sorted(existing - files.keys()) if stale(name)]
+        attempts.append(head.sha)
+        created = api.create_commit(
             repo,
-            [*_uploaded(api, repo, files, revision, create_pr), *gone],
+            [
+                *_upload(api, repo, files, revision, create_pr),
+                *(CommitOperationDelete(name, is_folder=False) for name in unwanted),
+            ],
             commit_message=message,
             commit_description=f"hf_mixup {key}" if create_pr else None,
             revision=revision,
             parent_commit=head.sha,
             create_pr=create_pr,
         )
-        return done.pr_url or address(api, repo, revision)
+        return created.pr_url or address(api, repo, revision)
 
     return retried(once, f"commit {message!r} to {repo}", also=MOVED)
 
 
-def _uploaded(api: HfApi, repo: str, files: dict[str, Path], revision: str | None, create_pr: bool) -> list:
-    """The files as additions, the large ones uploaded: one after the other, in this thread, which may be ended."""
+def _upload(api: HfApi, repo: str, files: dict[str, Path], revision: str | None, create_pr: bool) -> list:
+    """Upload the large files, one by one in this thread, and return the commit operations of all files."""
     additions = [CommitOperationAdd(name, path) for name, path in files.items()]
     binary = [[addition] for addition in additions if not addition.path_in_repo.endswith(TEXT)]
     text = [addition for addition in additions if addition.path_in_repo.endswith(TEXT)]
@@ -64,13 +68,13 @@ def _uploaded(api: HfApi, repo: str, files: dict[str, Path], revision: str | Non
             create_pr=create_pr,
             num_threads=1,
             free_memory=False,
-            gitignore_content=UNLESS_TOLD,
+            gitignore_content=NO_GITIGNORE,
         )
     return additions
 
 
-def _opened(api: HfApi, repo: str, key: str) -> str | None:
-    """The address of the pull request that a try opened whose reply was lost."""
+def _pull_request(api: HfApi, repo: str, key: str) -> str | None:
+    """The URL of the pull request with `key` in its commits: an earlier try opened it, but its response was lost."""
     me = api.whoami()["name"]
     for pull in api.get_repo_discussions(repo, author=me, discussion_type="pull_request", discussion_status="open"):
         if any(key in entry.message for entry in api.list_repo_commits(repo, revision=pull.git_reference)):
@@ -79,19 +83,18 @@ def _opened(api: HfApi, repo: str, key: str) -> str | None:
 
 
 def make_branch(api: HfApi, repo: str, revision: str) -> None:
-    """Make a branch of that name where there is none; ValueError if it is a tag or a commit, which nothing goes on."""
+    """Create the branch unless it exists; ValueError if `revision` is a tag or a commit, which cannot be pushed to."""
     if revision.startswith("refs/"):
         return
     refs = api.list_repo_refs(repo)
     if revision in {branch.name for branch in refs.branches}:
         return
-    taken = revision in {tag.name for tag in refs.tags} or COMMIT.fullmatch(revision)
-    if taken:
+    if revision in {tag.name for tag in refs.tags} or COMMIT_SHA.fullmatch(revision):
         raise ValueError(f"{revision!r} is a tag or a commit, and a run is pushed to a branch: give another revision")
     api.create_branch(repo, branch=revision, exist_ok=True)
 
 
 def address(api: HfApi, repo: str, revision: str | None = None) -> str:
-    """Where people look at the repository, or at a branch of it."""
-    place = without_secrets(f"{api.endpoint}/{repo}")
-    return place if revision in (None, "main") else f"{place}/tree/{revision}"
+    """The URL of the repository's page, or of a branch's."""
+    url = redacted(f"{api.endpoint}/{repo}")
+    return url if revision in (None, "main") else f"{url}/tree/{revision}"

@@ -1,4 +1,4 @@
-"""Which files of a run's folder are published; everything else stays local and is left alone in the repository."""
+"""The files of a run's folder that are published. Other files stay local, and are not changed in the repository."""
 
 import re
 from fnmatch import fnmatch

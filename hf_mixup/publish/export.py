@@ -1,4 +1,4 @@
-"""A finished run as others load it: the published folder and its card."""
+"""Export a finished run: the folder that other libraries load, with its model card."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,21 +19,21 @@ from .model_card import eval_results, hub_id, model_card, recipe
 from .sample_grid import NAME, write_picture
 
 CARD, RECIPE, EVAL_RESULTS = "README.md", "recipe.yaml", ".eval_results/hf_mixup.yaml"
-PATIENCE = 10.0  # seconds to wait for the Hub's word on a data set
+TIMEOUT = 10.0  # seconds, for the request whether a data set is public
 
 
 def export(folder: Path, trainer, processor: BaseImageProcessor, config, run: dict) -> None:
-    """Write network, preprocessor, method, picture, recipe, card and run record into `folder`."""
+    """Write model, image processor, method, picture, recipe, model card and run record to `folder`."""
     if trainer.ema is None:
-        _write_network(folder, trainer, processor, config, run)
+        _write_model(folder, trainer, processor, config, run)
     else:
         with trainer.ema.swapped():
-            _write_network(folder, trainer, processor, config, run)
+            _write_model(folder, trainer, processor, config, run)
     _write_card(folder, run)
     record.write(run, folder)
 
 
-def _write_network(folder: Path, trainer, processor: BaseImageProcessor, config, run: dict) -> None:
+def _write_model(folder: Path, trainer, processor: BaseImageProcessor, config, run: dict) -> None:
     save_published(trainer.model, processor, folder)
     save_extra(folder, trainer.step, None)
     (folder / NAME).unlink(missing_ok=True)
@@ -41,17 +41,17 @@ def _write_network(folder: Path, trainer, processor: BaseImageProcessor, config,
         write_picture(folder, trainer)
 
 
-def shows_images(asked: bool | None, path: str) -> bool:
-    """Whether a card may show training images: as asked, else only those that everybody can see anyway.
+def shows_images(requested: bool | None, path: str) -> bool:
+    """Whether the card may show training images: as requested, by default only images of public data.
 
-    These are the sample, and data sets on the Hub that are neither private nor gated, as the Hub says now.
+    Public are the sample, and data sets on the Hub that are neither private nor gated at this time.
     """
-    if asked is not None or path == "sample":
-        return asked is not False
+    if requested is not None or path == "sample":
+        return requested is not False
     if hub_id(path) is None:
         return False
     try:
-        return not HfApi(token=False).dataset_info(path, timeout=PATIENCE).gated
+        return not HfApi(token=False).dataset_info(path, timeout=TIMEOUT).gated
     except (OSError, HTTPError, ValueError):
         return False
 
@@ -63,10 +63,10 @@ def rewrite_card(
     *,
     revision: str | None = None,
 ) -> None:
-    """Write the card in the folder of a finished run anew, from what is in the folder.
+    """Write the model card of a finished run again, from the files in its folder.
 
-    With `repo` (and `revision`) its lines load from there. `others`: runs of the same recipe with other seeds, as
-    folders or records, which give the results a spread. Raises CardError.
+    With `repo` (and `revision`), the code in the card loads the model from there. `others`: runs of the same recipe
+    with other seeds, as folders or records; the card then has mean and standard deviation. Raises CardError.
     """
     runs = [_finished(folder), *(other if isinstance(other, dict) else _finished(other) for other in others)]
     _write_card(Path(folder), runs[0], (repo, revision), runs[1:])
@@ -75,12 +75,12 @@ def rewrite_card(
 def _finished(folder: str | Path) -> dict:
     run = record.read(folder)
     if run is None or run.get("status") != "finished":
-        raise CardError(f"{folder} holds no finished run: give the folder of one, with its {record.NAME}.")
+        raise CardError(f"{folder} is not the folder of a finished run: give one with a {record.NAME}.")
     return run
 
 
 def _write_card(folder: Path, run: dict, place: tuple = (None, None), others: Sequence[dict] = ()) -> None:
-    """README.md, recipe.yaml and .eval_results of a finished run whose network is in `folder`."""
+    """Write README.md, recipe.yaml and .eval_results of a finished run whose model is in `folder`."""
     method = load(run["method"]["name"], **run["method"]["args"])
     network = read_json(folder / CONFIG, str(folder))
     card = model_card(
@@ -88,7 +88,7 @@ def _write_card(folder: Path, run: dict, place: tuple = (None, None), others: Se
         title=method.title,
         link=method.link,
         library="timm" if "architecture" in network else "transformers",
-        ours=network.get("architecture") in networks.__all__,
+        own_architecture=network.get("architecture") in networks.__all__,
         classes=class_names(network),
         picture=(folder / NAME).is_file(),
         place=place,
@@ -96,13 +96,13 @@ def _write_card(folder: Path, run: dict, place: tuple = (None, None), others: Se
     )
     atomic_write(folder / CARD, str(card))
     atomic_write(folder / RECIPE, recipe(run))
-    if (told := eval_results(run)) is not None:
-        atomic_write(folder / EVAL_RESULTS, told)
+    if (results := eval_results(run)) is not None:
+        atomic_write(folder / EVAL_RESULTS, results)
 
 
 def class_names(network: dict) -> list[str]:
-    """The classes in their order, of a config.json as timm or transformers write it."""
+    """The class names in their order, from a config.json of timm or transformers."""
     if "label_names" in network:
         return [str(name) for name in network["label_names"]]
-    named = network.get("id2label") or {}
-    return [str(named[number]) for number in sorted(named, key=int)]
+    names = network.get("id2label") or {}
+    return [str(names[number]) for number in sorted(names, key=int)]

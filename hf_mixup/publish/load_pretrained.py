@@ -1,4 +1,4 @@
-"""What was published, back again: network, preprocessor and method from a folder or the Hub."""
+"""Load a published run from a folder or the Hub: model, image processor and method."""
 
 from pathlib import Path
 
@@ -17,18 +17,19 @@ from ..runs.record import NAME, SCHEMA_VERSION
 from ..trainer.weights import METHOD, load_method
 from ..version import __version__
 
-NETWORK = "transformers' AutoModelForImageClassification loads the network alone."
+ALONE = "transformers' AutoModelForImageClassification loads the model alone."
 
 
 def load_pretrained(
     repo: str, revision: str | None = None, *, teachers: bool = False
 ) -> tuple[PreTrainedModel, BaseImageProcessor, Method | None]:
-    """Network, preprocessor and method of a run's folder or Hub repository; no method if it is no run of ours.
+    """Return model, image processor and method from a run's folder or Hub repository; method is None for other models.
 
-    `repo` is a folder if there is one of that name, else a Hub id, at the branch, tag or commit `revision`. The method
-    has its own networks as they were trained: give it to `MixupTrainer(method=method)` to go on. Only safetensors and
-    JSON are read, and no code of the repository runs. `teachers`: whether the record of a repository may name further
-    repositories or folders to load as the method's teacher; timm's names it may. Raises ModelError.
+    `repo` is a folder if one of that name exists, else a Hub id, at the branch, tag or commit `revision`. The method
+    has the trained weights of its own networks: pass it to `MixupTrainer(method=method)` to continue training. Only
+    safetensors and JSON are read, and no code of the repository runs. `teachers`: whether the run record of a
+    repository may name other repositories or folders as the method's teacher; timm names are always allowed. Raises
+    ModelError.
     """
     folder = fetch(repo, revision)
     model = load_network(repo, folder)
@@ -38,44 +39,44 @@ def load_pretrained(
 
 
 def _method(repo: str, folder: Path, model: PreTrainedModel, trusted: bool) -> Method | None:
-    """The method that the run record in `folder` names, built for `model`, with its weights."""
+    """The method of the run record in `folder`, built for `model`, with its weights; None without a run record."""
     method = _recorded(repo, folder)
     if method is None:
         return None
-    strange = [part.teacher for part in method.modules() if getattr(part, "teacher", None)]
-    if not trusted and (strange := [name for name in strange if not timm.is_model(name)]):
+    teachers = [part.teacher for part in method.modules() if getattr(part, "teacher", None)]
+    if not trusted and (unknown := [name for name in teachers if not timm.is_model(name)]):
         raise ModelError(
-            f"The record of {repo!r} names a teacher, {strange[0]!r}, which is not timm's. If you trust it, pass "
-            f"load_pretrained(..., teachers=True); {NETWORK}"
+            f"The record of {repo!r} names a teacher, {unknown[0]!r}, which is not a timm model. If you trust it, pass "
+            f"load_pretrained(..., teachers=True); {ALONE}"
         )
     try:
         method.build(Net(model))
         load_method(folder, method)
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"{METHOD} of {repo!r} is missing or damaged ({error}): get it again; {NETWORK}") from error
+        raise ModelError(f"{METHOD} of {repo!r} is missing or damaged ({error}): download it again. {ALONE}") from error
     except (RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ModelError(
-            f"Method {method.name!r} of {repo!r} does not fit its network ({reason}). {NETWORK}"
-        ) from error
+        raise ModelError(f"Method {method.name!r} of {repo!r} does not fit its model ({reason}). {ALONE}") from error
     method.loaded = True
     return method
 
 
 def _recorded(repo: str, folder: Path) -> Method | None:
-    """The method of the run record in `folder`, without weights; None if there is no record of ours."""
+    """The method of the run record in `folder`, without weights; None if there is no run record of hf_mixup."""
     run = read_json(folder / NAME, repo) if (folder / NAME).is_file() else {}
     if not {"schema_version", "recipe_hash", "method"} <= run.keys():
         return None
     if run["schema_version"] != SCHEMA_VERSION:
-        raise ModelError(f"{NAME} of {repo!r} is of another version of hf_mixup than {__version__}: update. {NETWORK}")
-    told = run["method"] if isinstance(run["method"], dict) else {}
-    name, args = told.get("name"), told.get("args")
+        raise ModelError(
+            f"{NAME} of {repo!r} is of another version of hf_mixup than {__version__}: update hf_mixup. {ALONE}"
+        )
+    recorded = run["method"] if isinstance(run["method"], dict) else {}
+    name, args = recorded.get("name"), recorded.get("args")
     if name not in available():
         raise ModelError(
-            f"{repo!r} was trained with method {name!r}, which hf_mixup {__version__} does not know: update. {NETWORK}"
+            f"{repo!r} was trained with method {name!r}, which hf_mixup {__version__} does not have: update it. {ALONE}"
         )
     try:
         return load(name, **args)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise ModelError(f"{NAME} of {repo!r} gives method {name!r} wrong arguments: {error} {NETWORK}") from error
+        raise ModelError(f"{NAME} of {repo!r} has wrong arguments for method {name!r}: {error} {ALONE}") from error

@@ -1,20 +1,20 @@
-"""Text from anywhere, made safe to stand in a Markdown page or a line of YAML."""
+"""Escape text of unknown origin for a Markdown page or a line of YAML."""
 
 import re
 import unicodedata
 
 SPECIAL = re.compile(r"[\\`*_{}\[\]()<>#+!|~&:@$^]|\.(?=\S)")
-# what turns the direction of text or cannot be seen; joiners stay, since emoji and scripts are written with them
+# characters that change the direction of text or are invisible; joiners stay, since emoji and some scripts use them
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 JOINERS = "\u200c\u200d"
-LONGEST = 200
+MAX_LENGTH = 200
 
 
 def clean(value: object) -> str:
-    """One line of visible text, at most 200 characters: whatever breaks lines or hides is a space."""
-    seen = (" " if _hidden(letter) else letter for letter in str(value))
-    text = " ".join("".join(seen).split())
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    """One line of visible text, at most 200 characters; line breaks and invisible characters become spaces."""
+    visible = (" " if _hidden(letter) else letter for letter in str(value))
+    text = " ".join("".join(visible).split())
+    return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH - 3]}..."
 
 
 def _hidden(letter: str) -> bool:
@@ -22,12 +22,12 @@ def _hidden(letter: str) -> bool:
 
 
 def escaped(value: object) -> str:
-    """`clean` text that Markdown shows as it is: no link, no tag, no table, no emphasis comes of it."""
+    """`clean` text that Markdown shows literally: without links, tags, tables or emphasis."""
     return SPECIAL.sub(lambda found: f"\\{found[0]}", clean(value)).replace("\\<", "&lt;").replace("\\&", "&amp;")
 
 
 def code(text: str, language: str) -> str:
-    """A block of code which the text cannot end."""
+    """A fenced code block that the text cannot close."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"

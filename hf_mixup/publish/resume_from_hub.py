@@ -10,9 +10,9 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 
 from ..errors import CheckpointError, PushError, PushRefused
 from ..files import atomic_write
-from ..hub.destination import CHECKPOINTS, FAILURES, Destination, checked, why
+from ..hub.destination import CHECKPOINTS, FAILURES, Destination, check_access, explain
 from ..hub.published_files import CHECKPOINT
-from ..hub.retry import may_pass, retried
+from ..hub.retry import is_transient, retried
 from ..runs import record
 from ..trainer import manifest
 from ..trainer.checkpoint_snapshot import best_name
@@ -29,20 +29,20 @@ def fetch_checkpoint(destination: Destination, folder: Path, recipe_hash: str) -
     existed = folder.is_dir()
     try:
         # only a repository that this login may write to is the run's own
-        where = checked(destination)
+        where = check_access(destination)
         name = retried(lambda: _download(where.repo, folder, recipe_hash), "download the last checkpoint")
     except (RepositoryNotFoundError, RevisionNotFoundError):
         return
     except (PushRefused, CheckpointError):
         raise
     except FAILURES as error:
-        if not may_pass(error):
+        if not is_transient(error):
             raise PushRefused(
-                f"Cannot read the checkpoints of {destination.repo!r}: {why(error, destination)}."
+                f"Cannot read the checkpoints of {destination.repo!r}: {explain(error, destination)}."
             ) from None
         raise PushError(
             f"{folder} is empty, and a checkpoint to continue from could not be downloaded from {destination.repo!r}: "
-            f"{why(error, destination)}. Without --resume the run starts from the beginning."
+            f"{explain(error, destination)}. Without --resume the run starts from the beginning."
         ) from None
     finally:
         shutil.rmtree(folder / DOWNLOADS, ignore_errors=True)

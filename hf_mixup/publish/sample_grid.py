@@ -1,4 +1,4 @@
-"""Mixed samples as a picture: training images, and what a method makes of them."""
+"""The picture of mixed samples: a grid of training images, and of the same images mixed by a method."""
 
 import io
 import logging
@@ -20,21 +20,21 @@ from ..ops.flags import evaluating
 from ..ops.sampling import generator
 
 NAME = "mixed.png"
-COLUMNS, DRAWS, TRIES = 8, 2, 20  # images; draws shown; draws made until so many have mixed something
-POOL = 1000  # rows among which images of different classes are looked for
-SIDE, LIMIT = 96, 200_000  # pixels of one image; bytes of the file
-MARGIN = 2
+COLUMNS, DRAWS, MAX_DRAWS = 8, 2, 20  # images; draws shown; draws made to find those that change an image
+CANDIDATES = 1000  # rows from which images of different classes are chosen
+SIDE, MAX_BYTES = 96, 200_000  # pixels of one image; size of the file
+MARGIN = 2  # pixels between images
 
 logger = logging.getLogger(__name__)
 
 
 def write_picture(folder: Path, trainer) -> None:
-    """mixed.png of a trained run, unless its method mixes no pixels; what goes wrong is a warning and no more.
+    """Write mixed.png for a trained run, unless its method does not mix pixels; an error is logged as a warning.
 
-    The images are of the training split, as the network sees them, and mixed by the method as it is after training.
+    It shows training images after preprocessing, and the same images mixed by the method in its state after training.
     """
     try:
-        if _shared(trainer):
+        if _needs_all_ranks(trainer):
             return
         content = picture(trainer.method, trainer.step, training_images(trainer))
         if content is not None:
@@ -43,14 +43,14 @@ def write_picture(folder: Path, trainer) -> None:
         logger.warning("The card has no picture of mixed samples (%s: %s).", type(error).__name__, error)
 
 
-def _shared(trainer) -> bool:
-    """Whether a pass of the network needs the other processes, which are not here."""
+def _needs_all_ranks(trainer) -> bool:
+    """Whether a forward pass needs the other ranks, which do not run this code."""
     synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in trainer.step.modules())
     return trainer.args.world_size > 1 and (synchronised or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 
 
 def training_images(trainer) -> tuple[Tensor, Tensor]:
-    """A few training images, of different classes where there are, and their labels: always the same ones."""
+    """Up to COLUMNS training images, of different classes if possible, and their labels: always the same."""
     data = trainer.train_dataset
     if isinstance(data, Images):
         samples = [data[row, row] for row in _rows(data.labels)]
@@ -61,46 +61,46 @@ def training_images(trainer) -> tuple[Tensor, Tensor]:
 
 
 def _rows(labels: Tensor) -> list[int]:
-    order = torch.randperm(len(labels), generator=generator(0))[:POOL].tolist()
+    order = torch.randperm(len(labels), generator=generator(0))[:CANDIDATES].tolist()
     first = {int(labels[row]): row for row in reversed(order)}
-    kept = [row for row in order if first[int(labels[row])] == row]
-    return (kept + [row for row in order if row not in kept])[:COLUMNS]
+    different = [row for row in order if first[int(labels[row])] == row]
+    return (different + [row for row in order if row not in different])[:COLUMNS]
 
 
 def picture(method: Method, step: nn.Module, images: tuple[Tensor, Tensor]) -> bytes | None:
-    """PNG of rows: the images, and for each of two draws the mixed ones and how much of the own image they show.
+    """PNG with a row of images, and for each of two draws a row of mixed images and a row of masks.
 
-    None if the method leaves pixels as they are. Nothing is left changed in the network or the method.
+    None if the method does not mix pixels. The state of model and method is restored.
     """
-    if method.group == "hidden":  # what they mix in the input is a part of it, and not the one they are for
+    if method.group == "hidden":  # these methods mix features; mixing the input is only one of their cases
         return None
     weight = next(step.net.parameters())
     x, labels = step.prepare(images[0].to(weight.device)), images[1].to(weight.device)
     y = F.one_hot(labels, step.net.num_classes).float()
-    with unchanged(method), evaluating(step.net):
+    with restored(method), evaluating(step.net):
         method.train()
         found = list(draws(method, step.net, x, y))
     if not found:
         return None
-    shown = shower(step, images[0], x)
-    rows = [shown(x)]
+    to_pixels = pixel_function(step, images[0], x)
+    rows = [to_pixels(x)]
     for mixed, mix in found:
-        rows.append(shown(mixed))
+        rows.append(to_pixels(mixed))
         if mix.mask is not None:
             rows.append(mix.mask[:, :1].float().expand(len(x), 3, *x.shape[-2:]).clamp(0, 1).cpu())
     return png(rows)
 
 
 def draws(method: Method, net: Net, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Mix]]:
-    """The first draws that change the images `x`."""
+    """The first DRAWS draws that change the images `x`."""
     found = 0
-    for attempt in range(TRIES if len(x) > 1 else 0):
+    for attempt in range(MAX_DRAWS if len(x) > 1 else 0):
         for part in method.modules():
             if isinstance(part, Method):
                 part.common_rng = generator(attempt, 1)
         try:
             mixed, mix = method.mix(net, x, y, generator(attempt))
-        except TypeError:  # it has no `mix`
+        except TypeError:  # the method has no `mix`
             return
         if not torch.equal(mixed, x):
             found += 1
@@ -109,8 +109,8 @@ def draws(method: Method, net: Net, x: Tensor, y: Tensor) -> Iterator[tuple[Tens
             return
 
 
-def shower(step: nn.Module, pixels: Tensor, x: Tensor):
-    """A function from the network's images to pixels in [0, 1]: preparing is linear for each channel."""
+def pixel_function(step: nn.Module, pixels: Tensor, x: Tensor):
+    """The function from preprocessed images to pixels in [0, 1]; `step.prepare` is linear in each channel."""
     if pixels.dtype != torch.uint8:
         low, high = x.amin(), x.amax()
         return lambda z: ((z.float() - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).cpu()
@@ -120,8 +120,8 @@ def shower(step: nn.Module, pixels: Tensor, x: Tensor):
 
 
 @contextmanager
-def unchanged(method: Method) -> Iterator[None]:
-    """The method's state and mode are afterwards as they were before."""
+def restored(method: Method) -> Iterator[None]:
+    """Restore the method's state and mode at the end."""
     state = {key: value.clone() for key, value in method.state_dict().items()}
     training = method.training
     try:
@@ -131,7 +131,7 @@ def unchanged(method: Method) -> Iterator[None]:
         method.train(training)
 
 
-def png(rows: Iterable[Tensor], side: int = SIDE, limit: int = LIMIT) -> bytes:
+def png(rows: Iterable[Tensor], side: int = SIDE, limit: int = MAX_BYTES) -> bytes:
     """Rows of images (B, 3, H, W) in [0, 1] as a PNG of at most `limit` bytes, each image about `side` pixels."""
     rows = list(rows)
     columns, size = len(rows[0]), max(rows[0].shape[-2:])

@@ -14,8 +14,8 @@ from ..distributed import on_main_process
 from ..errors import PushRefused
 from ..files import staged
 from ..hub.commits import address
-from ..hub.destination import BEFORE, CHECKPOINTS, FAILURES, Destination, checked, opened, why
-from ..hub.retry import may_pass, retried
+from ..hub.destination import CHECKPOINTS, FAILURES, START_PATIENCE, Destination, check_access, ensure_repo, explain
+from ..hub.retry import is_transient, retried
 from ..models import base_model
 from ..runs import record
 from ..runs.output_dir import (
@@ -94,7 +94,7 @@ def check_login(config) -> None:
         raise PushRefused(
             f"hub_create_pr cannot be combined with hub_revision {config.hub_revision!r}: leave out one of them."
         )
-    on_main_process(lambda: checked(destination_of(config)))
+    on_main_process(lambda: check_access(destination_of(config)))
 
 
 def publish(config) -> str:
@@ -151,9 +151,9 @@ def _pushes_checkpoints(config) -> bool:
 def _open(destination: Destination) -> Destination | None:
     """Create the repository and its branch; None if the Hub does not answer: the pusher then tries again later."""
     try:
-        return retried(lambda: opened(HfApi(), destination), "create the repository", patience=BEFORE)
+        return retried(lambda: ensure_repo(HfApi(), destination), "create the repository", patience=START_PATIENCE)
     except FAILURES as error:
-        if not may_pass(error):
-            raise PushRefused(f"Cannot push to {destination.repo!r}: {why(error, destination)}.") from None
-        logger.warning("Warning: the repository could not be created: %s.", why(error, destination))
+        if not is_transient(error):
+            raise PushRefused(f"Cannot push to {destination.repo!r}: {explain(error, destination)}.") from None
+        logger.warning("Warning: the repository could not be created: %s.", explain(error, destination))
         return None

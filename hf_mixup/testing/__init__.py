@@ -1,4 +1,4 @@
-"""A Hub on this machine, for tests and for trying every Hub command without a network.
+"""A local Hub server, for tests and for trying Hub commands without a network.
 
 with LocalHub(folder) as hub:
     api = HfApi(endpoint=hub.url, token=hub.token)
@@ -9,7 +9,7 @@ try:
     import starlette  # noqa: F401
     import uvicorn  # noqa: F401
 except ImportError as error:
-    raise ImportError(f"hf_mixup.testing needs {error.name}: pip install 'hf_mixup[testing]'") from error
+    raise ImportError(f"hf_mixup.testing requires {error.name}: pip install 'hf_mixup[testing]'") from error
 
 from .accounts import Accounts
 from .faults import Fault, Faults, Request

@@ -1,4 +1,4 @@
-"""The Hub as an ASGI application: every address it answers."""
+"""The Hub as an ASGI application: the routes."""
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -6,25 +6,25 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from . import routes_commit, routes_download, routes_refs, routes_repos, routes_upload
-from .errors import HubError, no_repo
-from .web import Site, site, viewer
+from .errors import HubError, repo_not_found
+from .web import HubState, hub_state, viewer
 
 REPO = "/api/{kind}/{namespace}/{name}"
 
 
 async def whoami(request: Request) -> Response:
-    """Who the token stands for."""
-    return JSONResponse(site(request).accounts.who(viewer(request)))
+    """The user of the token."""
+    return JSONResponse(hub_state(request).accounts.whoami(viewer(request)))
 
 
 async def agents(request: Request) -> Response:
-    """No agents to look for: clients ask this once a day, for their statistics."""
+    """An empty registry; huggingface_hub requests it once a day to detect coding agents."""
     return JSONResponse({"standardEnvVars": [], "harnesses": {}})
 
 
 async def short_name(request: Request) -> Response:
-    """Every repository here has a namespace, so that a name alone is never found."""
-    raise no_repo(viewer(request).token is not None)
+    """404: every repository has a namespace, so a name alone is never found."""
+    raise repo_not_found(viewer(request).token is not None)
 
 
 def _api() -> list[Route]:
@@ -57,7 +57,7 @@ def _api() -> list[Route]:
 
 
 def _contents() -> list[Route]:
-    """Addresses outside /api: models have theirs at the top, the other kinds below their name."""
+    """Routes outside /api: models have no prefix, the other kinds have theirs."""
     large = "/_large/{kind}/{namespace}/{name}/{digest}"
     routes = [
         Route("/_large/{digest}", routes_download.content),
@@ -74,19 +74,20 @@ def _contents() -> list[Route]:
     return [*routes, Route("/{name}/resolve/{revision}/{path:path}", short_name)]
 
 
-async def _refused(request: Request, error: HubError) -> Response:
+async def _error_response(request: Request, error: HubError) -> Response:
     return JSONResponse({"error": error.message, **error.body}, error.status, error.as_headers())
 
 
-async def _unknown(request: Request, error) -> Response:
+async def _unknown_address(request: Request, error) -> Response:
     message = f"This local Hub does not answer {request.method} {request.scope['path']}"
-    return await _refused(request, HubError(error.status_code, message))
+    return await _error_response(request, HubError(error.status_code, message))
 
 
-def make_app(state: Site):
-    """The application; its routes match the address as it was sent, in which a%2Fb is one piece."""
+def make_app(state: HubState):
+    """The application; routes match the raw path, in which a%2Fb is one segment."""
     app = Starlette(
-        routes=[*_api(), *_contents()], exception_handlers={HubError: _refused, 404: _unknown, 405: _unknown}
+        routes=[*_api(), *_contents()],
+        exception_handlers={HubError: _error_response, 404: _unknown_address, 405: _unknown_address},
     )
     app.router.redirect_slashes = False
     app.state.site = state

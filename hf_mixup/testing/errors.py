@@ -1,8 +1,8 @@
-"""What the Hub says no with: a status, a code that clients turn into an error class, and a sentence."""
+"""Error responses: a status, a code that clients map to an error class, and a message."""
 
 
 class HubError(Exception):
-    """A refusal. `code` is the X-Error-Code that huggingface_hub maps to its error classes."""
+    """An error response. `code` is the X-Error-Code that huggingface_hub maps to its error classes."""
 
     def __init__(self, status: int, message: str, code: str | None = None, **body):
         super().__init__(message)
@@ -10,32 +10,32 @@ class HubError(Exception):
         self.headers: dict[str, str] = {}
 
     def as_headers(self) -> dict[str, str]:
-        """The headers that carry code and message; what a header cannot hold becomes a question mark."""
+        """The headers with code and message; characters that a header cannot hold become question marks."""
         text = self.message.encode("ascii", "replace").decode()
         text = "".join(letter if letter.isprintable() else "?" for letter in text)
         code = {"X-Error-Code": self.code} if self.code else {}
         return {**self.headers, **code, "X-Error-Message": text}
 
 
-def no_repo(known: bool) -> HubError:
-    """As the Hub does: 404 to those it knows, 401 to others, who may find it once they log in."""
-    if known:
+def repo_not_found(logged_in: bool) -> HubError:
+    """404 for logged-in users, 401 for anonymous clients, who may see it after a login; as the Hub does."""
+    if logged_in:
         return HubError(404, "Repository not found", "RepoNotFound")
     return HubError(401, "Repository not found, or private: log in to see it", "RepoNotFound")
 
 
-def no_revision(revision: str) -> HubError:
+def revision_not_found(revision: str) -> HubError:
     """404 RevisionNotFound."""
     return HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
 
 
-def no_entry(message: str, commit: str | None = None) -> HubError:
-    """404 EntryNotFound; with the commit, clients remember that the file does not exist there."""
+def entry_not_found(message: str, commit: str | None = None) -> HubError:
+    """404 EntryNotFound; with the commit, clients cache that the file does not exist there."""
     error = HubError(404, message, "EntryNotFound")
     error.headers = {"X-Repo-Commit": commit} if commit else {}
     return error
 
 
-def bad(message: str) -> HubError:
-    """400: the request itself is wrong."""
+def bad_request(message: str) -> HubError:
+    """400: the request is invalid."""
     return HubError(400, message)

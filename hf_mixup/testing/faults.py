@@ -1,7 +1,7 @@
-"""Failures on demand, and a log of what was asked.
+"""Inject failures into responses, and log requests.
 
 hub.faults.add(method="POST", path="/commit/", status=503, times=2, retry_after=1)
-hub.faults.add(path="/resolve/", slow=2.0)                  # handled, but only after two seconds
+hub.faults.add(path="/resolve/", slow=2.0)                  # the response is delayed by two seconds
 hub.faults.add(method="GET", path="^/_large/", drop=1000)   # the connection closes after 1000 bytes of the body
 """
 
@@ -21,19 +21,19 @@ LOG_LENGTH = 10_000
 
 @dataclass
 class Request:
-    """One line of the log. `path` is as it was sent, with its query; `status` is None while, or if, no reply began."""
+    """An entry of the log. `path` is the raw path with its query; `status` is None until a response starts."""
 
     method: str
     path: str
     agent: str = ""
     status: int | None = None
-    seconds: float | None = None  # until the reply was complete
+    seconds: float | None = None  # until the response was complete
     fault: "Fault | None" = None
 
 
 @dataclass(eq=False)
 class Fault:
-    """What happens to the next `times` requests whose method and path match; made by `Faults.add`."""
+    """A failure of the next `times` requests whose method and path match; created by `Faults.add`."""
 
     method: str | None
     path: re.Pattern
@@ -47,16 +47,16 @@ class Fault:
     hits: int = 0
 
     def matches(self, request: Request) -> bool:
-        """Whether it is not used up and the request is one it is for."""
+        """Whether the fault is not used up and is for this request."""
         left = self.times is None or self.hits < self.times
         return left and self.method in (None, request.method) and self.path.search(request.path) is not None
 
 
 class Faults:
-    """The failures that wait to happen, in the order they were added; a request meets the first that matches."""
+    """The pending faults in the order they were added; the first one that matches a request applies to it."""
 
     def __init__(self):
-        self.waiting: list[Fault] = []
+        self.pending: list[Fault] = []
         self._lock = threading.Lock()
 
     def add(
@@ -74,30 +74,30 @@ class Faults:
     ) -> Fault:
         """A fault for the next `times` requests (None: all) of the method whose path and query contain the regex.
 
-        `status` is answered in the place of the real reply, with Retry-After if given. `drop="before"` closes the
-        connection and nothing was done; `drop="after"` does what was asked and then closes without a reply; `drop=k`
-        closes after k bytes of the reply's body. `truncate=k` is a reply of k bytes that claims to be whole. `slow`
-        is a wait in seconds before all else, and may stand alone. The fault's `hits` says how often it happened.
+        `status` replaces the response, with Retry-After if given. `drop="before"` closes the connection before the
+        request is handled; `drop="after"` handles the request and closes without a response; `drop=k` closes after k
+        bytes of the response body. `truncate=k` sends k bytes with a matching Content-Length. `slow` is a delay in
+        seconds before all else, and may be the only fault. `hits` of the fault counts the requests it applied to.
         """
         _check(status, drop, truncate, slow)
         method = method.upper() if method else None
         fault = Fault(method, re.compile(path), times, status, retry_after, message, drop, truncate, slow)
         with self._lock:
-            self.waiting.append(fault)
+            self.pending.append(fault)
         return fault
 
     def clear(self) -> None:
-        """No more faults."""
+        """Remove all faults."""
         with self._lock:
-            self.waiting.clear()
+            self.pending.clear()
 
     def __iter__(self) -> Iterator[Fault]:
-        return iter(list(self.waiting))
+        return iter(list(self.pending))
 
     def take(self, request: Request) -> Fault | None:
-        """The fault that this request meets, counted."""
+        """The fault that applies to this request, if any; its `hits` are increased."""
         with self._lock:
-            fault = next((fault for fault in self.waiting if fault.matches(request)), None)
+            fault = next((fault for fault in self.pending if fault.matches(request)), None)
             if fault is not None:
                 fault.hits += 1
             return fault
@@ -109,13 +109,13 @@ def _check(status, drop, truncate, slow) -> None:
         raise ValueError(f"Choose one of status, drop and truncate, or slow=seconds; not {chosen or 'none of them'}.")
     numbers = isinstance(drop, int) and not isinstance(drop, bool) and drop >= 0
     if drop is not None and drop not in ("before", "after") and not numbers:
-        raise ValueError(f"Unknown drop={drop!r}. Choose 'before', 'after', or a number of bytes of the reply's body.")
+        raise ValueError(f"Unknown drop={drop!r}. Choose 'before', 'after', or a number of bytes of the response body.")
     if status is not None and not 400 <= status <= 599:
-        raise ValueError(f"status={status} is no error. Choose one from 400 to 599.")
+        raise ValueError(f"status={status} is not an error. Choose one from 400 to 599.")
 
 
 class FaultyApp:
-    """The application behind the log and the faults. `connections` finds a client's connection by its address."""
+    """The application with log and faults. `connections` maps a client's address to its connection."""
 
     def __init__(self, app, faults: Faults, connections: dict):
         self.app, self.faults, self.connections = app, faults, connections
@@ -124,48 +124,48 @@ class FaultyApp:
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        request = _logged(scope)
+        request = _log_entry(scope)
         self.log.append(request)
         start = time.perf_counter()
         fault = request.fault = self.faults.take(request)
-        send = _watched(send, request)
+        send = _recording_status(send, request)
         try:
             if fault is None:
                 await self.app(scope, receive, send)
             else:
-                await self._fail(fault, scope, receive, send)
-        except ClientDisconnect:  # in the middle of what it sent: nobody waits for an answer
+                await self._answer_with_fault(fault, scope, receive, send)
+        except ClientDisconnect:  # while it sent the request: no response is expected
             pass
         finally:
             request.seconds = time.perf_counter() - start
 
-    async def _fail(self, fault: Fault, scope, receive, send) -> None:
+    async def _answer_with_fault(self, fault: Fault, scope, receive, send) -> None:
         if fault.slow:
             await asyncio.sleep(fault.slow)
         if fault.status is not None:
-            await _refuse(fault, send)
+            await _send_error(fault, send)
         elif fault.drop == "before":
-            await self._hang_up(scope)
+            await self._close_connection(scope)
         elif fault.drop == "after":
-            await self.app(scope, receive, _nowhere)
-            await self._hang_up(scope)
+            await self.app(scope, receive, _discard)
+            await self._close_connection(scope)
         elif fault.drop is not None:
-            await self.app(scope, receive, self._until(fault.drop, scope, send))
+            await self.app(scope, receive, self._cut_after(fault.drop, scope, send))
         elif fault.truncate is not None:
-            await self.app(scope, receive, _shortened(fault.truncate, send))
+            await self.app(scope, receive, _truncated(fault.truncate, send))
         else:
             await self.app(scope, receive, send)
 
-    async def _hang_up(self, scope) -> None:
-        """Closes the client's connection once what was written has gone out."""
+    async def _close_connection(self, scope) -> None:
+        """Close the client's connection after the written bytes have been sent."""
         connection = self.connections.get(tuple(scope["client"]))
         if connection is not None:
             connection.close()
-        # the server hears of it in the loop's next round, and must not take this for a forgotten reply
+        # until the event loop has reported the close, uvicorn would treat the request as one without a response
         await asyncio.sleep(0.01)
 
-    def _until(self, count: int, scope, send):
-        """A `send` that hangs up after `count` bytes of body."""
+    def _cut_after(self, count: int, scope, send):
+        """A `send` that closes the connection after `count` bytes of body."""
         left = count
 
         async def cut(message) -> None:
@@ -177,22 +177,22 @@ class FaultyApp:
                 left -= len(body)
                 return await send(message)
             if left >= 0:
-                # more_body, because the reply must not count as complete
+                # with more_body, since the response must not count as complete
                 await send({**message, "body": body[:left], "more_body": True})
                 left = -1
-                await self._hang_up(scope)
+                await self._close_connection(scope)
 
         return cut
 
 
-def _logged(scope) -> Request:
+def _log_entry(scope) -> Request:
     path = scope["raw_path"].decode("latin-1")
     query = scope["query_string"].decode("latin-1")
     agent = next((value.decode("latin-1") for key, value in scope["headers"] if key == b"user-agent"), "")
     return Request(scope["method"], path + (f"?{query}" if query else ""), agent)
 
 
-def _watched(send, request: Request):
+def _recording_status(send, request: Request):
     async def watched(message) -> None:
         if message["type"] == "http.response.start":
             request.status = message["status"]
@@ -201,11 +201,11 @@ def _watched(send, request: Request):
     return watched
 
 
-async def _nowhere(message) -> None:
+async def _discard(message) -> None:
     pass
 
 
-async def _refuse(fault: Fault, send) -> None:
+async def _send_error(fault: Fault, send) -> None:
     body = json.dumps({"error": fault.message}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if fault.retry_after is not None:
@@ -214,8 +214,8 @@ async def _refuse(fault: Fault, send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _shortened(count: int, send):
-    """A `send` whose reply is at most `count` bytes long, and says so."""
+def _truncated(count: int, send):
+    """A `send` that limits body and Content-Length to `count` bytes."""
     left = count
 
     async def short(message) -> None:

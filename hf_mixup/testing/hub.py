@@ -1,4 +1,4 @@
-"""A local Hub from the command line: every Hub command works with the three lines that it prints, without a network.
+"""Start a local Hub. Set the three environment variables that it prints, and Hub commands run without a network.
 
 python -m hf_mixup.testing.hub --root my_hub
 """
@@ -17,7 +17,7 @@ __all__ = ["LocalHub", "main"]
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(prog="python -m hf_mixup.testing.hub", description=__doc__.partition("\n")[0])
-    parser.add_argument("--root", type=Path, required=True, help="folder that keeps the repositories")
+    parser.add_argument("--root", type=Path, required=True, help="folder of the repositories")
     parser.add_argument("--port", type=int, default=0, help="port to listen on (0: any free one)")
     parser.add_argument("--user", default="user", help="name of the user, and of the namespace of new repositories")
     parser.add_argument("--org", action="append", default=[], help="an organization of the user; may be repeated")
@@ -26,7 +26,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until interrupted; 2 if the folder or the port cannot be used."""
+    """Serve until interrupted; return 2 if the folder or the port cannot be used."""
     options = parse(arguments)
     done = threading.Event()
     try:
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
                 signal.signal(number, lambda *_: done.set())
             for key, value in hub.env.items():
                 print(f"export {key}={value}")
-            print("# Ctrl-C stops it; the repositories stay in", options.root.resolve(), flush=True)
+            print("# Ctrl-C stops the server; the repositories stay in", options.root.resolve(), flush=True)
             done.wait()
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

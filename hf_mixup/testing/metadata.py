@@ -1,28 +1,28 @@
-"""The YAML between the first two `---` of a README.md, and what the Hub finds wrong with it."""
+"""The YAML metadata at the start of a README.md, and its validation."""
 
 import math
 import re
 
 import yaml
 
-from .errors import bad
+from .errors import bad_request
 
 BLOCK = re.compile(r"\A\s*---[ \t]*\r?\n(.*?\r?\n|)---[ \t]*(\r?\n|\Z)", re.DOTALL)
-WORDS = ("language", "license", "tags", "datasets", "metrics", "base_model", "pipeline_tag", "library_name")
+TEXT_FIELDS = ("language", "license", "tags", "datasets", "metrics", "base_model", "pipeline_tag", "library_name")
 SPACE_SDKS = ("gradio", "docker", "static", "streamlit")
 
 
 def read(text: str) -> dict | None:
-    """The metadata as plain JSON values, None if there is none; 400 if it is no YAML mapping."""
+    """The metadata as JSON values, None if there is none; 400 unless it is a YAML mapping."""
     block = BLOCK.match(text)
     if block is None:
         return None
     try:
         values = yaml.safe_load(block[1])
     except (yaml.YAMLError, ValueError) as error:
-        raise bad(f"YAML Metadata Error: {error}") from error
+        raise bad_request(f"YAML Metadata Error: {error}") from error
     if values is not None and not isinstance(values, dict):
-        raise bad("YAML Metadata Error: the metadata must be a mapping")
+        raise bad_request("YAML Metadata Error: the metadata must be a mapping")
     return _plain(values)
 
 
@@ -40,15 +40,15 @@ def problems(text: str, kind: str) -> tuple[list[str], list[str]]:
     values = read(text)
     if not values:
         return ["empty or missing yaml metadata in repo card"], []
-    errors = [f'"{key}" must be a string or a list of strings' for key in WORDS if not _words(values.get(key))]
+    errors = [f'"{key}" must be a string or a list of strings' for key in TEXT_FIELDS if not _is_text(values.get(key))]
     errors += _index_errors(values["model-index"]) if values.get("model-index") is not None else []
     if kind == "space" and values.get("sdk") not in SPACE_SDKS:
         errors.append(f'"sdk" must be one of {", ".join(SPACE_SDKS)}')
     return [], errors
 
 
-def _words(value) -> bool:
-    # the YAML words no, on and 1.0 are not strings, which is the usual mistake
+def _is_text(value) -> bool:
+    # a common mistake: the YAML values no, on and 1.0 are not strings
     return (
         value is None or isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value))
     )
@@ -72,7 +72,7 @@ def _index_errors(index) -> list[str]:
 
 
 def _result_errors(result, where: str) -> list[str]:
-    """What a result lacks: a task's type, a data set's name and type, and metrics with type and value."""
+    """Missing fields of a result: task type, data set name and type, and metrics with type and value."""
     needed = {"task": ("type",), "dataset": ("name", "type")}
     result = result if isinstance(result, dict) else {}
     errors = [

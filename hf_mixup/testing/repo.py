@@ -1,4 +1,4 @@
-"""What a repository and a commit are."""
+"""Repository and commit."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -9,13 +9,13 @@ MAIN = "refs/heads/main"
 
 
 def now() -> str:
-    """The time in the Hub's format."""
+    """The current time in the Hub's format."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @dataclass(frozen=True)
 class Commit:
-    """One state of a repository: who made it from what, and its files by path."""
+    """One commit: author, parent, message, and all files by path."""
 
     oid: str
     parent: str | None
@@ -28,7 +28,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class Repo:
-    """What can change about a repository without a commit, and where its commits are."""
+    """The settings of a repository, and the commits of its refs."""
 
     kind: str
     id: str
@@ -36,16 +36,16 @@ class Repo:
     gated: str | bool = False
     sdk: str | None = None
     created: str = field(default_factory=now)
-    granted: tuple[str, ...] = ()  # who has been let into a gated repository
+    granted: tuple[str, ...] = ()  # users with access to a gated repository
     refs: dict[str, str] = field(default_factory=dict)
     pulls: tuple[dict, ...] = ()  # title, author and date of each pull request
 
     @property
     def namespace(self) -> str:
-        """The user or organisation it belongs to."""
+        """The user or organisation that owns it."""
         return self.id.partition("/")[0]
 
     @property
-    def web(self) -> str:
-        """Its address below the Hub's: "user/model", "datasets/user/set"."""
+    def url_path(self) -> str:
+        """The path in URLs: "user/model", "datasets/user/set"."""
         return self.id if self.kind == "models" else f"{self.kind}/{self.id}"

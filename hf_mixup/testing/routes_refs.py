@@ -1,13 +1,13 @@
-"""What a repository's names point at: branches, tags, commits and pull requests."""
+"""Routes for branches, tags, commits and pull requests."""
 
 import re
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .errors import HubError, bad, no_revision
+from .errors import HubError, bad_request, revision_not_found
 from .repo import MAIN, Commit, Repo
-from .web import PAGE, PAGE_COMMITS, asked_repo, flag, paged, part, sent_json, site
+from .web import PAGE, PAGE_COMMITS, hub_state, json_body, paged, path_param, query_flag, requested_repo
 
 REF = re.compile(
     r"(?!.*(\.\.|//|@\{|\.lock\Z|/\Z|\.\Z))(?!refs/)[^\s~^:?*\[\\/\x00-\x1f.-][^\s~^:?*\[\\\x00-\x1f]{0,200}"
@@ -15,10 +15,10 @@ REF = re.compile(
 
 
 async def refs(request: Request) -> Response:
-    """The commits of branches and tags, and of pull requests if asked for."""
-    repo = asked_repo(request)
+    """The commits of branches and tags, and with `include_prs` of pull requests."""
+    repo = requested_repo(request)
     groups = {"branches": "refs/heads/", "converts": "refs/convert/", "tags": "refs/tags/"}
-    if flag(request, "include_prs"):
+    if query_flag(request, "include_prs"):
         groups["pullRequests"] = "refs/pr/"
     answer = {
         group: [
@@ -33,8 +33,8 @@ async def refs(request: Request) -> Response:
 
 async def commits(request: Request) -> Response:
     """The history of a revision, newest first."""
-    repo, store = asked_repo(request), site(request).store
-    start = store.resolve(repo, part(request, "revision"))
+    repo, store = requested_repo(request), hub_state(request).store
+    start = store.resolve(repo, path_param(request, "revision"))
     entries = [
         {"id": c.oid, "title": c.title, "message": c.message, "date": c.date, "authors": [{"user": c.author}]}
         for c in store.history(repo, start)
@@ -45,44 +45,44 @@ async def commits(request: Request) -> Response:
 
 
 async def branch(request: Request) -> Response:
-    """Makes a branch from `startingPoint`, or deletes it."""
-    body = await sent_json(request)
-    repo, store, name = asked_repo(request, "write"), site(request).store, part(request, "revision")
+    """Create a branch at `startingPoint`, or delete it."""
+    body = await json_body(request)
+    repo, store, name = requested_repo(request, "write"), hub_state(request).store, path_param(request, "revision")
     if request.method == "DELETE":
         if f"refs/heads/{name}" == MAIN:
             raise HubError(403, "The branch main cannot be deleted")
-        return _without(request, repo, f"refs/heads/{name}")
-    return _with(request, repo, f"refs/heads/{name}", store.resolve(repo, body.get("startingPoint") or "main"))
+        return _remove_ref(request, repo, f"refs/heads/{name}")
+    return _add_ref(request, repo, f"refs/heads/{name}", store.resolve(repo, body.get("startingPoint") or "main"))
 
 
 async def tag(request: Request) -> Response:
-    """Makes a tag at the revision in the address, or deletes the tag in the address."""
-    body = await sent_json(request)
-    repo, store, name = asked_repo(request, "write"), site(request).store, part(request, "revision")
+    """Create a tag at the revision in the path, or delete the tag in the path."""
+    body = await json_body(request)
+    repo, store, name = requested_repo(request, "write"), hub_state(request).store, path_param(request, "revision")
     if request.method == "DELETE":
-        return _without(request, repo, f"refs/tags/{name}")
-    return _with(request, repo, f"refs/tags/{body.get('tag', '')}", store.resolve(repo, name))
+        return _remove_ref(request, repo, f"refs/tags/{name}")
+    return _add_ref(request, repo, f"refs/tags/{body.get('tag', '')}", store.resolve(repo, name))
 
 
-def _with(request: Request, repo: Repo, ref: str, commit: Commit) -> Response:
+def _add_ref(request: Request, repo: Repo, ref: str, commit: Commit) -> Response:
     if not REF.fullmatch(ref.split("/", 2)[2]):
-        raise bad(f"Invalid reference name {ref!r}")
+        raise bad_request(f"Invalid reference name {ref!r}")
     if ref in repo.refs:
-        raise HubError(409, f"Reference {ref} exists already")
-    site(request).store.save(repo, refs={**repo.refs, ref: commit.oid})
+        raise HubError(409, f"Reference {ref} already exists")
+    hub_state(request).store.save(repo, refs={**repo.refs, ref: commit.oid})
     return Response()
 
 
-def _without(request: Request, repo: Repo, ref: str) -> Response:
+def _remove_ref(request: Request, repo: Repo, ref: str) -> Response:
     if ref not in repo.refs:
-        raise no_revision(ref)
-    site(request).store.save(repo, refs={name: oid for name, oid in repo.refs.items() if name != ref})
+        raise revision_not_found(ref)
+    hub_state(request).store.save(repo, refs={name: oid for name, oid in repo.refs.items() if name != ref})
     return Response()
 
 
 async def discussions(request: Request) -> Response:
-    """The pull requests; there are no other discussions here, and none is ever merged or closed."""
-    repo, query = asked_repo(request), request.query_params
+    """The pull requests. There are no other discussions, and pull requests are never merged or closed."""
+    repo, query = requested_repo(request), request.query_params
     owner = {"name": repo.id, "type": repo.kind[:-1]}
     found = [
         {

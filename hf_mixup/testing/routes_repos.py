@@ -1,107 +1,107 @@
-"""Repositories: make, delete, change, describe and list them."""
+"""Routes for repositories: create, delete, change, describe and list."""
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from . import metadata
-from .errors import HubError, bad, no_repo
+from .errors import HubError, bad_request, repo_not_found
 from .repo import Commit, Repo
-from .web import PAGE, asked_repo, base, flag, paged, part, sent_json, site, viewer
+from .web import PAGE, base_url, hub_state, json_body, paged, path_param, query_flag, requested_repo, viewer
 
 VISIBILITIES = {"public": False, "private": True}
 
 
 async def create(request: Request) -> Response:
-    """A new repository; 409 with its address if it is there already, which is all that exist_ok asks for."""
-    body = await sent_json(request)
-    who, store, kind = viewer(request), site(request).store, _kind(body)
+    """Create a repository; 409 with its URL, which is what exist_ok needs, if it exists."""
+    body = await json_body(request)
+    who, store, kind = viewer(request), hub_state(request).store, _kind(body)
     repo_id = f"{body.get('organization') or who.name or 'nobody'}/{body.get('name')}"
-    store.place(kind, repo_id)
+    store.repo_folder(kind, repo_id)
     before = store.find(kind, repo_id)
     if before is not None and who.token is not None:
         who.check_read(before)
-        answer = _named(request, before)
+        answer = _summary(request, before)
         return JSONResponse({"error": f"You already created this {kind[:-1]} repo", **answer}, 409)
     who.check_namespace(repo_id.partition("/")[0], repo_id)
     private = _private(body)
     repo = store.create(Repo(kind, repo_id, private=bool(private), sdk=body.get("sdk")), who.name)
-    return JSONResponse(_named(request, repo))
+    return JSONResponse(_summary(request, repo))
 
 
-def _named(request: Request, repo: Repo) -> dict:
-    return {"url": f"{base(request)}/{repo.web}", "name": repo.id, "id": repo.id}
+def _summary(request: Request, repo: Repo) -> dict:
+    return {"url": f"{base_url(request)}/{repo.url_path}", "name": repo.id, "id": repo.id}
 
 
 def _kind(body: dict) -> str:
     kind = f"{body.get('type') or 'model'}s"
     if kind not in ("models", "datasets", "spaces"):
-        raise bad(f"This Hub has models, datasets and spaces, not {kind}")
+        raise bad_request(f"This Hub has models, datasets and spaces, not {kind}")
     return kind
 
 
 def _private(body: dict) -> bool | None:
-    """What the body says about who can see the repository, None if nothing."""
+    """The visibility in the body, None if there is none."""
     visibility = body.get("visibility")
     if visibility is None:
         return body.get("private")
     if visibility not in VISIBILITIES:
-        raise bad(f"Invalid visibility {visibility!r}: choose one of {list(VISIBILITIES)}")
+        raise bad_request(f"Invalid visibility {visibility!r}: choose one of {list(VISIBILITIES)}")
     return VISIBILITIES[visibility]
 
 
 async def delete(request: Request) -> Response:
-    """Takes a repository away with all its commits."""
-    body = await sent_json(request)
-    who, store = viewer(request), site(request).store
+    """Delete a repository with all its commits."""
+    body = await json_body(request)
+    who, store = viewer(request), hub_state(request).store
     repo = store.find(_kind(body), f"{body.get('organization') or who.name}/{body.get('name')}")
     if repo is None:
-        raise no_repo(who.token is not None)
+        raise repo_not_found(who.token is not None)
     who.check_write(repo)
     store.delete(repo)
     return Response()
 
 
 async def settings(request: Request) -> Response:
-    """Changes who can see the repository, and whether they must ask."""
-    body = await sent_json(request)
-    repo = asked_repo(request, "write")
+    """Change visibility and gating."""
+    body = await json_body(request)
+    repo = requested_repo(request, "write")
     changes = {} if _private(body) is None else {"private": _private(body)}
     if "gated" in body:
         if body["gated"] not in (False, "auto", "manual"):
-            raise bad(f"Invalid gated {body['gated']!r}: choose false, 'auto' or 'manual'")
+            raise bad_request(f"Invalid gated {body['gated']!r}: choose false, 'auto' or 'manual'")
         changes["gated"] = body["gated"]
-    site(request).store.save(repo, **changes)
+    hub_state(request).store.save(repo, **changes)
     return JSONResponse(changes)
 
 
 async def grant(request: Request) -> Response:
-    """Lets a user into a gated repository."""
-    body = await sent_json(request)
-    repo, user = asked_repo(request, "write"), body.get("user")
-    if user not in site(request).accounts.users:
-        raise bad(f"There is no user {user!r}")
-    site(request).store.save(repo, granted=tuple(sorted({*repo.granted, user})))
+    """Give a user access to a gated repository."""
+    body = await json_body(request)
+    repo, user = requested_repo(request, "write"), body.get("user")
+    if user not in hub_state(request).accounts.users:
+        raise bad_request(f"There is no user {user!r}")
+    hub_state(request).store.save(repo, granted=tuple(sorted({*repo.granted, user})))
     return JSONResponse({})
 
 
 async def auth_check(request: Request) -> Response:
-    """Says yes if the viewer can read, or with /write change, the repository."""
-    asked_repo(request, "write" if request.scope["path"].endswith("/write") else "content")
+    """200 if the viewer may read the repository, or with /write write to it."""
+    requested_repo(request, "write" if request.scope["path"].endswith("/write") else "content")
     return JSONResponse({})
 
 
 async def describe(request: Request) -> Response:
-    """All about a repository at a revision; with `expand`, only the properties named."""
-    repo, store = asked_repo(request), site(request).store
-    commit = store.resolve(repo, part(request, "revision", "main"))
-    values = _about(store, repo, commit) | {"siblings": _siblings(commit, flag(request, "blobs"))}
+    """Describe a repository at a revision; with `expand`, only the named properties."""
+    repo, store = requested_repo(request), hub_state(request).store
+    commit = store.resolve(repo, path_param(request, "revision", "main"))
+    values = _description(store, repo, commit) | {"siblings": _siblings(commit, query_flag(request, "blobs"))}
     chosen = request.query_params.getlist("expand") + request.query_params.getlist("expand[]")
     if chosen:
         values = {key: value for key, value in values.items() if key in ("_id", "id", *chosen)}
     return JSONResponse(values)
 
 
-def _about(store, repo: Repo, commit: Commit) -> dict:
+def _description(store, repo: Repo, commit: Commit) -> dict:
     try:
         card = metadata.read(store.text(commit, "README.md"))
     except HubError:
@@ -138,15 +138,15 @@ def _siblings(commit: Commit, blobs: bool) -> list[dict]:
 
 
 async def listing(request: Request) -> Response:
-    """The repositories of a kind that the viewer may see: by `author`, `search` in the name, and `filter` tags."""
-    who, store, query = viewer(request), site(request).store, request.query_params
+    """List repositories of a kind that the viewer may see, filtered by `author`, `search` in the name and tags."""
+    who, store, query = viewer(request), hub_state(request).store, request.query_params
     found = []
-    for repo in store.all(part(request, "kind")):
-        mine = not repo.private or (who.belongs(repo.namespace) and who.token.allows("read", repo.id))
+    for repo in store.all(path_param(request, "kind")):
+        mine = not repo.private or (who.owns(repo.namespace) and who.token.allows("read", repo.id))
         named = (
             query.get("author", repo.namespace) == repo.namespace and query.get("search", "").lower() in repo.id.lower()
         )
-        about = _about(store, repo, store.resolve(repo, "main")) if mine and named else None
+        about = _description(store, repo, store.resolve(repo, "main")) if mine and named else None
         if about is not None and set(query.getlist("filter")) <= set(about["tags"]):
             found.append(about)
     if "limit" in query:

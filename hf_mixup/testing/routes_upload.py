@@ -1,4 +1,4 @@
-"""Large files on their way in: where to put them, whole or in parts, and whether they have arrived."""
+"""Routes for uploading large files, in one request or in parts."""
 
 import hashlib
 from pathlib import Path
@@ -6,47 +6,47 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .errors import HubError, bad
+from .errors import HubError, bad_request
 from .repo import Repo
-from .store import Incoming, Store
-from .web import asked_repo, base, check_signed, part, sent_json, signed, site
+from .store import Store, Upload
+from .web import base_url, check_signature, hub_state, json_body, path_param, requested_repo, signed_url
 
 
 async def batch(request: Request) -> Response:
-    """Where to put large files: nowhere if the repository has them, in parts if they are long."""
-    body = await sent_json(request)
-    repo, state = asked_repo(request, "propose"), site(request)
+    """The upload URLs of large files: none if the repository has the file, several for long files."""
+    body = await json_body(request)
+    repo, state = requested_repo(request, "propose"), hub_state(request)
     if body.get("operation") != "upload":
-        raise bad(f"Only the operation 'upload' is supported, not {body.get('operation')!r}")
+        raise bad_request(f"Only the operation 'upload' is supported, not {body.get('operation')!r}")
     objects = []
     for entry in body.get("objects", []):
         digest, size = state.store.blob(str(entry.get("oid"))).name, int(entry.get("size", 0))
         answer = {"oid": digest, "size": size}
         if not state.store.has_large(repo, digest):
             parts = size > state.part_size and "multipart" in body.get("transfers", [])
-            upload = _parts(request, repo, digest, size) if parts else _single(request, repo, digest)
-            verify = {"href": f"{base(request)}/{repo.web}.git/info/lfs/objects/verify"}
+            upload = _multipart_upload(request, repo, digest, size) if parts else _single_upload(request, repo, digest)
+            verify = {"href": f"{base_url(request)}/{repo.url_path}.git/info/lfs/objects/verify"}
             answer["actions"] = {"upload": upload, "verify": verify}
         objects.append(answer)
     return JSONResponse({"transfer": "basic", "objects": objects}, media_type="application/vnd.git-lfs+json")
 
 
-def _single(request: Request, repo: Repo, digest: str) -> dict:
-    return {"href": signed(request, f"/_large/{repo.kind}/{repo.id}/{digest}", "PUT")}
+def _single_upload(request: Request, repo: Repo, digest: str) -> dict:
+    return {"href": signed_url(request, f"/_large/{repo.kind}/{repo.id}/{digest}", "PUT")}
 
 
-def _parts(request: Request, repo: Repo, digest: str, size: int) -> dict:
-    path, length = f"/_large/{repo.kind}/{repo.id}/{digest}", site(request).part_size
+def _multipart_upload(request: Request, repo: Repo, digest: str, size: int) -> dict:
+    path, length = f"/_large/{repo.kind}/{repo.id}/{digest}", hub_state(request).part_size
     count = -(-size // length)
-    header = {f"{number:05}": signed(request, f"{path}/{number}", "PUT") for number in range(1, count + 1)}
-    return {"href": signed(request, path, "POST"), "header": {"chunk_size": str(length), **header}}
+    header = {f"{number:05}": signed_url(request, f"{path}/{number}", "PUT") for number in range(1, count + 1)}
+    return {"href": signed_url(request, path, "POST"), "header": {"chunk_size": str(length), **header}}
 
 
 async def receive(request: Request) -> Response:
-    """Takes a large file, or one part of it, from whoever has the link; the hash must be the promised one."""
-    check_signed(request)
-    store = site(request).store
-    digest, number = part(request, "digest"), request.path_params.get("number")
+    """Receive a large file or a part, from any client with a signed URL; 400 if the hash is not the announced one."""
+    check_signature(request)
+    store = hub_state(request).store
+    digest, number = path_param(request, "digest"), request.path_params.get("number")
     incoming, check = store.receive(), hashlib.md5(usedforsecurity=False)
     try:
         async for piece in request.stream():
@@ -54,7 +54,7 @@ async def receive(request: Request) -> Response:
             check.update(piece)
         found = incoming.close()
         if number is None:
-            _keep(request, digest, found, incoming)
+            _store(request, digest, found, incoming)
         else:
             incoming.path.replace(_part_file(store, digest, int(number)))
     finally:
@@ -63,14 +63,14 @@ async def receive(request: Request) -> Response:
     return Response(headers={"ETag": f'"{check.hexdigest()}"'})
 
 
-def _keep(request: Request, digest: str, found: str, incoming: Incoming) -> None:
-    store = site(request).store
-    repo = store.find(part(request, "kind"), f"{part(request, 'namespace')}/{part(request, 'name')}")
+def _store(request: Request, digest: str, found: str, incoming: Upload) -> None:
+    store = hub_state(request).store
+    repo = store.find(path_param(request, "kind"), f"{path_param(request, 'namespace')}/{path_param(request, 'name')}")
     if repo is None:
-        raise HubError(404, "The repository is gone")
+        raise HubError(404, "The repository was deleted")
     if found != digest:
-        raise bad(f"The content's sha256 is {found}, not {digest} as promised")
-    store.keep_large(repo, digest, incoming.path)
+        raise bad_request(f"The content's sha256 is {found}, not {digest} as announced")
+    store.store_large(repo, digest, incoming.path)
 
 
 def _part_file(store: Store, digest: str, number: int) -> Path:
@@ -78,21 +78,21 @@ def _part_file(store: Store, digest: str, number: int) -> Path:
 
 
 async def complete(request: Request) -> Response:
-    """Joins the parts of a large file; their hashes and the whole one must be the promised ones."""
-    check_signed(request)
-    body, store, digest = await sent_json(request), site(request).store, part(request, "digest")
+    """Join the parts of a large file; 400 if a part's hash or the file's is not the announced one."""
+    check_signature(request)
+    body, store, digest = await json_body(request), hub_state(request).store, path_param(request, "digest")
     incoming, used = store.receive(), []
     try:
-        for place, entry in enumerate(body.get("parts", []), 1):
-            file = _part_file(store, digest, place)
-            if entry.get("partNumber") != place or not file.exists():
-                raise bad(f"Part {place} has not been uploaded")
+        for number, entry in enumerate(body.get("parts", []), 1):
+            file = _part_file(store, digest, number)
+            if entry.get("partNumber") != number or not file.exists():
+                raise bad_request(f"Part {number} has not been uploaded")
             content = file.read_bytes()
             if entry.get("etag", "").strip('"') != hashlib.md5(content, usedforsecurity=False).hexdigest():
-                raise bad(f"Part {place} is not the one that was uploaded: its ETag differs")
+                raise bad_request(f"Part {number} differs from the uploaded one: wrong ETag")
             incoming.add(content)
             used.append(file)
-        _keep(request, digest, incoming.close(), incoming)
+        _store(request, digest, incoming.close(), incoming)
     finally:
         incoming.file.close()
         incoming.path.unlink(missing_ok=True)
@@ -102,9 +102,9 @@ async def complete(request: Request) -> Response:
 
 
 async def verify(request: Request) -> Response:
-    """Says yes if the large file is here with the promised size."""
-    body = await sent_json(request)
-    repo, store = asked_repo(request, "propose"), site(request).store
+    """200 if the large file is stored with the announced size, else 404."""
+    body = await json_body(request)
+    repo, store = requested_repo(request, "propose"), hub_state(request).store
     digest = str(body.get("oid"))
     if not store.has_large(repo, digest) or store.blob(digest).stat().st_size != body.get("size"):
         raise HubError(404, f"The object {digest} has not been uploaded, or has another size")

@@ -1,4 +1,4 @@
-"""`LocalHub`: the server's life, in a thread of its own on a free port of this machine."""
+"""`LocalHub`: starts and stops the server, which runs in a thread on a port of this machine."""
 
 import os
 import socket
@@ -14,21 +14,21 @@ from .accounts import Accounts
 from .app import make_app
 from .faults import Faults, FaultyApp, Request
 from .store import Store
-from .web import Site
+from .web import HubState
 
-START, STOP = 10.0, 5.0  # seconds after which starting or stopping is given up
-PART_SIZE = 32 * 2**20  # longer files are uploaded in parts
+START_TIMEOUT, STOP_TIMEOUT = 10.0, 5.0  # seconds
+PART_SIZE = 32 * 2**20  # bytes; longer files are uploaded in parts
 
 
 class LocalHub:
-    """A Hub that huggingface_hub, datasets, transformers and timm talk to over HTTP, kept in a folder.
+    """A Hub for huggingface_hub, datasets, transformers and timm, over HTTP and stored in a folder.
 
     with LocalHub(folder, users={"user": ["org"], "bob": []}) as hub:
         api = HfApi(endpoint=hub.url, token=hub.token)
 
-    Users are names, or names with their organisations; each has a token to write (`token` names the first user's), and
-    `add_token` makes others. Started again, the hub keeps its address. Xet is not spoken: HF_HUB_DISABLE_XET=1 must be
-    in the environment before huggingface_hub is imported, as `env` has it.
+    `users`: names, or names with their organisations. Each has a write token (`token` is the first user's); `add_token`
+    adds others. After a restart, the port is the same. Xet is not supported: set HF_HUB_DISABLE_XET=1, which is part of
+    `env`, before huggingface_hub is imported.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class LocalHub:
         self.faults = Faults()
         self.port = port
         self._connections: dict = {}
-        self._app = FaultyApp(make_app(Site(self.store, self.accounts, part_size)), self.faults, self._connections)
+        self._app = FaultyApp(make_app(HubState(self.store, self.accounts, part_size)), self.faults, self._connections)
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
-        """The address for HF_ENDPOINT."""
+        """The URL for HF_ENDPOINT."""
         if self._server is None:
             raise RuntimeError("The hub is not running: use `with LocalHub(folder) as hub`, or call start() first.")
         return f"http://127.0.0.1:{self.port}"
@@ -63,22 +63,22 @@ class LocalHub:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment that sends any program here; set it before huggingface_hub is imported."""
+        """Environment variables of programs that use this hub; set them before huggingface_hub is imported."""
         return {"HF_ENDPOINT": self.url, "HF_TOKEN": self.token, "HF_HUB_DISABLE_XET": "1"}
 
     @property
     def requests(self) -> list[Request]:
-        """What was asked, oldest first; the last ten thousand."""
+        """The last 10,000 requests, oldest first."""
         return list(self._app.log)
 
     def add_token(self, user: str, role: str = "write", repos: Mapping[str, str] | None = None, **value: str) -> str:
-        """A new token; see `Accounts.add_token`."""
+        """Add a token; see `Accounts.add_token`."""
         return self.accounts.add_token(user, role, repos, **value)
 
     def start(self) -> "LocalHub":
-        """Begin to listen; returns when requests are answered."""
+        """Start the server, and return when it accepts requests."""
         if self._server is not None:
-            raise RuntimeError(f"The hub runs already at {self.url}.")
+            raise RuntimeError(f"The hub already runs at {self.url}.")
         self.store.lock()
         try:
             listener = self._listen()
@@ -104,7 +104,7 @@ class LocalHub:
         return self
 
     def _listen(self) -> socket.socket:
-        # asyncio sends small replies at once only where it is told that this is TCP
+        # asyncio sends small responses without delay only for sockets with the TCP protocol number
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -117,7 +117,7 @@ class LocalHub:
         return listener
 
     def _protocol(self) -> type[H11Protocol]:
-        """uvicorn's protocol, which also says which connection a client's is: faults close it."""
+        """uvicorn's protocol, which also records the connection of each client, for faults that close it."""
         connections = self._connections
 
         class Protocol(H11Protocol):
@@ -132,18 +132,18 @@ class LocalHub:
         return Protocol
 
     def _wait_for_start(self) -> None:
-        until = time.monotonic() + START
+        until = time.monotonic() + START_TIMEOUT
         while not self._server.started:
             if not self._thread.is_alive() or time.monotonic() > until:
-                raise RuntimeError(f"The hub did not start at port {self.port}; its log says why.")
+                raise RuntimeError(f"The hub did not start at port {self.port}: see the log.")
             time.sleep(0.002)
 
     def stop(self) -> None:
-        """End all connections and give the port and the folder back."""
+        """Close all connections, the port and the folder's lock."""
         if self._server is not None:
             self._server.should_exit = True
             if self._thread is not None and self._thread.ident is not None:
-                self._thread.join(STOP)
+                self._thread.join(STOP_TIMEOUT)
             self._server = self._thread = None
         self.store.unlock()
 

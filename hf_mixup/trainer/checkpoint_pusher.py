@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy
 
 from ..hub.commits import commit, make_branch
-from ..hub.destination import CHECKPOINTS, Destination, opened, why
+from ..hub.destination import CHECKPOINTS, Destination, ensure_repo, explain
 from ..hub.published_files import CHECKPOINT, is_published
 from ..hub.retry import retried
 from .checkpoint_snapshot import PER_RANK, SNAPSHOTS, Snapshot, snapshot
@@ -108,7 +108,7 @@ class CheckpointPusher:
     def _upload(self, taken: Snapshot) -> None:
         api = HfApi(token=self._token)
         if not self._opened:
-            self.destination = retried(lambda: opened(api, self.destination), "open the repository")
+            self.destination = retried(lambda: ensure_repo(api, self.destination), "open the repository")
             self._opened = True
         if not self._branch_exists:
             retried(lambda: make_branch(api, self.destination.repo, CHECKPOINTS), "create the branch of checkpoints")
@@ -126,7 +126,7 @@ class CheckpointPusher:
         self._branch_exists = False
         if not taken.folder.exists():  # `close` timed out, logged it and deleted the snapshot
             return
-        text = f"{taken.name} was not pushed to {self.destination.repo}: {why(error, self.destination)}"
+        text = f"{taken.name} was not pushed to {self.destination.repo}: {explain(error, self.destination)}"
         logger.warning("%s.%s", text, "" if self._last else " It is tried again.")
         with self._changed:
             if self._waiting is None and not self._last:

@@ -124,36 +124,36 @@ def test_the_data_set_has_several_shards(train, api):
     assert len([name for name in files if "train" in name and name.endswith(".parquet")]) == 4
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint_to_its_last_step(resumed, root):
+def test_a_killed_run_resumes_and_finishes(resumed, root):
     run = record_of(root / "run")
     assert run["status"] == "finished" and run["steps"] == EPOCHS * EPOCH and run["world_size"] == 2
     assert run["data"]["path"] == DATA and run["data"]["splits"]["train"] == 2000
     assert len(run["data"]["revision"]) == 40
 
 
-def test_checkpoints_were_pushed_before_the_kill_to_a_branch_of_their_own(killed):
+def test_checkpoints_were_pushed_to_their_branch_before_the_kill(killed):
     assert killed and all({"model.safetensors", "trainer_state.json"} <= files for files in killed.values())
 
 
-def test_the_resumed_run_pushes_its_later_checkpoints(resumed, killed, hub):
+def test_the_resumed_run_pushes_later_checkpoints(resumed, killed, hub):
     steps = [max(int(name.split("-")[1]) for name in found) for found in (killed, on_hub(hub))]
     assert steps[0] < steps[1]
 
 
-def test_the_model_its_card_and_its_record_are_pushed_and_no_checkpoint_beside_them(resumed, api, root):
+def test_main_has_model_card_and_record_and_no_checkpoint(resumed, api, root):
     files = set(api.list_repo_files(MODEL))
     assert {"README.md", "config.json", "model.safetensors", "run.json"} <= files
     assert not [name for name in files if name.startswith("checkpoint")]
     assert f"{api.endpoint}/{MODEL}" in resumed and api.token not in resumed
 
 
-def test_a_pipeline_with_an_empty_cache_has_the_recorded_accuracy_exactly(reloaded, root):
+def test_a_pipeline_in_another_process_has_exactly_the_recorded_accuracy(reloaded, root):
     right, images = reloaded
     assert images == 500 and right / images == record_of(root / "run")["final"]["top1"]
     assert right / images > 0.5  # it has learned something
 
 
-def test_the_card_on_the_hub_tells_the_same_accuracy(reloaded, api, root):
+def test_the_card_on_the_hub_has_the_same_accuracy(reloaded, api, root):
     card = ModelCard(Path(api.hf_hub_download(MODEL, "README.md")).read_text())
     [top1] = [result.metric_value for result in card.data.eval_results if result.metric_name == "Top-1"]
     assert top1 == reloaded[0] / reloaded[1]

@@ -69,7 +69,7 @@ def same(model, other) -> bool:
     return all(torch.equal(one, two) for one, two in pairs)
 
 
-def test_a_run_comes_back_with_its_generator(pushed, here, tmp_path):
+def test_a_pushed_run_is_loaded_with_its_generator(pushed, here, tmp_path):
     model, processor, method = hf_mixup.load_pretrained("user/run")
     assert method.name == "automix" and method.loaded
     saved = load_file(pushed / "method.safetensors")
@@ -81,7 +81,7 @@ def test_a_run_comes_back_with_its_generator(pushed, here, tmp_path):
     assert mix.mask.shape == (4, 1, 16, 16)
 
 
-def test_only_the_files_that_are_read_are_fetched(pushed, here):
+def test_only_the_files_that_are_read_are_downloaded(pushed, here):
     asked = len(here.requests)
     hf_mixup.load_pretrained("user/run")
     paths = [request.path for request in here.requests[asked:]]
@@ -89,7 +89,7 @@ def test_only_the_files_that_are_read_are_fetched(pushed, here):
     assert {"config.json", "model.safetensors", "method.safetensors", "run.json"} == got
 
 
-def test_a_revision_is_the_run_as_it_was(pushed, here, api, tmp_path):
+def test_a_revision_has_the_weights_of_its_time(pushed, here, api, tmp_path):
     before = api.model_info("user/run").sha
     weights = load_file(pushed / "model.safetensors")
     later = tmp_path / "model.safetensors"
@@ -102,7 +102,7 @@ def test_a_revision_is_the_run_as_it_was(pushed, here, api, tmp_path):
         send(here, "user/run", pushed)
 
 
-def test_failures_that_pass_are_tried_again(pushed, here, monkeypatch):
+def test_transient_errors_are_retried(pushed, here, monkeypatch):
     monkeypatch.setattr("hf_mixup.hub.retry.WAIT", 0.01)
     for status in (500, 503):
         here.faults.add(path="/api/models/user/run", status=status)
@@ -111,7 +111,7 @@ def test_failures_that_pass_are_tried_again(pushed, here, monkeypatch):
     assert all(fault.hits for fault in here.faults)
 
 
-def test_each_way_the_hub_says_no_has_its_way_out(pushed, here, monkeypatch):
+def test_each_error_of_the_hub_has_a_message_with_what_to_do(pushed, here, monkeypatch):
     send(here, "user/secret", pushed, private=True)
     send(here, "user/gated", pushed, gated="manual")
     for repo, revision, message in (
@@ -133,7 +133,7 @@ def test_each_way_the_hub_says_no_has_its_way_out(pushed, here, monkeypatch):
     assert here.token not in str(error.value)
 
 
-def test_without_a_connection_the_cache_serves(pushed, here, monkeypatch):
+def test_without_a_connection_the_cached_files_are_used(pushed, here, monkeypatch):
     hf_mixup.load_pretrained("user/run")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert hf_mixup.load_pretrained("user/run")[2].name == "automix"
@@ -141,7 +141,7 @@ def test_without_a_connection_the_cache_serves(pushed, here, monkeypatch):
         hf_mixup.load_pretrained("user/other")
 
 
-def test_a_folder_of_a_name_comes_before_a_repository_of_it(pushed, here, tmp_path, monkeypatch):
+def test_a_folder_takes_precedence_over_a_repository_of_the_same_name(pushed, here, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     other = build_model("resnet18", classes=["a", "b"], **SIZE, model_args={"layers": [1] * 4, "channels": [8] * 4})
     save_published(*other, tmp_path / "user" / "run")
@@ -156,7 +156,7 @@ def test_a_folder_of_a_name_comes_before_a_repository_of_it(pushed, here, tmp_pa
         hf_mixup.load_pretrained("run")
 
 
-def test_repositories_that_are_no_runs_have_no_method(here, tmp_path):
+def test_models_of_others_have_no_method(here, tmp_path):
     for number, model in enumerate((native_resnet(), native_vit())):
         model.save_pretrained(tmp_path / str(number))
         (tmp_path / str(number) / "run.json").write_text('{"run": 7}')
@@ -207,20 +207,20 @@ RUN = {"schema_version": 1, "recipe_hash": "0" * 16}
         ("config", None, "no config.json"),
     ],
 )
-def test_what_is_wrong_with_a_repository_is_said(pushed, tmp_path, file, content, message):
+def test_an_invalid_repository_is_refused_with_a_message(pushed, tmp_path, file, content, message):
     with pytest.raises(ModelError, match=message) as error:
         hf_mixup.load_pretrained(changed(pushed, tmp_path / "run", **{file: content}))
     assert len(str(error.value)) < 1500
 
 
-def test_damaged_weights_are_said_to_be_damaged(pushed, tmp_path):
+def test_damaged_weights_are_refused_with_a_message(pushed, tmp_path):
     folder = changed(pushed, tmp_path / "run")
     (tmp_path / "run" / "model.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(ModelError, match="weights of .* are damaged|cannot be loaded"):
         hf_mixup.load_pretrained(folder)
 
 
-def test_a_downloaded_record_chooses_no_teacher(pushed, here, tmp_path):
+def test_a_downloaded_record_cannot_choose_a_teacher(pushed, here, tmp_path):
     send(here, "user/teacher", pushed)
     for number, teacher in enumerate(("user/teacher", str(pushed), "./run")):
         made = {"name": "choice", "args": {"methods": [{"name": "attentivemix", "teacher": teacher}]}}
@@ -237,7 +237,7 @@ def test_a_downloaded_record_chooses_no_teacher(pushed, here, tmp_path):
 # going on
 
 
-def test_a_loaded_method_goes_on_where_it_was(pushed, tmp_path):
+def test_training_continues_with_the_loaded_method(pushed, tmp_path):
     model, _, method = hf_mixup.load_pretrained(str(pushed))
     before = {name: value.clone() for name, value in method.state_dict().items()}
     args = TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to="none", learning_rate=0.1)
@@ -253,7 +253,7 @@ def test_a_loaded_method_goes_on_where_it_was(pushed, tmp_path):
     assert all((now[name] - before[name]).abs().max() < 0.5 for name in moved if now[name].is_floating_point())
 
 
-def test_a_loaded_method_of_other_classes_is_refused(pushed, tmp_path):
+def test_a_loaded_method_for_other_classes_is_refused(pushed, tmp_path):
     method = hf_mixup.load_pretrained(str(pushed))[2]
     model, _ = build_model("resnet18", classes=list("abc"), **SIZE)
     trainer = hf_mixup.MixupTrainer(model, TrainingArguments(str(tmp_path), use_cpu=True), method=method)
@@ -261,7 +261,7 @@ def test_a_loaded_method_of_other_classes_is_refused(pushed, tmp_path):
         _ = trainer.step
 
 
-def test_a_run_starts_from_a_repository(pushed, here, root, data, tmp_path, capfd):
+def test_a_run_starts_from_the_weights_of_a_repository(pushed, here, root, data, tmp_path, capfd):
     recipe = recipe_of(tmp_path / "recipe.yaml", data, max_steps=1, method="cutmix")
     words = ("--model", "user/run", *SHAPE)
     assert start(recipe, "--output_dir", tmp_path / "same", *words) == 0
@@ -296,7 +296,7 @@ def test_other_classes_need_a_new_classifier(pushed, here, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet", "ours"])
-def test_every_kind_of_network_is_published_and_gone_on_from(kind, here, data, tmp_path):
+def test_every_kind_of_model_is_published_and_fine_tuned(kind, here, data, tmp_path):
     recipe = recipe_of(tmp_path / "recipe.yaml", data, max_steps=1)
     if kind == "ours":
         first = ("--model", "mini_resnet", *SHAPE)
@@ -317,7 +317,7 @@ def test_every_kind_of_network_is_published_and_gone_on_from(kind, here, data, t
     assert f"library_name: {'timm' if kind == 'ours' else 'transformers'}\n" in card
 
 
-def test_a_revision_may_stand_in_the_name(pushed, here, api, tmp_path):
+def test_a_revision_may_be_part_of_the_name(pushed, here, api, tmp_path):
     api.create_branch("user/run", branch="v1", exist_ok=True)
     assert fetch("user/run@v1") == fetch("user/run", "v1")
     assert origin("user/run@v1") == "user/run"
@@ -325,7 +325,7 @@ def test_a_revision_may_stand_in_the_name(pushed, here, api, tmp_path):
         fetch("user/run@v7")
 
 
-def test_a_value_that_no_configuration_takes_is_told(tmp_path):
+def test_an_invalid_configuration_value_is_named(tmp_path):
     from transformers import ViTConfig, ViTForImageClassification
 
     small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}

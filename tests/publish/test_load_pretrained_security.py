@@ -101,7 +101,7 @@ def strange_files(tmp_path, marker):
     }
 
 
-def test_code_of_a_repository_does_not_run_unasked(here, tmp_path, marker):
+def test_code_of_a_repository_does_not_run_by_default(here, tmp_path, marker):
     upload(here, "user/strange", strange_files(tmp_path, marker))
     for load in (
         lambda: hf_mixup.load_pretrained("user/strange"),
@@ -114,7 +114,7 @@ def test_code_of_a_repository_does_not_run_unasked(here, tmp_path, marker):
     assert not marker.exists()
 
 
-def test_code_beside_a_known_network_does_not_run_either(here, tmp_path, marker):
+def test_code_beside_a_known_architecture_does_not_run(here, tmp_path, marker):
     native_resnet().save_pretrained(tmp_path / "stock")
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "stock")
     for name in ("config.json", "preprocessor_config.json"):
@@ -128,7 +128,7 @@ def test_code_beside_a_known_network_does_not_run_either(here, tmp_path, marker)
     assert not marker.exists()
 
 
-def test_code_runs_where_the_command_line_says_so_and_nowhere_else(here, tmp_path, marker, capfd):
+def test_code_runs_only_with_trust_remote_code_on_the_command_line(here, tmp_path, marker, capfd):
     upload(here, "user/trusted", strange_files(tmp_path, marker))
     data = folder_of(tmp_path / "data")
     fields = {"model": "user/trusted", "model_args": {}, "mean": [0.5] * 3, "std": [0.5] * 3, "max_steps": 1}
@@ -144,7 +144,7 @@ def test_code_runs_where_the_command_line_says_so_and_nowhere_else(here, tmp_pat
     assert marker.exists()
 
 
-def test_the_switch_is_no_part_of_a_recipe():
+def test_trust_remote_code_is_not_part_of_the_recipe():
     config = hf_mixup.config.parse(["quickstart", "--use_cpu", "--trust_remote_code", "true"])
     assert config.trust_remote_code and "trust_remote_code" not in config.recipe_dict()
     assert config.recipe_hash() == hf_mixup.config.parse(["quickstart", "--use_cpu"]).recipe_hash()
@@ -167,7 +167,7 @@ def test_pickled_weights_are_refused_and_not_read(here, tmp_path, marker):
     ]
 
 
-def test_pickled_weights_in_a_folder_are_not_read_either(tmp_path, marker):
+def test_pickled_weights_in_a_folder_are_not_read(tmp_path, marker):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "config.json").write_bytes(network_files(tmp_path)["config.json"])
     (tmp_path / "folder" / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(marker), protocol=2))
@@ -176,7 +176,7 @@ def test_pickled_weights_in_a_folder_are_not_read_either(tmp_path, marker):
     assert not marker.exists()
 
 
-def test_timm_runs_nothing_of_weights_that_it_has_not_as_safetensors(here, tmp_path, marker):
+def test_timm_does_not_run_code_of_pickled_weights(here, tmp_path, marker):
     """The way of timm's own names: where there is a pickle alone, torch reads it without running what is in it."""
     import timm
 
@@ -203,12 +203,12 @@ def everything(folder) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def test_no_name_in_a_repository_leads_out_of_its_folder(here, api, tmp_path):
+def test_no_file_is_written_outside_the_folder_of_the_repository(here, api, tmp_path):
     files = network_files(tmp_path)
     upload(here, "user/outside", files)
     store = here.store  # the server would refuse such names
     repo = store.find("models", "user/outside")
-    tree = store.resolve(repo, "main").files | {name: store.keep(b"escaped") for name in OUTSIDE}
+    tree = store.resolve(repo, "main").files | {name: store.add(b"escaped") for name in OUTSIDE}
     store.commit(repo, MAIN, None, tree, "poison", "", "user")
     assert {entry.path for entry in api.list_repo_tree("user/outside", recursive=True)} >= set(OUTSIDE)
     before = everything(tmp_path)
@@ -230,7 +230,7 @@ def test_no_name_in_a_repository_leads_out_of_its_folder(here, api, tmp_path):
         {"quantization_config": {"quant_method": "torchao"}},
     ],
 )
-def test_a_configuration_leads_to_no_other_code_or_weights(words, tmp_path):
+def test_a_configuration_cannot_load_other_code_or_weights(words, tmp_path):
     native_resnet().save_pretrained(tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(values | words))
@@ -238,7 +238,7 @@ def test_a_configuration_leads_to_no_other_code_or_weights(words, tmp_path):
         build_model(str(tmp_path), classes=list("abcde"), image_size=16, **PIXELS)
 
 
-def test_an_index_of_shards_names_no_file_elsewhere(tmp_path):
+def test_an_index_cannot_name_files_outside_its_folder(tmp_path):
     files = network_files(tmp_path)
     folder = tmp_path / "sharded"
     folder.mkdir()
@@ -250,7 +250,7 @@ def test_an_index_of_shards_names_no_file_elsewhere(tmp_path):
             hf_mixup.load_pretrained(str(folder))
 
 
-def test_a_link_in_a_repository_is_a_file_with_its_target_as_text(here, tmp_path):
+def test_a_symbolic_link_in_a_repository_is_downloaded_as_text(here, tmp_path):
     """What git keeps of a symbolic link is the path as content; the Hub serves it so, and it is no link here."""
     files = network_files(tmp_path) | {"preprocessor_config.json": b"../../../../etc/passwd"}
     upload(here, "user/link", files)
@@ -259,7 +259,7 @@ def test_a_link_in_a_repository_is_a_file_with_its_target_as_text(here, tmp_path
     assert (folder / "preprocessor_config.json").resolve().is_relative_to(constants.HF_HUB_CACHE)
 
 
-def test_plain_transformers_agrees_on_what_we_publish(here, tmp_path):
+def test_transformers_loads_the_same_weights(here, tmp_path):
     upload(here, "user/plain", network_files(tmp_path))
     folder = fetch("user/plain")
     ours = hf_mixup.load_pretrained("user/plain")[0].state_dict()

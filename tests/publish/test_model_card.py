@@ -73,12 +73,12 @@ def sample(tmp_path_factory):
     return root / "run"
 
 
-def test_class_names_reach_the_network_as_they_are(nasty):
+def test_class_names_are_stored_unchanged(nasty):
     assert json.loads((nasty / "config.json").read_text())["label_names"] == NASTY
     assert AutoConfig.from_pretrained(nasty).id2label == dict(enumerate(NASTY))
 
 
-def test_front_matter_is_the_same_whatever_the_names_are(nasty):
+def test_names_cannot_change_the_front_matter(nasty):
     card = ModelCard.load(nasty / "README.md", ignore_metadata_errors=False)
     block = (nasty / "README.md").read_text(encoding="utf-8").split("\n---\n")[0]
     assert yaml.safe_load(block).keys() == KEYS - {"datasets"}
@@ -88,7 +88,7 @@ def test_front_matter_is_the_same_whatever_the_names_are(nasty):
     assert name == "the local data set | x | <b> `a` _c_ {{ 1 }} --- license: x"
 
 
-def test_names_make_no_tag_no_link_and_no_table_of_the_page(nasty):
+def test_names_cannot_add_tags_links_or_tables_to_the_page(nasty):
     text = ModelCard.load(nasty / "README.md").text
     tokens = MarkdownIt("commonmark").enable("table").enable("strikethrough").parse(text)
     inner = [child for token in tokens for child in token.children or []]
@@ -108,12 +108,12 @@ def test_names_make_no_tag_no_link_and_no_table_of_the_page(nasty):
 
 
 @pytest.mark.parametrize("text", ["a\n```\nb", "`````", "~~~", ""])
-def test_no_text_ends_its_block_of_code(text):
+def test_no_text_closes_its_code_block(text):
     [token] = MarkdownIt("commonmark").parse(code(text, "yaml"))
     assert token.type == "fence" and token.content.rstrip("\n") == text
 
 
-def test_hidden_letters_and_long_names_are_told_in_one_line():
+def test_clean_text_is_one_short_line_of_visible_letters():
     assert clean("a\u2028b\u200b\ud800c\td") == "a b c d"
     assert len(clean("x" * 999)) == 200 and escaped("a|b") == "a\\|b"
 
@@ -124,7 +124,7 @@ def test_the_hub_accepts_every_card(nasty, sample, here):
 
 
 @pytest.mark.parametrize("run", ["nasty", "sample"])
-def test_the_recipe_beside_the_card_is_the_runs_own(run, request):
+def test_the_recipe_beside_the_card_is_that_of_the_run(run, request):
     folder = request.getfixturevalue(run)
     before = record_of(folder)
     again = parse([str(folder / "recipe.yaml"), "--use_cpu"])
@@ -134,7 +134,7 @@ def test_the_recipe_beside_the_card_is_the_runs_own(run, request):
     assert recipe(before) in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_card_names_the_repository_where_it_is_known(sample):
+def test_a_card_names_its_repository_if_known(sample):
     before = (sample / "README.md").read_text()
     rewrite_card(sample, "user/run", revision="v1")
     text = (sample / "README.md").read_text()
@@ -174,7 +174,7 @@ def test_several_seeds_have_a_mean_and_a_spread(sample, tmp_path):
         ({"data": {"path": "sample", "revision": "other"}}, "data revision"),
     ],
 )
-def test_other_runs_are_not_taken_for_other_seeds(sample, change, message):
+def test_runs_that_differ_in_more_than_the_seed_are_refused(sample, change, message):
     run = record_of(sample)
     other = like(run, 1, 0.5)
     other |= {key: other[key] | value if isinstance(value, dict) else value for key, value in change.items()}
@@ -189,7 +189,7 @@ def test_a_folder_without_a_finished_run_has_no_card(tmp_path):
         rewrite_card(tmp_path)
 
 
-def test_results_on_data_of_the_hub_are_told_to_the_hub(sample):
+def test_results_on_data_of_the_hub_have_an_eval_results_file(sample):
     run = record_of(sample)
     assert eval_results(run) is None and not (sample / ".eval_results").exists()
     run["data"] |= {"path": "user/pics", "config": None, "revision": "a" * 40}
@@ -199,11 +199,11 @@ def test_results_on_data_of_the_hub_are_told_to_the_hub(sample):
 
 
 @pytest.mark.parametrize("path", ["./pics", "/pics", "~/pics", "a/b/c", "my pics", "a--b/..", ""])
-def test_what_is_no_repository_is_never_linked(path):
+def test_paths_that_are_not_repositories_have_no_hub_id(path):
     assert hub_id(path) is None
 
 
-def test_only_images_that_everybody_can_see_are_shown_unasked(api, here):
+def test_by_default_only_public_images_are_shown(api, here):
     for name, settings in (("open", {}), ("secret", {"private": True}), ("gated", {"gated": "manual"})):
         api.create_repo(f"user/{name}", repo_type="dataset")
         if settings:
@@ -214,13 +214,13 @@ def test_only_images_that_everybody_can_see_are_shown_unasked(api, here):
     assert not shows_images(False, "sample")
 
 
-def test_nothing_is_shown_where_the_hub_cannot_be_asked(here, monkeypatch):
+def test_no_images_are_shown_without_a_connection(here, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert not shows_images(None, "user/open")
 
 
 @pytest.mark.parametrize("fields", [{"streaming": True}, {"random_resized_crop": [0.5, 1.0]}, {"hub_picture": False}])
-def test_streams_and_random_crops_have_their_picture_too(fields, tmp_path):
+def test_streams_and_random_crops_have_a_picture(fields, tmp_path):
     made = recipe_of(tmp_path / "recipe.yaml", max_steps=1, **fields)
     assert start(made, "--output_dir", tmp_path / "run") == 0
     shown = "hub_picture" not in fields
@@ -228,7 +228,7 @@ def test_streams_and_random_crops_have_their_picture_too(fields, tmp_path):
     assert ("mixed.png" in (tmp_path / "run" / "README.md").read_text()) == shown
 
 
-def test_the_switch_for_the_picture_makes_no_other_run(sample, nasty):
+def test_hub_picture_does_not_change_the_recipe_hash(sample, nasty):
     assert (sample / "mixed.png").is_file() and (nasty / "mixed.png").is_file()
     words = [str(ROOT / "recipes" / "quickstart.yaml"), "--use_cpu"]
     assert parse([*words, "--hub_picture", "false"]).recipe_hash() == parse(words).recipe_hash()

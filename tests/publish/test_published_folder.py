@@ -92,18 +92,18 @@ def loaded(folder, tmp_path_factory):
     return json.loads(printed.splitlines()[-1])
 
 
-def test_pipeline_agrees_with_the_recorded_top1_to_the_last_image(loaded, run):
+def test_a_pipeline_has_exactly_the_recorded_top1(loaded, run):
     assert loaded["rows"] == run["data"]["splits"]["test"] == 500
     assert loaded["right"] == round(500 * run["final"]["top1"])
     assert loaded["right"] / 500 == run["final"]["top1"] > 0.2
 
 
-def test_timm_and_the_lines_of_the_card_give_the_same_logits(loaded):
+def test_timm_and_the_code_in_the_card_give_the_same_logits(loaded):
     assert loaded["gaps"] == [0, 0, 0] and loaded["spread"] > 0.1
     assert loaded["method"] == "automix"
 
 
-def test_the_lines_of_a_card_that_was_not_pushed_run_in_its_folder(folder, monkeypatch):
+def test_the_code_in_a_local_card_runs_in_its_folder(folder, monkeypatch):
     monkeypatch.chdir(folder)
     scope = {}
     for lines in re.findall("```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL):
@@ -113,7 +113,7 @@ def test_the_lines_of_a_card_that_was_not_pushed_run_in_its_folder(folder, monke
     assert scope["network"].num_classes == 10 and scope["model"].config.num_labels == 10
 
 
-def test_we_load_network_preprocessor_and_method_as_they_were_trained(folder):
+def test_load_pretrained_restores_model_processor_and_method(folder):
     model, processor, method = hf_mixup.load_pretrained(str(folder))
     assert processor(torch.zeros(3, 40, 40), return_tensors="pt")["pixel_values"].shape == (1, 3, 28, 28)
     assert method.name == "automix" and method.alpha == 2.0
@@ -125,7 +125,7 @@ def test_we_load_network_preprocessor_and_method_as_they_were_trained(folder):
     assert all(torch.equal(value, weights[name]) for name, value in model.timm_model.state_dict().items())
 
 
-def test_the_card_says_what_the_record_says(folder, run):
+def test_the_card_agrees_with_the_record(folder, run):
     card = ModelCard.load(folder / "README.md", ignore_metadata_errors=False)
     assert card.data.library_name == "timm" and card.data.pipeline_tag == "image-classification"
     assert "automix" in card.data.tags
@@ -142,7 +142,7 @@ def test_the_record_has_its_fields(part, run):
     assert set(FIELDS[part].split()) <= (run[part] if part else run).keys()
 
 
-def test_the_record_is_json_with_a_row_for_each_evaluation(folder, run):
+def test_the_record_has_an_entry_for_each_evaluation(folder, run):
     json.loads((folder / "run.json").read_text(), parse_constant=pytest.fail)
     assert run["schema_version"] == 1 and run["status"] == "finished" and run["world_size"] == 1
     assert [round(epoch["epoch"] * 50) for epoch in run["epochs"]] == [10, 20, 25]
@@ -152,7 +152,7 @@ def test_the_record_is_json_with_a_row_for_each_evaluation(folder, run):
     assert all(0 <= run["final"][name] <= 1 for name in ("top1", "top5", "ece"))
 
 
-def test_nothing_names_a_folder_of_this_machine_and_nothing_is_pickled(folder):
+def test_no_published_file_names_a_local_folder_or_is_pickled(folder):
     outside = {name: text for name, text in content(folder).items() if not name.startswith("checkpoint-")}
     assert FILES == outside.keys()
     assert not [name for name in outside if name.endswith(PICKLES)]
@@ -161,7 +161,7 @@ def test_nothing_names_a_folder_of_this_machine_and_nothing_is_pickled(folder):
     assert not list(folder.rglob("training_args.bin"))
 
 
-def test_a_run_on_local_folders_names_none_of_them(tmp_path):
+def test_a_run_on_local_folders_does_not_publish_their_location(tmp_path):
     data = folder_of(tmp_path / "my pictures")
     first = recipe_of(tmp_path / "recipe.yaml", data, max_steps=1)
     assert start(first, "--output_dir", tmp_path / "first") == 0
@@ -174,7 +174,7 @@ def test_a_run_on_local_folders_names_none_of_them(tmp_path):
     assert {result.dataset_type for result in card.data.eval_results} == {"imagefolder"}
 
 
-def test_the_card_of_one_of_our_networks_says_that_we_must_be_imported(tmp_path):
+def test_the_card_of_an_own_architecture_imports_hf_mixup(tmp_path):
     recipe = recipe_of(tmp_path / "recipe.yaml", folder_of(tmp_path / "data"), max_steps=1)
     for run, model in (("first", "mini_resnet"), ("second", tmp_path / "first")):
         assert start(recipe, "--output_dir", tmp_path / run, "--model", model, "--model_args", "{}") == 0

@@ -1,4 +1,4 @@
-"""Runs of the command line that push: before, during and after training, killed, refused, and without leaking."""
+"""Runs that push from the command line: checkpoints and result, after kills and refusals, without leaking tokens."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("logged_in")
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    """Ten steps on class folders, a checkpoint at every second."""
+    """Ten steps on an image folder, with a checkpoint every second step."""
     root = tmp_path_factory.mktemp("recipe")
     fields = {"max_steps": 10, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "no"}
     return recipe_of(root / "recipe.yaml", folder_of(root / "data"), **fields)
@@ -34,15 +34,15 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(recipe, tmp_path_factory):
-    """The folder of a run that was never pushed or killed."""
+    """The folder of a run that was neither pushed nor killed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     assert start(recipe, "--output_dir", folder) == 0
     return folder
 
 
 @pytest.fixture
-def words(recipe, tmp_path):
-    """The command line of a run that is pushed, into a folder of the test's own."""
+def argv(recipe, tmp_path):
+    """The command line of a run that is pushed, with an output folder of the test."""
     return [recipe, "--output_dir", tmp_path / "run", "--push_to_hub", "--hub_model_id"]
 
 
@@ -57,13 +57,13 @@ def same_weights(one, other) -> bool:
 
 @pytest.fixture(scope="module")
 def pushed(hub, recipe, tmp_path_factory):
-    """The folder of a run with training images in its state, pushed as user/whole with a canary as its token."""
+    """The folder of a run with training images in its per-rank state, pushed to user/whole with a canary as token."""
     folder = tmp_path_factory.mktemp("pushed") / "run"
     hub.add_token("user", value=CANARY)
     with pytest.MonkeyPatch.context() as patch:
         log_in(hub, patch, CANARY)
-        words = ("--output_dir", folder, "--push_to_hub", "--hub_model_id", "whole", "--method", "recursivemix")
-        assert start(recipe, *words, "--hub_private_repo") == 0
+        argv = ("--output_dir", folder, "--push_to_hub", "--hub_model_id", "whole", "--method", "recursivemix")
+        assert start(recipe, *argv, "--hub_private_repo") == 0
     return folder
 
 
@@ -75,7 +75,7 @@ def test_the_run_is_one_commit_on_main(pushed, api):
     assert api.repo_info("user/whole").private
 
 
-def test_all_that_a_run_leaves_at_the_top_of_its_folder_is_pushed(pushed):
+def test_all_files_at_the_top_of_the_folder_are_pushed(pushed):
     names = {name for name in content(pushed) if not name.startswith(("checkpoint-", ".hub.json"))}
     assert not [name for name in names if not is_published(name)]
 
@@ -87,20 +87,20 @@ def test_the_last_checkpoint_is_on_its_branch_without_training_images(pushed, ap
     assert (pushed / "checkpoint-10" / "method-rank0.safetensors").is_file()
 
 
-def test_the_folder_says_where_it_belongs_and_has_nothing_left_over(pushed):
-    assert Destination.of(pushed) == Destination("whole", private=True)
+def test_the_folder_stores_its_destination_and_has_no_temporary_files(pushed):
+    assert Destination.load(pushed) == Destination("whole", private=True)
     assert not [name for name in content(pushed) if name.startswith((".pushing", ".saving", ".fetching"))]
 
 
-def test_a_pipeline_loads_it_by_its_name_alone(pushed):
+def test_a_pipeline_loads_the_repository_by_name(pushed):
     answers = pipeline("image-classification", model="user/whole")(picture(0))
     assert {answer["label"] for answer in answers} == {"cat", "dog"}
 
 
-def test_a_run_goes_on_from_the_hub_without_its_training_images(pushed, recipe, api, tmp_path, capsys):
+def test_a_run_resumes_from_the_hub_without_the_stored_training_images(pushed, recipe, api, tmp_path, capsys):
     folder = tmp_path / "run"
-    words = ("--push_to_hub", "--hub_model_id", "whole", "--method", "recursivemix", "--resume")
-    assert start(recipe, "--output_dir", folder, *words, "--hub_private_repo") == 0
+    argv = ("--push_to_hub", "--hub_model_id", "whole", "--method", "recursivemix", "--resume")
+    assert start(recipe, "--output_dir", folder, *argv, "--hub_private_repo") == 0
     assert "Continuing from checkpoint-10 of user/whole" in capsys.readouterr().out
     assert record_of(folder)["steps"] == 10 and same_weights(folder, pushed)
 
@@ -108,36 +108,36 @@ def test_a_run_goes_on_from_the_hub_without_its_training_images(pushed, recipe, 
 REFUSED = {
     "no token": ([], "", "user/x", "HF_TOKEN"),
     "an unknown token": ([], "hf_unknown", "user/x", "does not accept the token"),
-    "somebody else's": ([], None, "bob/x", "not yours"),
-    "no name": ([], None, "a b", "no name of a repository"),
+    "of another user": ([], None, "bob/x", "not yours"),
+    "no valid name": ([], None, "a b", "not a valid repository name"),
     "the checkpoints' branch": (["--hub_revision", CHECKPOINTS], None, "user/x", "choose another"),
-    "a pull request to a branch": (["--hub_create_pr", "--hub_revision", "v1"], None, "user/x", "do not go together"),
+    "a pull request to a branch": (["--hub_create_pr", "--hub_revision", "v1"], None, "user/x", "cannot be combined"),
 }
 
 
-def test_what_cannot_be_pushed_ends_before_the_data_is_read(hub, words, monkeypatch, tmp_path, capsys):
+def test_a_refused_push_ends_the_run_before_data_is_read(hub, argv, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     for more, token, repo, said in REFUSED.values():
         monkeypatch.setenv("HF_TOKEN", hub.token if token is None else token)
-        assert start(*words, repo, *more, "--data", "/no/such/folder") == 2
+        assert start(*argv, repo, *more, "--data", "/no/such/folder") == 2
         told = capsys.readouterr().err
         assert said in told and "Traceback" not in told and "/no/such" not in told
         assert not (tmp_path / "run").exists()
     assert not {"user/x", "bob/x"} & {model.id for model in HfApi(endpoint=hub.url, token=hub.token).list_models()}
 
 
-def test_a_repository_that_cannot_be_made_leaves_no_folder(hub, words, tmp_path, capsys):
+def test_a_repository_that_cannot_be_created_leaves_no_folder(hub, argv, tmp_path, capsys):
     hub.faults.add(path="/api/repos/create", status=403, times=None, message="No more repositories")
-    assert start(*words, "user/forbidden") == 2
+    assert start(*argv, "user/forbidden") == 2
     assert "No more repositories" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_hub_that_fails_all_along_costs_only_the_push(hub, api, words, whole, tmp_path, capsys, caplog):
+def test_a_hub_that_fails_all_the_time_costs_only_the_push(hub, api, argv, whole, tmp_path, capsys, caplog):
     fault = hub.faults.add(path="/api/", drop="before", times=None)
-    assert start(*words, "user/late") == 1
+    assert start(*argv, "user/late") == 1
     told = capsys.readouterr().err
-    assert "cannot be reached" in told and f"python -m hf_mixup push {tmp_path / 'run'}" in told
+    assert "could not be reached" in told and f"python -m hf_mixup push {tmp_path / 'run'}" in told
     assert fault.hits and "was not pushed" in caplog.text
     assert same_weights(tmp_path / "run", whole)
     hub.faults.clear()
@@ -145,11 +145,11 @@ def test_a_hub_that_fails_all_along_costs_only_the_push(hub, api, words, whole, 
     assert files_of(api, "user/late") >= {"README.md", "config.json", "model.safetensors", "run.json"}
 
 
-def test_without_every_save_and_in_a_pull_request_there_are_no_checkpoints(hub, api, words, capsys):
+def test_pull_requests_and_strategy_end_push_no_checkpoints(hub, api, argv, capsys):
     api.create_repo("user/quiet")
-    assert start(*words, "user/quiet", "--hub_create_pr") == 0
+    assert start(*argv, "user/quiet", "--hub_create_pr") == 0
     assert f"Pushed to {hub.url}/user/quiet/discussions/1" in capsys.readouterr().out
-    assert start(*words, "user/quiet", "--hub_strategy", "end", "--resume") == 0
+    assert start(*argv, "user/quiet", "--hub_strategy", "end", "--resume") == 0
     assert [branch.name for branch in api.list_repo_refs("user/quiet").branches] == ["main"]
     assert files_of(api, "user/quiet") == files_of(api, "user/quiet", "refs/pr/1")
 
@@ -160,13 +160,13 @@ def wait_for_request(hub, path: str, times: int, process) -> None:
         time.sleep(0.005)
 
 
-def test_killed_while_pushing_a_checkpoint_it_goes_on_here_and_on_another_machine(hub, api, words, tmp_path, capsys):
-    """The branch stays at its last complete commit; both continuations end with the bits of the run never killed."""
+def test_a_run_killed_during_a_checkpoint_push_resumes_here_and_from_the_hub(hub, api, argv, tmp_path, capsys):
+    """The branch stays at its last commit; both resumed runs end with the weights of a run that was not killed."""
     commits = "/models/user/killed/commit/checkpoints"
     steps = ("--max_steps", 40)
     hub.faults.add(path=commits, slow=0.001)  # the first one passes
     hub.faults.add(path=commits, slow=30, times=None)
-    process = command(*words, "user/killed", *steps, environment=hub_environment(hub, tmp_path / "home"))
+    process = command(*argv, "user/killed", *steps, environment=hub_environment(hub, tmp_path / "home"))
     wait_for_request(hub, commits, 2, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -175,19 +175,19 @@ def test_killed_while_pushing_a_checkpoint_it_goes_on_here_and_on_another_machin
     [arrived] = {name.split("/")[0] for name in files} - {"run.json"}
     assert {name.split("/")[1] for name in files if name.startswith(arrived)} == STATE
     folder, other, whole = (tmp_path / name for name in ("run", "other", "whole"))
-    assert start(words[0], "--output_dir", whole, *steps) == 0
+    assert start(argv[0], "--output_dir", whole, *steps) == 0
     for place in (other, folder):
-        assert start(words[0], "--output_dir", place, *words[3:], "user/killed", *steps, "--resume") == 0
+        assert start(argv[0], "--output_dir", place, *argv[3:], "user/killed", *steps, "--resume") == 0
         assert same_weights(place, whole)
     assert f"Continuing from {arrived} of user/killed" in capsys.readouterr().out
     assert files_of(api, "user/killed", CHECKPOINTS) >= {"checkpoint-40/optimizer.pt"}
     assert not (folder / ".pushing").exists()
 
 
-def test_killed_while_pushing_the_run_the_folder_is_whole_and_can_be_pushed(hub, api, words, whole, tmp_path):
+def test_a_run_killed_during_its_final_push_can_be_pushed_later(hub, api, argv, whole, tmp_path):
     commits = "/models/user/finished/commit/main"
     hub.faults.add(path=commits, slow=30, times=None)
-    process = command(*words, "user/finished", environment=hub_environment(hub, tmp_path / "home"))
+    process = command(*argv, "user/finished", environment=hub_environment(hub, tmp_path / "home"))
     wait_for_request(hub, commits, 1, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -198,20 +198,20 @@ def test_killed_while_pushing_the_run_the_folder_is_whole_and_can_be_pushed(hub,
 
 
 def unanswered(hub, path: str) -> bool:
-    """Whether a request for this path waits for its reply."""
+    """Whether a request for this path has no response yet."""
     return any(path in request.path and request.seconds is None for request in hub.requests)
 
 
-def test_training_does_not_wait_for_a_hub_that_is_slow(hub, api, words, whole, monkeypatch, tmp_path, caplog):
+def test_training_does_not_wait_for_a_slow_hub(hub, api, argv, whole, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(checkpoint_pusher, "AT_THE_END", 0.1)
     hub.faults.add(path="/models/user/slow/commit/checkpoints", slow=30)
-    assert start(*words, "user/slow") == 0
+    assert start(*argv, "user/slow") == 0
     assert unanswered(hub, "/models/user/slow/commit/checkpoints")
     assert "was not pushed within" in caplog.text
     assert same_weights(tmp_path / "run", whole) and "model.safetensors" in files_of(api, "user/slow")
 
 
-def test_ctrl_c_does_not_wait_for_a_hub_that_is_slow(hub, words, monkeypatch, tmp_path, capsys):
+def test_ctrl_c_does_not_wait_for_a_slow_hub(hub, argv, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(stages, "WHEN_STOPPED", 0.1)
     path = "/models/user/stopped/commit/checkpoints"
     hub.faults.add(path=path, slow=30)
@@ -222,7 +222,7 @@ def test_ctrl_c_does_not_wait_for_a_hub_that_is_slow(hub, words, monkeypatch, tm
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    assert start(*words, "user/stopped", "--max_steps", 2000) == 130
+    assert start(*argv, "user/stopped", "--max_steps", 2000) == 130
     assert unanswered(hub, path)
     assert "Continue with:" in capsys.readouterr().err
     assert list((tmp_path / "run").glob("checkpoint-*")) and not (tmp_path / "run" / ".pushing").exists()
@@ -237,16 +237,16 @@ Path(sys.argv[1], "status-" + os.environ["RANK"]).write_text(str(found))
 """
 
 
-def test_of_two_processes_one_pushes_and_both_hear_what_is_refused(hub, api, words, tmp_path):
+def test_one_of_two_processes_pushes_and_both_get_the_errors(hub, api, argv, tmp_path):
     (tmp_path / "two.py").write_text(TWO)
     launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", 0)
     more = ("--per_device_train_batch_size", 2)
     environment = hub_environment(hub, tmp_path / "home")
-    process = python(*launch, tmp_path / "two.py", tmp_path, *words[:-1], *more, environment=environment)
+    process = python(*launch, tmp_path / "two.py", tmp_path, *argv[:-1], *more, environment=environment)
     _, said = process.communicate()
     assert process.returncode == 0, said
     assert [(tmp_path / f"status-{rank}").read_text() for rank in range(2)] == ["[2, 2, 0]"] * 2
-    assert said.count("is not yours") == said.count("no name of a repository") == 1
+    assert said.count("is not yours") == said.count("not a valid repository name") == 1
     for revision, titles in ((None, {"Run"}), (CHECKPOINTS, {"checkpoint-10"})):
         found = [entry.title for entry in api.list_repo_commits("user/two", revision=revision)]
         assert titles <= set(found) and len(found) == len(set(found))
@@ -265,8 +265,10 @@ LEAKS = [
 ]
 
 
-def test_the_token_is_nowhere(pushed, hub, api, words, tmp_path, monkeypatch, capfd, caplog):
-    """Not in what is printed, logged, written or pushed, whatever fails, and though the server repeats it."""
+def test_the_token_is_not_printed_logged_written_or_pushed(
+    pushed, hub, api, argv, tmp_path, monkeypatch, capfd, caplog
+):
+    """Whatever request fails, also if the server repeats the token in its message."""
     caplog.set_level("INFO")
     monkeypatch.setenv("HF_TOKEN", CANARY)
     monkeypatch.setattr("hf_mixup.hub.retry.TRIES", 2)
@@ -274,7 +276,7 @@ def test_the_token_is_nowhere(pushed, hub, api, words, tmp_path, monkeypatch, ca
         message = {"message": f"Refused: Bearer {CANARY}"} if "status" in fault else {}
         hub.faults.add(**fault, **message, times=None if "status" in fault else 1)
         folder = tmp_path / f"run-{number}"
-        status = start(words[0], "--output_dir", folder, *words[3:], f"user/leak-{number}", "--max_steps", 2)
+        status = start(argv[0], "--output_dir", folder, *argv[3:], f"user/leak-{number}", "--max_steps", 2)
         assert status == (2 if number < 2 else 0 if "drop" in fault else 1)
         hub.faults.clear()
     printed = capfd.readouterr()
@@ -284,7 +286,7 @@ def test_the_token_is_nowhere(pushed, hub, api, words, tmp_path, monkeypatch, ca
     assert not [name for place in places for name, data in content(place).items() if CANARY.encode() in data]
 
 
-def test_a_token_in_the_recipe_or_in_an_address_is_refused_and_not_shown(words, monkeypatch, capsys):
+def test_a_token_in_the_recipe_or_in_a_url_is_refused_and_not_shown(argv, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "my-own-secret-word")
     fields = {
         "--hub_token": CANARY,
@@ -293,6 +295,6 @@ def test_a_token_in_the_recipe_or_in_an_address_is_refused_and_not_shown(words, 
     }
     fields |= {"--model_args.key": CANARY, "--hub_model_id": "my-own-secret-word"}
     for name, value in fields.items():
-        assert start(words[0], "--output_dir", "x", name, value) == 2
+        assert start(argv[0], "--output_dir", "x", name, value) == 2
         said = "".join(capsys.readouterr())
         assert value not in said and CANARY not in said and "HF_TOKEN" in said

@@ -1,4 +1,4 @@
-"""Checkpoints go to a branch of their own while training goes on, and come back from it."""
+"""Checkpoints are pushed to their own branch during training, and downloaded from it."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ from hf_mixup.trainer import checkpoint_pusher
 from hf_mixup.trainer.checkpoint_pusher import CheckpointPusher
 
 NUMBERS = itertools.count()
-LONG = 60  # seconds that no test needs
+LONG = 60  # seconds, more than any test needs
 HASH = "0123456789abcdef"
 pytestmark = pytest.mark.usefixtures("logged_in")
 
@@ -38,15 +38,19 @@ def run(tmp_path):
     return folder
 
 
+def new_pusher(repo, run):
+    return CheckpointPusher(Destination(repo), run, beside=("run.json",))
+
+
 @pytest.fixture
 def pusher(run, repo):
-    pusher = CheckpointPusher(Destination(repo), run)
+    pusher = new_pusher(repo, run)
     yield pusher
     pusher.close(LONG)
 
 
 def checkpoint(run, step: int, best: int | None = None):
-    """A complete checkpoint, as small as can be."""
+    """A complete checkpoint of minimal size."""
     folder = run / f"checkpoint-{step}"
     folder.mkdir()
     save_file({"weight": torch.full((1000,), float(step))}, folder / "model.safetensors")
@@ -64,17 +68,17 @@ def titles_of(api, repo) -> list[str]:
     return [entry.title for entry in api.list_repo_commits(repo, revision=CHECKPOINTS)]
 
 
-def until_asked(hub, path: str, times: int = 1) -> None:
-    """Returns when the hub has been asked for this path so often."""
+def wait_for_request(hub, path: str, times: int = 1) -> None:
+    """Wait until the hub has received this many requests for the path."""
     waited = threading.Event()
     for _ in range(LONG * 100):
         if sum(path in request.path for request in hub.requests) >= times:
             return
         waited.wait(0.01)
-    raise AssertionError(f"{path} was not asked for")
+    raise AssertionError(f"{path} was not requested")
 
 
-def test_a_checkpoint_arrives_whole_with_the_runs_record(api, pusher, run, repo):
+def test_a_checkpoint_is_pushed_with_the_run_record(api, pusher, run, repo):
     folder = checkpoint(run, 2)
     pusher.offer(folder)
     pusher.close(LONG)
@@ -83,7 +87,7 @@ def test_a_checkpoint_arrives_whole_with_the_runs_record(api, pusher, run, repo)
     assert set(api.list_repo_files(repo)) == {".gitattributes"}
 
 
-def test_nothing_private_is_pushed_and_no_folder_of_this_machine_is_named(hub, api, pusher, run, repo):
+def test_private_files_and_local_folders_are_not_pushed(hub, api, pusher, run, repo):
     folder = checkpoint(run, 2, best=2)
     for name in ("training_args.bin", "method-rank0.safetensors", "method-rank13.safetensors", ".from_hub"):
         (folder / name).write_text("private")
@@ -96,10 +100,10 @@ def test_nothing_private_is_pushed_and_no_folder_of_this_machine_is_named(hub, a
     assert json.loads((folder / "trainer_state.json").read_text())["best_model_checkpoint"] == str(folder)
 
 
-def test_one_that_is_removed_meanwhile_arrives_and_newer_ones_take_each_others_place(hub, api, pusher, run, repo):
+def test_a_checkpoint_deleted_during_its_push_is_pushed_and_then_only_the_newest(hub, api, pusher, run, repo):
     hub.faults.add(path=f"/{repo}/preupload/", slow=0.5)
     pusher.offer(checkpoint(run, 1))
-    until_asked(hub, f"/{repo}/preupload/")
+    wait_for_request(hub, f"/{repo}/preupload/")
     for step in (2, 3, 4):
         pusher.offer(checkpoint(run, step))
         shutil.rmtree(run / f"checkpoint-{step - 1}")  # as rotation does
@@ -108,13 +112,13 @@ def test_one_that_is_removed_meanwhile_arrives_and_newer_ones_take_each_others_p
     assert folders_of(api, repo) == ["checkpoint-4", "run.json"]
 
 
-def test_the_branch_keeps_those_that_the_folder_keeps(api, run, repo):
+def test_the_branch_keeps_the_checkpoints_that_the_folder_keeps(api, run, repo):
     for step, gone in ((1, None), (2, None), (3, 1)):
         folder = checkpoint(run, step)
         if gone:
             shutil.rmtree(run / f"checkpoint-{gone}")
         if step == 1:
-            pusher = CheckpointPusher(Destination(repo), run)
+            pusher = new_pusher(repo, run)
         pusher.offer(folder)
         while pusher._pushed.isdisjoint({folder.name}):
             threading.Event().wait(0.01)
@@ -122,7 +126,7 @@ def test_the_branch_keeps_those_that_the_folder_keeps(api, run, repo):
     assert folders_of(api, repo) == ["checkpoint-2", "checkpoint-3", "run.json"]
 
 
-def test_the_best_checkpoint_goes_along_where_it_is_not_there_yet(api, pusher, run, repo):
+def test_the_best_checkpoint_is_pushed_with_the_newest(api, pusher, run, repo):
     for step in (2, 4):
         checkpoint(run, step)
     pusher.offer(checkpoint(run, 6, best=2))
@@ -131,7 +135,7 @@ def test_the_best_checkpoint_goes_along_where_it_is_not_there_yet(api, pusher, r
     assert titles_of(api, repo)[:2] == ["checkpoint-6", "initial commit"]
 
 
-def test_an_earlier_runs_checkpoints_and_model_leave_the_branch(api, pusher, run, repo):
+def test_checkpoints_and_model_of_an_earlier_run_are_deleted_from_the_branch(api, pusher, run, repo):
     api.create_repo(repo)
     files = {"model.safetensors": b"old", "README.md": b"---\ntags:\n- old\n---\n", "notes.txt": b"mine"}
     api.create_commit(repo, [CommitOperationAdd(*file) for file in files.items()], commit_message="Before")
@@ -146,11 +150,13 @@ def test_an_earlier_runs_checkpoints_and_model_leave_the_branch(api, pusher, run
     assert "checkpoint-2/x" not in api.list_repo_files(repo, revision=CHECKPOINTS)
 
 
-def test_a_push_that_fails_is_one_line_and_goes_with_the_next(hub, api, pusher, run, repo, caplog, monkeypatch):
+def test_a_failed_push_logs_one_line_and_the_next_checkpoint_is_pushed(
+    hub, api, pusher, run, repo, caplog, monkeypatch
+):
     monkeypatch.setattr("hf_mixup.hub.retry.TRIES", 1)
     fault = hub.faults.add(path="/commit/", status=503)
     pusher.offer(checkpoint(run, 1))
-    until_asked(hub, f"/{repo}/commit/")
+    wait_for_request(hub, f"/{repo}/commit/")
     pusher.offer(checkpoint(run, 2))
     pusher.close(LONG)
     [line] = [message for message in caplog.messages if "was not pushed" in message]
@@ -160,18 +166,18 @@ def test_a_push_that_fails_is_one_line_and_goes_with_the_next(hub, api, pusher, 
 
 
 @pytest.mark.parametrize("wait", [0.01, LONG])
-def test_a_push_that_fails_is_tried_later_and_at_the_end(wait, hub, api, pusher, run, repo, monkeypatch):
+def test_a_failed_push_is_retried_later_and_at_the_end(wait, hub, api, pusher, run, repo, monkeypatch):
     monkeypatch.setattr("hf_mixup.hub.retry.TRIES", 1)
     monkeypatch.setattr(checkpoint_pusher, "AGAIN", wait)
     hub.faults.add(path="/api/repos/create", drop="before", times=1)
     pusher.offer(checkpoint(run, 1))
-    until_asked(hub, "/api/repos/create", 2 if wait < 1 else 1)
+    wait_for_request(hub, "/api/repos/create", 2 if wait < 1 else 1)
     pusher.close(LONG)
     assert folders_of(api, repo) == ["checkpoint-1", "run.json"]
 
 
 @pytest.mark.parametrize("fault", [{"status": 500}, {"status": 401}, {"status": 403}, {"drop": "before"}])
-def test_a_hub_that_only_fails_ends_with_a_line_and_no_harm(fault, hub, pusher, run, repo, caplog, monkeypatch):
+def test_a_hub_that_always_fails_logs_a_line_and_changes_no_file(fault, hub, pusher, run, repo, caplog, monkeypatch):
     monkeypatch.setattr("hf_mixup.hub.retry.TRIES", 2)
     hub.faults.add(path="/commit/", times=None, **fault)
     before = content(checkpoint(run, 1))
@@ -182,7 +188,7 @@ def test_a_hub_that_only_fails_ends_with_a_line_and_no_harm(fault, hub, pusher, 
     assert content(run / "checkpoint-1") == before and not (run / checkpoint_pusher.ASIDE).exists()
 
 
-def test_a_slow_hub_holds_nobody_up(hub, pusher, run, caplog):
+def test_close_does_not_wait_for_a_slow_hub(hub, pusher, run, caplog):
     hub.faults.add(path="/commit/", slow=2.0)
     pusher.offer(checkpoint(run, 1))
     pusher.offer(checkpoint(run, 2))
@@ -191,9 +197,9 @@ def test_a_slow_hub_holds_nobody_up(hub, pusher, run, caplog):
 
 
 class TestFetching:
-    """A run that goes on from the Hub, where its folder is not."""
+    """A run that resumes from the Hub on another machine."""
 
-    def test_the_newest_checkpoint_comes_back_and_the_best_with_it(self, pusher, run, repo, tmp_path):
+    def test_the_newest_and_the_best_checkpoint_are_downloaded(self, pusher, run, repo, tmp_path):
         best = checkpoint(run, 2)
         pusher.offer(best)
         while not pusher._pushed:
@@ -213,7 +219,7 @@ class TestFetching:
         assert {path.name for path in other.iterdir()} == {"run.json", "checkpoint-2", "checkpoint-10"}
 
     @pytest.mark.parametrize("what", ["no repository", "no branch", "another recipe", "no record"])
-    def test_nothing_comes_where_there_is_nothing_of_this_run(self, what, api, pusher, run, repo, tmp_path):
+    def test_checkpoints_of_other_runs_are_not_downloaded(self, what, api, pusher, run, repo, tmp_path):
         if what == "no branch":
             api.create_repo(repo)
         if what in ("another recipe", "no record"):
@@ -225,9 +231,7 @@ class TestFetching:
         assert not (tmp_path / "other").exists()
 
     @pytest.mark.parametrize("fault", [{"status": 503}, {"drop": "before"}])
-    def test_a_hub_that_fails_is_an_error_and_leaves_nothing(
-        self, fault, hub, pusher, run, repo, tmp_path, monkeypatch
-    ):
+    def test_a_hub_that_fails_raises_and_leaves_no_files(self, fault, hub, pusher, run, repo, tmp_path, monkeypatch):
         monkeypatch.setattr("hf_mixup.hub.retry.TRIES", 2)
         pusher.offer(checkpoint(run, 1))
         pusher.close(LONG)
@@ -236,7 +240,7 @@ class TestFetching:
             fetch_checkpoint(Destination(repo), tmp_path / "other", HASH)
         assert not (tmp_path / "other").exists()
 
-    def test_a_broken_download_is_tried_again(self, hub, pusher, run, repo, tmp_path):
+    def test_a_broken_download_is_retried(self, hub, pusher, run, repo, tmp_path):
         pusher.offer(checkpoint(run, 1))
         pusher.close(LONG)
         faults = [hub.faults.add(method="GET", path=path, drop=100) for path in ("checkpoint-1", "/_large/")]
@@ -247,12 +251,12 @@ class TestFetching:
         ).read_bytes()
 
 
-def test_a_script_with_our_trainer_pushes_checkpoints_and_nothing_private(hub, api, repo, tmp_path, monkeypatch):
-    """What upstream's pushes hold beside the model, its arguments and our images, stays here."""
+def test_a_script_with_mixup_trainer_pushes_checkpoints_and_no_private_files(hub, api, repo, tmp_path, monkeypatch):
+    """Training arguments and per-rank state with training images stay local."""
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)
     fields = {"save_strategy": "steps", "save_steps": 1, "push_to_hub": True, "hub_model_id": repo}
     trainer = make(tmp_path / "run", method="recursivemix", hub_strategy="all_checkpoints", **fields)
-    for steps in (2, 3):  # the second training pushes too
+    for steps in (2, 3):  # the second training pushes checkpoints too
         trainer.args.max_steps = steps
         trainer.train()
         assert f"checkpoint-{steps}" in folders_of(api, repo)

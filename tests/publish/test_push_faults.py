@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from hf_mixup.cli.push import main
 from hf_mixup.errors import PushError, PushRefused
-from hf_mixup.hub import retry
+from hf_mixup.hub import retry, session
 from hf_mixup.hub.destination import Destination, checked
 from hf_mixup.publish.push import push
 
@@ -75,7 +75,7 @@ SURVIVED = {
 
 
 @pytest.mark.parametrize("fault", SURVIVED.values(), ids=SURVIVED.keys())
-def test_the_run_arrives_once_although(fault, hub, api, run, repo):
+def test_the_run_is_pushed_exactly_once_although(fault, hub, api, run, repo):
     injected = hub.faults.add(**fault)
     assert push(run, Destination(repo)) == f"{hub.url}/{repo}"
     assert injected.hits == (fault.get("times") or 1)
@@ -83,7 +83,7 @@ def test_the_run_arrives_once_although(fault, hub, api, run, repo):
     assert commits_of(api, repo).count("Run") == 1
 
 
-def test_another_commit_meanwhile_stays(hub, api, run, repo, monkeypatch):
+def test_a_commit_made_during_the_push_is_kept(hub, api, run, repo, monkeypatch):
     api.create_repo(repo)
     create_commit, before = HfApi.create_commit, []
 
@@ -104,7 +104,7 @@ def test_pushing_again_makes_no_commit(api, run, repo):
     assert commits_of(api, repo).count("Run") == 1
 
 
-def test_what_an_earlier_run_left_goes_and_what_people_added_stays(api, run, repo):
+def test_files_of_an_earlier_run_are_deleted_and_files_of_people_are_kept(api, run, repo):
     api.create_repo(repo)
     left = [
         "method.safetensors",
@@ -119,7 +119,7 @@ def test_what_an_earlier_run_left_goes_and_what_people_added_stays(api, run, rep
     assert files_of(api, repo) == WHOLE | set(kept)
 
 
-def test_only_what_a_run_makes_leaves_the_folder(api, run, repo):
+def test_only_published_files_are_pushed(api, run, repo):
     others = (".env", ".hub.json", "training_args.bin", "notes.txt", "method-rank0.safetensors")
     others += ("checkpoint-2/optimizer.pt", ".saving/x.json", "runs/events", "sub/model.safetensors")
     for name in others:
@@ -129,7 +129,7 @@ def test_only_what_a_run_makes_leaves_the_folder(api, run, repo):
     assert files_of(api, repo) == WHOLE
 
 
-def test_a_revision_that_is_not_there_becomes_a_branch(hub, api, run, repo):
+def test_a_revision_that_does_not_exist_becomes_a_branch(hub, api, run, repo):
     assert push(run, Destination(repo, revision="v/1")) == f"{hub.url}/{repo}/tree/v/1"
     assert files_of(api, repo, "v/1") == WHOLE
     assert not files_of(api, repo)
@@ -145,7 +145,7 @@ def test_a_private_repository_is_private_and_a_public_one_is_refused(api, run, r
 
 
 @pytest.mark.parametrize("drop", [None, "before", "after"])
-def test_a_pull_request_on_somebody_elses_repository_is_opened_once(drop, hub, run, repo):
+def test_a_pull_request_for_a_repository_of_another_user_is_opened_once(drop, hub, run, repo):
     theirs = repo.replace("user/", "bob/")
     bob = HfApi(endpoint=hub.url, token=hub.add_token("bob"))
     bob.create_repo(theirs)
@@ -168,7 +168,7 @@ REFUSED = {
 }
 
 
-def test_what_somebody_else_pushed_meanwhile_is_looked_at(hub, api, run, repo):
+def test_files_pushed_by_others_during_the_push_are_checked(hub, api, run, repo):
     api.create_repo(repo)
     hub.faults.add(path="/commit/", slow=2.0)
 
@@ -185,7 +185,7 @@ def test_what_somebody_else_pushed_meanwhile_is_looked_at(hub, api, run, repo):
 
 
 @pytest.mark.parametrize("given, name, words", REFUSED.values(), ids=REFUSED.keys())
-def test_what_cannot_work_is_refused_at_once_and_nothing_is_made(given, name, words, hub, api, run, monkeypatch):
+def test_an_impossible_push_is_refused_at_once_and_creates_nothing(given, name, words, hub, api, run, monkeypatch):
     hub.add_token("user", "read")
     HfApi(endpoint=hub.url, token=hub.add_token("bob")).create_repo("bob/theirs", exist_ok=True)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(run / "none"))
@@ -211,7 +211,7 @@ def test_a_fine_grained_token_for_this_repository_is_enough(hub, api, run, repo,
     assert files_of(api, repo) == WHOLE
 
 
-def test_a_hub_that_only_fails_is_given_up_in_a_bounded_number_of_tries(hub, run, repo, caplog):
+def test_a_hub_that_always_fails_is_tried_a_bounded_number_of_times(hub, run, repo, caplog):
     fault = hub.faults.add(path="/commit/", status=503, times=None)
     with pytest.raises(PushError, match="failing or busy .*503") as lost:
         push(run, Destination(repo))
@@ -220,16 +220,16 @@ def test_a_hub_that_only_fails_is_given_up_in_a_bounded_number_of_tries(hub, run
     assert re.search(r"could not be pushed to '[^']*': .* To push it later: python -m hf_mixup push", str(lost.value))
 
 
-def test_a_server_that_asks_for_an_hour_is_not_waited_for(hub, run, repo, monkeypatch):
-    monkeypatch.setattr(retry, "LONGEST", 0.01)
+def test_a_server_that_requests_an_hour_is_not_waited_for(hub, run, repo, monkeypatch):
+    monkeypatch.setattr(session, "MAX_WAIT", 0.01)
     fault = hub.faults.add(path="/preupload/", status=429, retry_after=3600, times=None)
     with pytest.raises(PushError, match="wait for 3600 s"):
         push(run, Destination(repo))
     assert fault.hits == retry.TRIES
 
 
-def test_a_server_that_is_silent_is_not_waited_for(hub, run, repo, monkeypatch):
-    monkeypatch.setitem(retry.TIMEOUTS, "read", 0.2)
+def test_a_silent_server_is_not_waited_for(hub, run, repo, monkeypatch):
+    monkeypatch.setitem(session.TIMEOUTS, "read", 0.2)
     monkeypatch.setattr(retry, "TRIES", 2)
     hub.faults.add(path="/api/repos/create", slow=1.0, times=None)
     with pytest.raises(PushError, match="cannot be reached"):
@@ -247,21 +247,21 @@ def test_the_token_is_in_no_message_even_if_the_server_repeats_it(hub, run, repo
 class TestTheCommand:
     """`python -m hf_mixup push`."""
 
-    def test_it_pushes_where_the_run_belongs(self, hub, api, run, repo, capsys):
+    def test_it_pushes_to_the_destination_of_the_run(self, hub, api, run, repo, capsys):
         Destination(repo, revision="best", private=True).save(run)
         assert main([str(run)]) == 0
         assert capsys.readouterr().out == f"Pushed to {hub.url}/{repo}/tree/best\n"
         assert files_of(api, repo, "best") == WHOLE and api.repo_info(repo).private
 
-    def test_what_is_given_goes_before_what_the_run_says(self, api, run, repo):
+    def test_options_override_the_destination_of_the_run(self, api, run, repo):
         Destination("user/elsewhere", private=True).save(run)
         assert main([str(run), "--repo", repo, "--revision", "v2"]) == 0
         assert files_of(api, repo, "v2") == WHOLE
         assert api.repo_info(repo).private  # as the run's own place
-        assert Destination.of(run) == Destination("user/elsewhere", private=True)  # where it is pushed the next time
+        assert Destination.load(run) == Destination("user/elsewhere", private=True)  # where it is pushed the next time
         assert main([str(run), "--repo", repo, "--no-private"]) == 0
 
-    def test_the_card_that_is_pushed_loads_from_the_repository(self, api, run, repo):
+    def test_the_pushed_card_loads_from_the_repository(self, api, run, repo):
         assert main([str(run), "--repo", repo, "--revision", "v2"]) == 0
         card = Path(api.hf_hub_download(repo, "README.md", revision="v2")).read_text()
         assert f'model="{repo}"' in card and 'revision="v2"' in card
@@ -277,7 +277,7 @@ class TestTheCommand:
         assert main([str(run), "--repo", repo, "--seeds", str(others[0])]) == 2
         assert "seed" in capsys.readouterr().err
 
-    def test_a_run_that_does_not_say_is_asked_for_a_name(self, run, capsys):
+    def test_a_run_without_a_destination_needs_repo(self, run, capsys):
         assert main([str(run)]) == 2
         assert "give --repo" in capsys.readouterr().err
 
@@ -290,26 +290,28 @@ class TestTheCommand:
         assert files_of(api, repo) == WHOLE
 
     @pytest.mark.parametrize("name", sorted(WHOLE - {"recipe.yaml"}))
-    def test_a_folder_without_a_file_is_refused_by_the_files_name(self, name, run, repo, capsys):
+    def test_a_folder_without_a_file_is_refused_and_the_file_named(self, name, run, repo, capsys):
         (run / name).unlink()
         assert main([str(run), "--repo", repo]) == 2
         assert name in capsys.readouterr().err
 
     @pytest.mark.parametrize("name", sorted(WHOLE - CARDS))
-    def test_a_half_written_file_is_refused_by_its_name(self, name, run, repo, capsys):
+    def test_a_truncated_file_is_refused_and_named(self, name, run, repo, capsys):
         content = (run / name).read_bytes()
         (run / name).write_bytes(content[: len(content) // 2])
         assert main([str(run), "--repo", repo]) == 2
         assert name in capsys.readouterr().err
 
-    def test_a_missing_shard_is_refused_by_its_name(self, run, repo, capsys):
+    def test_a_missing_shard_is_refused_and_named(self, run, repo, capsys):
         (run / "model.safetensors").rename(run / "model-00001-of-00002.safetensors")
         names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
         (run / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
         assert main([str(run), "--repo", repo]) == 2
         assert "model-00002-of-00002.safetensors is missing" in capsys.readouterr().err
 
-    def test_a_checkpoint_an_unfinished_run_and_no_folder_say_what_to_do(self, run, tmp_path, capsys):
+    def test_a_checkpoint_an_unfinished_run_and_a_missing_folder_are_refused_with_what_to_do(
+        self, run, tmp_path, capsys
+    ):
         (run / "checkpoint-3").mkdir()
         (run / "run.json").write_text('{"schema_version": 1, "status": "running"}')
         for folder, words in (
@@ -321,7 +323,7 @@ class TestTheCommand:
             assert words in capsys.readouterr().err
 
 
-def test_a_tag_and_a_commit_are_no_branches_to_push_to(api, run, repo):
+def test_a_tag_or_a_commit_cannot_be_pushed_to(api, run, repo):
     api.create_repo(repo)
     api.create_tag(repo, tag="v9")
     for revision in ("v9", api.repo_info(repo).sha):
@@ -329,7 +331,7 @@ def test_a_tag_and_a_commit_are_no_branches_to_push_to(api, run, repo):
             push(run, Destination(repo, revision))
 
 
-def test_a_name_that_no_branch_can_have_makes_no_repository(api, repo):
+def test_an_invalid_branch_name_creates_no_repository(api, repo):
     for revision in ("a..b", "a b", "/a", "a~1", "a.lock", ""):
         with pytest.raises(PushRefused, match="cannot be the name of a branch"):
             checked(Destination(repo, revision))

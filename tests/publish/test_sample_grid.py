@@ -45,7 +45,7 @@ def opened(content: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", available())
-def test_a_method_has_a_picture_unless_it_leaves_pixels_alone(name, make_net):
+def test_every_method_that_mixes_pixels_has_a_picture(name, make_net):
     step = step_of(name, make_net)
     before = {key: value.clone() for key, value in step.state_dict().items()}
     content = picture(step.method, step, photos())
@@ -57,7 +57,7 @@ def test_a_method_has_a_picture_unless_it_leaves_pixels_alone(name, make_net):
     assert not [key for key, value in step.named_parameters() if value.grad is not None]
 
 
-def test_the_first_row_are_the_images_themselves_and_masks_stand_below_mixed_ones(make_net):
+def test_the_first_row_has_the_images_and_masks_are_below_mixed_images(make_net):
     step = step_of("cutmix", make_net)
     shown = opened(picture(step.method, step, photos()))
     zoom, margin = 6, 2
@@ -73,7 +73,7 @@ def test_the_first_row_are_the_images_themselves_and_masks_stand_below_mixed_one
     assert np.abs(cells[1][0].astype(int) - images[0])[own].max() <= 1
 
 
-def test_a_picture_is_small_whatever_the_images_are():
+def test_a_picture_is_small_for_images_of_any_size():
     for side in (8, 32, 96, 224):
         noise = torch.rand(8, 3, side, side, generator=generator(side))
         content = png([noise] * 5)
@@ -94,7 +94,7 @@ class Broken:
         raise OSError("the disk is gone")
 
 
-def test_what_goes_wrong_is_a_warning(tmp_path, caplog):
+def test_an_error_is_logged_as_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         write_picture(tmp_path, Broken())
     assert "no picture of mixed samples (OSError: the disk is gone)" in caplog.text

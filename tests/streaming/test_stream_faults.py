@@ -9,7 +9,7 @@ from fixtures.streams import labels, loader_of, open_stream, point_to, write_par
 from huggingface_hub import HfApi
 
 from hf_mixup.data import DataError, load_data
-from hf_mixup.hub import retry
+from hf_mixup.hub import retry, session
 
 NUMBERS = itertools.count()
 TARS = {"image_column": "png", "label_column": "cls"}
@@ -134,8 +134,8 @@ def test_the_error_names_a_shard_that_cannot_be_read(hub, pushed, monkeypatch):
 def test_ctrl_c_works_during_a_retry(hub, pushed, monkeypatch):
     data = open_stream(pushed())
     hub.faults.add(path="/resolve/", status=503, times=None)
-    for name in ("WAIT", "LONGEST"):
-        monkeypatch.setattr(retry, name, 60.0)
+    monkeypatch.setattr(retry, "WAIT", 60.0)
+    monkeypatch.setattr(session, "MAX_WAIT", 60.0)
 
     def interrupt(*_):
         raise KeyboardInterrupt

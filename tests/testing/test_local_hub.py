@@ -37,7 +37,7 @@ def status(error) -> int:
     return error.value.response.status_code
 
 
-def test_it_is_up_at_once_and_gives_its_port_back(tmp_path):
+def test_it_starts_at_once_and_releases_its_port(tmp_path):
     start = time.perf_counter()
     with LocalHub(tmp_path) as hub:
         assert time.perf_counter() - start < 1
@@ -56,7 +56,7 @@ def test_whoami_names_user_organizations_and_role(api):
     assert me["auth"]["accessToken"]["role"] == "write"
 
 
-def test_create_repo_says_409_and_exist_ok_takes_it(api):
+def test_create_repo_is_409_for_an_existing_repository_unless_exist_ok(api):
     url = api.create_repo("made")
     assert (url.repo_id, url.repo_type) == ("user/made", "model")
     with pytest.raises(HfHubHTTPError) as error:
@@ -67,7 +67,7 @@ def test_create_repo_says_409_and_exist_ok_takes_it(api):
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset", "space"])
-def test_each_kind_of_repository_has_its_own_names(api, kind):
+def test_each_kind_of_repository_has_its_own_namespace(api, kind):
     sdk = {"space_sdk": "gradio"} if kind == "space" else {}
     url = api.create_repo("org/same", repo_type=kind, private=True, **sdk)
     assert (url.repo_id, url.repo_type) == ("org/same", kind)
@@ -81,7 +81,7 @@ def test_each_kind_of_repository_has_its_own_names(api, kind):
     assert not api.repo_exists("org/same", repo_type=kind)
 
 
-def test_listing_shows_what_one_may_see(api, anonymous, repo):
+def test_listing_shows_only_visible_repositories(api, anonymous, repo):
     api.create_repo("user/hidden", private=True, exist_ok=True)
     mine = {model.id for model in api.list_models(author="user")}
     assert {repo, "user/hidden"} <= mine
@@ -100,7 +100,7 @@ def test_large_files_go_to_storage_and_small_ones_to_git(api, hub, repo):
     assert "signature=" in sent.path and sent.status == 200
 
 
-def test_long_files_arrive_in_parts(api, hub, repo):
+def test_long_files_are_uploaded_in_parts(api, hub, repo):
     content = bytes(range(256)) * 40
     api.upload_file(path_or_fileobj=content, path_in_repo="long.bin", repo_id=repo)
     parts = [r for r in hub.requests if r.method == "PUT" and r.path.partition("?")[0].endswith(("/1", "/2", "/3"))]
@@ -118,7 +118,7 @@ def test_upload_folder_twice_makes_one_commit(api, repo, tmp_path):
     assert {"top.txt", "in/weights.bin"} <= set(api.list_repo_files(repo))
 
 
-def test_what_gitignore_names_is_not_uploaded(api, repo, tmp_path):
+def test_files_named_in_gitignore_are_not_uploaded(api, repo, tmp_path):
     (tmp_path / ".gitignore").write_text("*.log\nbuild/\n!keep.log\n")
     for name in ("a.log", "keep.log", "build/x.txt", "src/build.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -159,7 +159,7 @@ def test_a_stale_parent_is_refused(api, repo):
     assert "b" not in api.list_repo_files(repo)
 
 
-def test_a_pull_request_leaves_main_alone(api, bob, repo):
+def test_a_pull_request_does_not_change_main(api, bob, repo):
     pull = bob.create_commit(repo, [add("theirs.txt", b"1")], commit_message="a gift", create_pr=True)
     assert (pull.pr_num, pull.pr_revision) == (1, "refs/pr/1")
     bob.upload_file(path_or_fileobj=b"2", path_in_repo="more.txt", repo_id=repo, revision="refs/pr/1")
@@ -193,7 +193,7 @@ def test_branches_and_tags(api, repo):
         api.model_info(repo, revision="try/this")
 
 
-def test_an_old_commit_is_still_there_by_its_number(api, repo):
+def test_an_old_commit_is_found_by_its_id(api, repo):
     old = api.model_info(repo).sha
     api.upload_file(path_or_fileobj=b"changed", path_in_repo="words/hello.txt", repo_id=repo)
     assert read(api, repo, "words/hello.txt", revision=old) == b"hello"
@@ -201,7 +201,7 @@ def test_an_old_commit_is_still_there_by_its_number(api, repo):
     assert read(api, repo, "words/hello.txt") == b"changed"
 
 
-def test_what_is_missing_has_its_own_error(api, repo):
+def test_each_missing_thing_has_its_own_error(api, repo):
     with pytest.raises(RemoteEntryNotFoundError):
         api.hf_hub_download(repo, "nothing.txt")
     with pytest.raises(RevisionNotFoundError):
@@ -219,7 +219,7 @@ def test_what_is_missing_has_its_own_error(api, repo):
     assert list(missing.rglob("nothing.txt"))
 
 
-def test_paths_info_knows_files_and_folders(api, repo):
+def test_paths_info_has_files_and_folders(api, repo):
     found = api.get_paths_info(repo, ["words", "words/hello.txt", "nothing"])
     assert [(type(entry).__name__, entry.path) for entry in found] == [
         ("RepoFolder", "words"),
@@ -235,7 +235,7 @@ def test_a_long_tree_comes_in_pages(api, hub, repo):
     assert len(hub.requests) - before == 3
 
 
-def test_a_snapshot_serves_again_without_a_hub(api, repo, tmp_path, monkeypatch):
+def test_a_snapshot_is_loaded_from_the_cache_when_offline(api, repo, tmp_path, monkeypatch):
     place = Path(api.snapshot_download(repo))
     assert (place / "words/hello.txt").read_bytes() == b"hello"
     copy = Path(api.snapshot_download(repo, local_dir=tmp_path / "copy", allow_patterns=["words/*"]))
@@ -257,7 +257,7 @@ def test_a_range_is_served_as_a_range(api, repo):
         assert reply.status_code == 416
 
 
-def test_metadata_that_is_not_yaml_is_refused_before_anything_is_sent(api, hub, repo):
+def test_invalid_metadata_is_refused_before_the_upload(api, hub, repo):
     for text in ("---\nlicense: [\n---\n", "---\ntags: 3\n---\n", "---\nmodel-index: word\n---\n"):
         with pytest.raises(ValueError, match="Invalid metadata in README.md"):
             api.upload_file(path_or_fileobj=text.encode(), path_in_repo="README.md", repo_id=repo)

@@ -36,7 +36,7 @@ def sent(hub, method: str, path: str, body=None, token: str | None = None) -> tu
 
 
 @pytest.mark.parametrize("stranger", ["bob", "anonymous"])
-def test_private_repositories_do_not_exist_for_others(api, repo, request, stranger):
+def test_private_repositories_are_not_found_by_others(api, repo, request, stranger):
     stranger = request.getfixturevalue(stranger)
     api.update_repo_settings(repo, private=True)
     assert api.hf_hub_download(repo, "model.safetensors")
@@ -51,13 +51,13 @@ def test_private_repositories_do_not_exist_for_others(api, repo, request, strang
     assert repo not in {model.id for model in stranger.list_models()}
 
 
-def test_the_status_says_whether_logging_in_may_help(hub, api, repo):
+def test_a_private_repository_is_401_without_and_404_with_a_login(hub, api, repo):
     api.update_repo_settings(repo, private=True)
     assert sent(hub, "GET", f"/api/models/{repo}")[0] == 401
     assert sent(hub, "GET", f"/api/models/{repo}", token=hub.add_token("bob"))[0] == 404
 
 
-def test_an_organization_is_its_members(api, bob):
+def test_members_of_an_organization_may_write(api, bob):
     api.create_repo("org/shared", private=True, exist_ok=True)
     api.upload_file(path_or_fileobj=b"1", path_in_repo="a.txt", repo_id="org/shared")
     with pytest.raises(HfHubHTTPError) as error:
@@ -65,7 +65,7 @@ def test_an_organization_is_its_members(api, bob):
     assert status(error) == 403
 
 
-def test_gated_repositories_show_themselves_but_not_their_files(api, bob, anonymous, repo):
+def test_gated_repositories_are_visible_but_not_their_files(api, bob, anonymous, repo):
     api.update_repo_settings(repo, gated="manual")
     assert bob.model_info(repo).gated == "manual"
     for stranger, number in ((bob, 403), (anonymous, 401)):
@@ -79,7 +79,7 @@ def test_gated_repositories_show_themselves_but_not_their_files(api, bob, anonym
     assert bob.hf_hub_download(repo, WORDS)
 
 
-def test_a_token_to_read_does_not_write(hub, repo):
+def test_a_read_token_cannot_write(hub, repo):
     reader = HfApi(endpoint=hub.url, token=hub.add_token("user", "read"))
     assert reader.whoami()["auth"]["accessToken"]["role"] == "read"
     assert reader.hf_hub_download(repo, WORDS)
@@ -95,7 +95,7 @@ def test_a_token_to_read_does_not_write(hub, repo):
         assert status(error) == 403
 
 
-def test_a_fine_token_opens_what_it_names(hub, api, repo):
+def test_a_fine_grained_token_has_only_its_rights(hub, api, repo):
     api.create_repo("user/closed", private=True, exist_ok=True)
     rights = {repo: "write", "org": "read"}
     fine = HfApi(endpoint=hub.url, token=hub.add_token("user", "fine", rights))
@@ -107,7 +107,7 @@ def test_a_fine_token_opens_what_it_names(hub, api, repo):
         fine.create_repo("org/new")
 
 
-def test_a_token_nobody_knows_is_no_token(hub, repo):
+def test_an_unknown_token_is_refused(hub, repo):
     wrong = HfApi(endpoint=hub.url, token="hf_wrong")
     with pytest.raises(HfHubHTTPError, match="Invalid user token"):
         wrong.whoami()
@@ -124,7 +124,7 @@ def test_a_token_nobody_knows_is_no_token(hub, repo):
         ({"user": "user", "role": "fine"}, "only the role 'fine' names repositories"),
     ],
 )
-def test_a_wrong_token_is_explained(wrong, words):
+def test_invalid_token_arguments_are_refused_with_a_message(wrong, words):
     with pytest.raises(ValueError, match=words):
         Accounts(["user"]).add_token(**wrong)
 
@@ -162,7 +162,7 @@ def test_two_clients_commit_at_once_and_nothing_is_lost(hub, api, repo):
     assert len(api.list_repo_commits(repo)) == 2 + 16
 
 
-def test_of_two_commits_on_one_parent_one_is_made(hub, api, repo):
+def test_of_two_commits_on_one_parent_one_succeeds(hub, api, repo):
     parent, outcomes, ready = api.model_info(repo).sha, [], threading.Barrier(2)
 
     def commit(who: int) -> None:
@@ -186,7 +186,7 @@ QUOTED = "..%2f" * 8 + "etc%2fpasswd"
 BAD_PATHS = ["../up.txt", "/top.txt", "a/../../up.txt", "a/./b", "a//b", "", ".git/config", "a\\..\\b", "a\0b", None]
 
 
-def test_no_address_reaches_out_of_the_folder(hub, repo):
+def test_no_url_reads_files_outside_the_folder(hub, repo):
     secret = hub.store.folder.parent / "secret.txt"
     secret.write_text("nobody's business")
     for address in (UP, QUOTED, "..%2f..%2frepo.json", "%2e%2e/%2e%2e/repo.json", "../../../../secret.txt"):
@@ -208,7 +208,7 @@ def test_no_file_is_committed_outside_the_repository(hub, api, repo, path):
     assert api.model_info(repo).sha == before
 
 
-def test_no_repository_branch_or_upload_has_a_name_that_leads_out(hub, api, repo):
+def test_names_of_repositories_branches_and_uploads_cannot_leave_the_folder(hub, api, repo):
     for name in ("..", ".", "a/b", "../x", "x.git", ""):
         for body in ({"name": name}, {"name": "x", "organization": name}):
             if body.get("organization") != "":
@@ -223,7 +223,7 @@ def test_no_repository_branch_or_upload_has_a_name_that_leads_out(hub, api, repo
     assert sent(hub, "POST", f"/api/models/{repo}/commit/main", body, hub.token)[0] == 400
 
 
-def test_links_are_for_one_file_and_large_files_for_one_repository(hub, api, bob, repo):
+def test_links_are_for_one_file_and_uploads_for_one_repository(hub, api, bob, repo):
     api.update_repo_settings(repo, private=True)
     digest = api.get_paths_info(repo, "model.safetensors")[0].lfs.sha256
     assert sent(hub, "GET", f"/_large/{digest}")[0] == 403
@@ -236,7 +236,7 @@ def test_links_are_for_one_file_and_large_files_for_one_repository(hub, api, bob
     assert code == 400 and b"has not been uploaded" in answer
 
 
-def test_nonsense_is_refused_with_a_reason(hub, repo):
+def test_invalid_requests_are_400_with_a_reason(hub, repo):
     for path, body in (
         (f"/api/models/{repo}/commit/main", b"not json"),
         (f"/api/models/{repo}/commit/main", b'{"key": "file", "value": {}}'),

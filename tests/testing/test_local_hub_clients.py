@@ -56,11 +56,11 @@ def test_clients(results, name):
     assert results[name] == "ok", results[name]
 
 
-def test_the_stream_met_its_faults(results):
+def test_the_faults_of_the_stream_were_injected(results):
     assert results["faults"] == [1, 1]
 
 
-def test_every_hub_command_works_with_what_the_command_line_prints(served, tmp_path):
+def test_hf_commands_work_with_the_printed_environment(served, tmp_path):
     exports = [served.stdout.readline() for _ in range(3)]
     lines = dict(re.fullmatch(r"export (\w+)=(\S+)\n", line).groups() for line in exports)
     assert lines["HF_TOKEN"] == "hf_mine" and lines["HF_HUB_DISABLE_XET"] == "1"
@@ -77,6 +77,6 @@ def test_every_hub_command_works_with_what_the_command_line_prints(served, tmp_p
     assert "Ctrl-C" in served.stdout.read()
 
 
-def test_the_command_line_says_when_the_folder_is_taken(hub, capsys):
+def test_the_command_line_refuses_a_folder_in_use(hub, capsys):
     assert main(["--root", str(hub.store.folder)]) == 2
     assert "error: Another hub serves" in capsys.readouterr().err

@@ -28,7 +28,7 @@ ABSORBED = {
 
 
 @pytest.mark.parametrize("name", ABSORBED)
-def test_the_client_uploads_all_the_same_after(api, hub, repo, name):
+def test_the_client_retries_an_upload_after(api, hub, repo, name):
     fault = hub.faults.add(**ABSORBED[name])
     upload(api, repo)
     assert fault.hits == 1
@@ -52,7 +52,7 @@ RAISED = {
 
 
 @pytest.mark.parametrize("name", RAISED)
-def test_the_client_raises_at_once_after(api, hub, repo, name):
+def test_the_client_does_not_retry_after(api, hub, repo, name):
     call, options = RAISED[name]
     fault = hub.faults.add(times=None, **options)
     start = time.perf_counter()
@@ -62,7 +62,7 @@ def test_the_client_raises_at_once_after(api, hub, repo, name):
     assert "new.bin" not in api.list_repo_files(repo)
 
 
-def test_a_commit_whose_answer_is_lost_has_happened(api, hub, repo):
+def test_a_commit_whose_response_is_lost_is_made(api, hub, repo):
     hub.faults.add(method="POST", path="/commit/", drop="after")
     with pytest.raises(HTTPError):
         upload(api, repo)
@@ -80,19 +80,19 @@ DOWNLOADS = {
 
 
 @pytest.mark.parametrize("name", DOWNLOADS)
-def test_the_client_downloads_all_the_same_after(api, hub, repo, name):
+def test_the_client_retries_a_download_after(api, hub, repo, name):
     fault = hub.faults.add(**DOWNLOADS[name])
     assert download(api, repo) == CONTENT
     assert fault.hits == 1
 
 
-def test_a_short_answer_that_claims_to_be_whole_is_noticed(api, hub, repo):
+def test_a_truncated_response_is_detected(api, hub, repo):
     hub.faults.add(method="GET", path="^/_large/", truncate=200)
     with pytest.raises(OSError, match="[Cc]onsistency|200"):
         download(api, repo)
 
 
-def test_faults_come_in_order_and_go_when_used_up(api, hub, repo):
+def test_faults_apply_in_order_until_used_up(api, hub, repo):
     first = hub.faults.add(method="get", path=f"/api/models/{repo}$", status=503, times=2)
     second = hub.faults.add(path=f"/api/models/{repo}", status=418, message="I am a teapot")
     for expected in (503, 503, 418):
@@ -104,7 +104,7 @@ def test_faults_come_in_order_and_go_when_used_up(api, hub, repo):
     assert (first.hits, second.hits) == (2, 1)
 
 
-def test_the_log_says_what_was_asked(api, hub, repo):
+def test_the_log_has_all_requests(api, hub, repo):
     hub.faults.add(path="whoami", slow=0.2)
     start = len(hub.requests)
     api.whoami()
@@ -127,12 +127,12 @@ def test_the_log_says_what_was_asked(api, hub, repo):
         ({"drop": -1}, "Unknown drop=-1"),
     ],
 )
-def test_an_impossible_fault_is_explained(hub, wrong, words):
+def test_an_invalid_fault_is_refused_with_a_message(hub, wrong, words):
     with pytest.raises(ValueError, match=words):
         hub.faults.add(**wrong)
 
 
-def test_the_hub_stops_while_it_answers_slowly(tmp_path):
+def test_the_hub_stops_during_a_slow_response(tmp_path):
     hub = LocalHub(tmp_path).start()
     hub.faults.add(slow=60)
     slow = threading.Thread(target=lambda: pytest.raises(HTTPError, HfApi(hub.url, hub.token).whoami))

@@ -12,7 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from ...errors import DataError, DataUnreachable
-from ...hub.retry import may_pass, reason, retried, status_of
+from ...hub.retry import is_transient, reason, retried, status_of
 
 HUB_FILE = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
 # Retries while training last minutes: a run of hours should survive an outage of the Hub.
@@ -134,4 +134,4 @@ def read_error(path: str, error: Exception) -> DataError:
     """The DataError for a file of the Hub that could not be read; DataUnreachable if a later try may succeed."""
     status = 404 if isinstance(error, EntryNotFoundError) else status_of(error)
     advice = ADVICE.get(status, "Try again later; a run with checkpoints continues with --resume.")
-    return (DataUnreachable if may_pass(error) else DataError)(f"{path} cannot be read ({reason(error)}). {advice}")
+    return (DataUnreachable if is_transient(error) else DataError)(f"{path} cannot be read ({reason(error)}). {advice}")
