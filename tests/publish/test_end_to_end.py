@@ -1,4 +1,4 @@
-"""The whole way, over HTTP with the real clients: a data set in, two processes, a kill, and a model back out."""
+"""End to end over HTTP with the real clients: upload a data set, train on two processes, kill, resume, load."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def train(hub, root):
-    """`train(...)`: the streamed training on two processes, begun, with these words more."""
+    """`train(...)`: start the streamed training on two processes, with these additional arguments."""
     done(python("-c", PUSH, environment=hub_environment(hub, root / "home")))
     fields = {"streaming": True, "num_train_epochs": EPOCHS, "per_device_train_batch_size": 50}
     fields |= {"save_strategy": "steps", "save_steps": SAVED, "eval_strategy": "no", "learning_rate": 0.2}
@@ -60,11 +60,11 @@ def train(hub, root):
 
 @pytest.fixture(scope="module")
 def killed(train, hub, root):
-    """The checkpoints on disk and on the Hub when all processes of the run were killed."""
+    """The checkpoints on the Hub after all processes of the run were killed."""
     process = train()
     try:
         while process.poll() is None and not (at_step(root, EPOCH + SAVED) and on_hub(hub)):
-            if at_step(root, 4 * EPOCH):  # long enough for a push in the background
+            if at_step(root, 4 * EPOCH):  # enough time for a push in the background
                 break
             time.sleep(0.01)
     finally:
@@ -78,26 +78,26 @@ def killed(train, hub, root):
 
 @pytest.fixture(scope="module")
 def resumed(killed, train):
-    """What the run printed when it went on to its end."""
+    """The output of the resumed run."""
     return done(train("--resume"))
 
 
 @pytest.fixture(scope="module")
 def reloaded(resumed, hub, root):
-    """Right answers and images, by a pipeline in a process that has nothing but the names of the repositories."""
+    """Correct predictions and images, from a pipeline in a process that has only the names of the repositories."""
     printed = done(python("-c", RELOAD, environment=hub_environment(hub, root / "other home")))
     return json.loads(printed.splitlines()[-1])
 
 
 def done(process) -> str:
-    """What a process printed; it must have ended well."""
+    """The output of a process, which must succeed."""
     printed, said = process.communicate()
     assert process.returncode == 0, said
     return printed
 
 
 def children(process) -> list[int]:
-    """The processes that a process started; none where it has ended."""
+    """The child processes of a process; none if it has ended."""
     if process.poll() is not None:
         return []
     return [int(number) for number in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
@@ -111,7 +111,7 @@ def on_hub(hub) -> dict[str, set[str]]:
     """The files of each checkpoint on its branch."""
     try:
         files = HfApi(endpoint=hub.url, token=hub.token).list_repo_files(MODEL, revision=BRANCH)
-    except (RepositoryNotFoundError, RevisionNotFoundError):  # not made yet
+    except (RepositoryNotFoundError, RevisionNotFoundError):  # not created yet
         return {}
     found = {}
     for folder, _, name in (file.partition("/") for file in files if file.startswith("checkpoint-")):

@@ -1,4 +1,4 @@
-"""What was pushed comes back over HTTP, to go on from, and says what is wrong where it does not."""
+"""Load pushed runs over HTTP, continue training from them, and refuse invalid repositories with a message."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def data(root):
 
 @pytest.fixture(scope="module")
 def pushed(hub, root, data):
-    """The folder of an AutoMix run, which is also in the repository user/run."""
+    """The folder of an AutoMix run, also pushed to the repository user/run."""
     recipe = recipe_of(root / "recipe.yaml", data, method="automix", max_steps=2)
     assert start(recipe, "--output_dir", root / "run") == 0
     send(hub, "user/run", root / "run")
@@ -41,7 +41,7 @@ def pushed(hub, root, data):
 
 
 def send(hub, repo, folder, **settings):
-    """A repository with the files of a folder."""
+    """Create a repository with the files of a folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
         api = HfApi(endpoint=hub.url, token=hub.token)
@@ -52,7 +52,7 @@ def send(hub, repo, folder, **settings):
 
 
 def changed(pushed, folder, **files):
-    """A copy of the published run in which these files say something else; None takes one away."""
+    """A copy of the published run with other contents of these files; None deletes a file."""
     shutil.copytree(pushed, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
     for name, content in files.items():
         file = folder / {"run": "run.json", "config": "config.json", "method": "method.safetensors"}[name]
@@ -117,7 +117,7 @@ def test_each_error_of_the_hub_has_a_message_with_what_to_do(pushed, here, monke
     for repo, revision, message in (
         ("user/nothing", None, "no model repository.*Check the name.*hf auth login"),
         ("user/run", "v9", "no revision 'v9'"),
-        ("user/bad--name..", None, "cannot be a repository's name"),
+        ("user/bad--name..", None, "is not a valid repository name"),
     ):
         with pytest.raises(ModelError, match=message):
             hf_mixup.load_pretrained(repo, revision)
@@ -148,7 +148,7 @@ def test_a_folder_takes_precedence_over_a_repository_of_the_same_name(pushed, he
     asked = len(here.requests)
     model, _, method = hf_mixup.load_pretrained("user/run")
     assert method is None and model.config.id2label[0] == "a" and len(here.requests) == asked
-    with pytest.raises(ModelError, match="is a folder here and has no revisions"):
+    with pytest.raises(ModelError, match="is a local folder and has no revisions"):
         hf_mixup.load_pretrained("user/run", revision="main")
     with pytest.raises(ModelError, match="no folder './user/rum'. Did you mean 'user/run'"):
         hf_mixup.load_pretrained("./user/rum")
@@ -173,7 +173,7 @@ def test_models_of_others_have_no_method(here, tmp_path):
 
 
 def nested(depth):
-    """Arguments of a method of methods of methods."""
+    """Arguments of nested `choice` methods."""
     return {"methods": [{"name": "choice", **nested(depth - 1)}]} if depth else {"methods": ["mixup"]}
 
 
@@ -187,18 +187,18 @@ RUN = {"schema_version": 1, "recipe_hash": "0" * 16}
         ("method", b"\x10\0\0\0\0\0\0\0{}", "method.safetensors of .* is missing or damaged"),
         ("run", b"{", "run.json of .* is damaged"),
         ("run", b"[" * 99999, "run.json of .* is damaged"),
-        ("run", b" " * (2**24 + 1), "more than 16 MiB"),
-        ("run", [1], "holds no mapping"),
+        ("run", b" " * (2**24 + 1), "larger than 16 MiB"),
+        ("run", [1], "is not a JSON mapping"),
         ("run", RUN | {"schema_version": 2, "method": {}}, "another version of hf_mixup"),
-        ("run", RUN | {"method": {"name": "warpmix", "args": {}}}, "method 'warpmix', which hf_mixup .* does not know"),
-        ("run", RUN | {"method": {"name": "../../evil", "args": {}}}, "does not know: update"),
-        ("run", RUN | {"method": {"name": "_base", "args": {}}}, "does not know: update"),
+        ("run", RUN | {"method": {"name": "warpmix", "args": {}}}, "method 'warpmix', which hf_mixup .* does not have"),
+        ("run", RUN | {"method": {"name": "../../evil", "args": {}}}, "does not have: update"),
+        ("run", RUN | {"method": {"name": "_base", "args": {}}}, "does not have: update"),
         ("run", RUN | {"method": ["mixup"]}, "method None"),
         ("run", RUN | {"method": {"name": "mixup", "args": {"alhpa": 1}}}, "wrong arguments.*'alhpa'"),
         ("run", RUN | {"method": {"name": "mixup", "args": 7}}, "wrong arguments"),
         ("run", RUN | {"method": {"name": "mixup", "args": {"alpha": "x"}}}, "wrong arguments"),
         ("run", RUN | {"method": {"name": "choice", "args": nested(400)}}, "wrong arguments"),
-        ("run", RUN | {"method": {"name": "samix", "args": {}}}, "does not fit its network"),
+        ("run", RUN | {"method": {"name": "samix", "args": {}}}, "does not fit its model"),
         ("config", {"architecture": "hf_hub:user/run"}, "architecture 'hf_hub:user/run', which timm"),
         ("config", {"architecture": "resnet18", "model_args": {"checkpoint_path": "/x"}}, "not those of a network"),
         ("config", {"architecture": "resnet18", "model_args": {"channels": [10**5] * 4}}, "asks for .* parameters"),
@@ -234,9 +234,6 @@ def test_a_downloaded_record_cannot_choose_a_teacher(pushed, here, tmp_path):
     assert same(method.methods[0].eye.model, hf_mixup.load_pretrained(str(pushed))[0])
 
 
-# going on
-
-
 def test_training_continues_with_the_loaded_method(pushed, tmp_path):
     model, _, method = hf_mixup.load_pretrained(str(pushed))
     before = {name: value.clone() for name, value in method.state_dict().items()}
@@ -270,7 +267,7 @@ def test_a_run_starts_from_the_weights_of_a_repository(pushed, here, root, data,
     assert card.data.base_model == "user/run" and "https://huggingface.co/user/run" in card.text
     assert start(recipe, "--output_dir", tmp_path / "large", *words, "--image_size", "24") == 0
 
-    # from a folder whose own origin is known, and from one whose is not
+    # from a folder of known and one of unknown origin
     assert start(recipe, "--output_dir", tmp_path / "third", "--model", tmp_path / "same", *SHAPE) == 0
     assert ModelCard.load(tmp_path / "third" / "README.md").data.base_model == "user/run"
     assert start(recipe, "--output_dir", tmp_path / "none", "--model", root / "run", *SHAPE) == 0
@@ -281,10 +278,10 @@ def test_a_run_starts_from_the_weights_of_a_repository(pushed, here, root, data,
 def test_other_classes_need_a_new_classifier(pushed, here, tmp_path, capfd):
     other = recipe_of(tmp_path / "a.yaml", folder_of(tmp_path / "other", classes=("eel", "fox", "gnu")), max_steps=1)
     renamed = recipe_of(tmp_path / "b.yaml", folder_of(tmp_path / "renamed", classes=("eel", "fox")), max_steps=1)
-    for recipe, told in ((other, "2 classes and the data 3"), (renamed, "other classes than the data")):
+    for recipe, message in ((other, "2 classes and the data 3"), (renamed, "other classes than the data")):
         assert start(recipe, "--output_dir", tmp_path / "refused", "--model", "user/run", *SHAPE) == 2
-        said = capfd.readouterr().err
-        assert told in said and "reset_classifier" in said and "Traceback" not in said
+        printed = capfd.readouterr().err
+        assert message in printed and "reset_classifier" in printed and "Traceback" not in printed
     new = ("--model_args", "{reset_classifier: true}")
     assert start(other, "--output_dir", tmp_path / "new", "--model", "user/run", *new) == 0
     config = json.loads((tmp_path / "new" / "config.json").read_text())
@@ -313,7 +310,7 @@ def test_every_kind_of_model_is_published_and_fine_tuned(kind, here, data, tmp_p
     assert method.name == "mixup" and not list(method.state_dict())
     card = (tmp_path / "second" / "README.md").read_text()
     assert re.search(rf"^base_model: user/{kind}$", card, re.M)
-    assert ("import hf_mixup  # registers the network" in card) == (kind == "ours")
+    assert ("import hf_mixup  # registers the architecture" in card) == (kind == "ours")
     assert f"library_name: {'timm' if kind == 'ours' else 'transformers'}\n" in card
 
 

@@ -1,4 +1,4 @@
-"""Nothing of a downloaded repository runs, and nothing of it is written outside its folder."""
+"""No code of a downloaded repository runs, and no file is written outside its folder."""
 
 import json
 import os
@@ -56,7 +56,7 @@ MAP = {
 
 
 class Payload:
-    """A pickle that leaves a mark where it is read."""
+    """A pickle that creates the marker when it is loaded."""
 
     def __init__(self, marker):
         self.marker = str(marker)
@@ -67,7 +67,7 @@ class Payload:
 
 @pytest.fixture
 def marker(tmp_path, monkeypatch):
-    """What poisoned files make when they run."""
+    """The path that malicious files create when their code runs."""
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     return tmp_path / "marker"
 
@@ -80,7 +80,7 @@ def upload(hub, repo, files):
 
 
 def network_files(tmp_path, **config):
-    """A published ResNet of ours, with these words over its configuration."""
+    """The files of a published ResNet, with these values in its configuration."""
     save_published(*build_model("resnet18", classes=["a", "b"], image_size=16, model_args=TINY), tmp_path / "saved")
     values = json.loads((tmp_path / "saved" / "config.json").read_text()) | config
     return {
@@ -90,7 +90,7 @@ def network_files(tmp_path, **config):
 
 
 def strange_files(tmp_path, marker):
-    """A network that only its own code can build."""
+    """The files of a model that only its own code can build."""
     save_file({"head.weight": torch.ones(2, 3), "head.bias": torch.zeros(2)}, tmp_path / "strange", {"format": "pt"})
     labels = {"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 0, "dog": 1}}
     return {
@@ -177,7 +177,7 @@ def test_pickled_weights_in_a_folder_are_not_read(tmp_path, marker):
 
 
 def test_timm_does_not_run_code_of_pickled_weights(here, tmp_path, marker):
-    """The way of timm's own names: where there is a pickle alone, torch reads it without running what is in it."""
+    """For a timm name whose repository has only a pickle, torch loads it with weights_only."""
     import timm
 
     files = network_files(tmp_path)
@@ -206,7 +206,7 @@ def everything(folder) -> set[str]:
 def test_no_file_is_written_outside_the_folder_of_the_repository(here, api, tmp_path):
     files = network_files(tmp_path)
     upload(here, "user/outside", files)
-    store = here.store  # the server would refuse such names
+    store = here.store  # directly, since the server refuses such names
     repo = store.find("models", "user/outside")
     tree = store.resolve(repo, "main").files | {name: store.add(b"escaped") for name in OUTSIDE}
     store.commit(repo, MAIN, None, tree, "poison", "", "user")
@@ -246,12 +246,12 @@ def test_an_index_cannot_name_files_outside_its_folder(tmp_path):
     (tmp_path / "model-00001-of-00001.safetensors").write_bytes(files["model.safetensors"])
     for shard in ("../model-00001-of-00001.safetensors", str(tmp_path / "x.safetensors"), "pytorch_model.bin"):
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"fc.weight": shard}}))
-        with pytest.raises(ModelError, match="which is no file of weights"):
+        with pytest.raises(ModelError, match="which is not a weights file"):
             hf_mixup.load_pretrained(str(folder))
 
 
 def test_a_symbolic_link_in_a_repository_is_downloaded_as_text(here, tmp_path):
-    """What git keeps of a symbolic link is the path as content; the Hub serves it so, and it is no link here."""
+    """git stores the target of a symbolic link as content, which the Hub serves; the download is a regular file."""
     files = network_files(tmp_path) | {"preprocessor_config.json": b"../../../../etc/passwd"}
     upload(here, "user/link", files)
     folder = fetch("user/link")

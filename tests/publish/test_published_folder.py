@@ -1,4 +1,4 @@
-"""What a run leaves: loadable by transformers and timm without us, documented by its record, and fit to publish."""
+"""The folder of a run: transformers and timm load it without hf_mixup, and no file names a local folder."""
 
 import json
 import math
@@ -39,10 +39,10 @@ assert not [name for name in sys.modules if name.startswith("hf_mixup")]
 exec(second)
 with torch.no_grad():
     expected = plain(pixels).logits
-    others = [other(pixels), network.eval()(pixels), model.eval()(pixels).logits]
+    others = [other(pixels), timm_model.eval()(pixels), model.eval()(pixels).logits]
 gaps = [(expected - found).abs().max().item() for found in others]
-told = {"right": right, "rows": len(rows), "gaps": gaps, "spread": expected.std().item(), "method": method.name}
-print(json.dumps(told))
+result = {"right": right, "rows": len(rows), "gaps": gaps, "spread": expected.std().item(), "method": method.name}
+print(json.dumps(result))
 """
 FIELDS = {
     "": "schema_version status recipe recipe_hash method data model seed world_size epochs final images_per_s wall_s "
@@ -76,7 +76,7 @@ def run(folder):
 
 @pytest.fixture(scope="module")
 def loaded(folder, tmp_path_factory):
-    """What others make of the run, pushed to a Hub: transformers and timm without us, and the card's own lines."""
+    """The pushed run in a process of its own: loaded by transformers and timm, and by the code in its card."""
     root = tmp_path_factory.mktemp("pushed")
     shutil.copytree(folder, root / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
     rewrite_card(root / "run", "user/run")
@@ -110,7 +110,7 @@ def test_the_code_in_a_local_card_runs_in_its_folder(folder, monkeypatch):
         exec(lines, scope)
     answers = scope["classify"](Image.new("RGB", (40, 40)))
     assert len(answers) == 5 and scope["method"].name == "automix"
-    assert scope["network"].num_classes == 10 and scope["model"].config.num_labels == 10
+    assert scope["timm_model"].num_classes == 10 and scope["model"].config.num_labels == 10
 
 
 def test_load_pretrained_restores_model_processor_and_method(folder):
@@ -129,9 +129,9 @@ def test_the_card_agrees_with_the_record(folder, run):
     card = ModelCard.load(folder / "README.md", ignore_metadata_errors=False)
     assert card.data.library_name == "timm" and card.data.pipeline_tag == "image-classification"
     assert "automix" in card.data.tags
-    told = {result.metric_name: result.metric_value for result in card.data.eval_results}
-    named = {"Top-1": "top1", "Top-5": "top5", "NLL": "nll", "ECE": "ece"}
-    assert told == {title: round(run["final"][name], 6) for title, name in named.items()}
+    metrics = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    titles = {"Top-1": "top1", "Top-5": "top5", "NLL": "nll", "ECE": "ece"}
+    assert metrics == {title: round(run["final"][name], 6) for title, name in titles.items()}
     row = " | ".join(f"{run['final'][name]:.4f}" for name in ("top1", "top5", "nll", "ece"))
     assert f"| test | 500 | {row} |" in card.text
     assert run["recipe_hash"] in card.text and "arxiv.org/abs/2103.13027" in card.text

@@ -120,7 +120,7 @@ def test_the_branch_keeps_the_checkpoints_that_the_folder_keeps(api, run, repo):
         if step == 1:
             pusher = new_pusher(repo, run)
         pusher.offer(folder)
-        while pusher._pushed.isdisjoint({folder.name}):
+        while pusher._uploaded.isdisjoint({folder.name}):
             threading.Event().wait(0.01)
     pusher.close(LONG)
     assert folders_of(api, repo) == ["checkpoint-2", "checkpoint-3", "run.json"]
@@ -168,7 +168,7 @@ def test_a_failed_push_logs_one_line_and_the_next_checkpoint_is_pushed(
 @pytest.mark.parametrize("wait", [0.01, LONG])
 def test_a_failed_push_is_retried_later_and_at_the_end(wait, hub, api, pusher, run, repo, monkeypatch):
     monkeypatch.setattr("hf_mixup.hub.retry.TRIES", 1)
-    monkeypatch.setattr(checkpoint_pusher, "AGAIN", wait)
+    monkeypatch.setattr(checkpoint_pusher, "RETRY_AFTER", wait)
     hub.faults.add(path="/api/repos/create", drop="before", times=1)
     pusher.offer(checkpoint(run, 1))
     wait_for_request(hub, "/api/repos/create", 2 if wait < 1 else 1)
@@ -185,7 +185,7 @@ def test_a_hub_that_always_fails_logs_a_line_and_changes_no_file(fault, hub, pus
     pusher.close(LONG)
     assert not pusher._thread.is_alive()
     assert [message for message in caplog.messages if "checkpoint-1 was not pushed" in message]
-    assert content(run / "checkpoint-1") == before and not (run / checkpoint_pusher.ASIDE).exists()
+    assert content(run / "checkpoint-1") == before and not (run / checkpoint_pusher.SNAPSHOTS).exists()
 
 
 def test_close_does_not_wait_for_a_slow_hub(hub, pusher, run, caplog):
@@ -202,7 +202,7 @@ class TestFetching:
     def test_the_newest_and_the_best_checkpoint_are_downloaded(self, pusher, run, repo, tmp_path):
         best = checkpoint(run, 2)
         pusher.offer(best)
-        while not pusher._pushed:
+        while not pusher._uploaded:
             threading.Event().wait(0.01)
         newest = checkpoint(run, 10, best=2)
         pusher.offer(newest)
@@ -224,7 +224,7 @@ class TestFetching:
             api.create_repo(repo)
         if what in ("another recipe", "no record"):
             if what == "no record":
-                (run / "run.json").unlink()
+                pusher.beside = ()
             pusher.offer(checkpoint(run, 1))
             pusher.close(LONG)
         fetch_checkpoint(Destination(repo), tmp_path / "other", "another")
@@ -236,7 +236,7 @@ class TestFetching:
         pusher.offer(checkpoint(run, 1))
         pusher.close(LONG)
         hub.faults.add(path=f"/revision/{CHECKPOINTS}", times=None, **fault)
-        with pytest.raises(PushError, match="Without --resume the run begins anew"):
+        with pytest.raises(PushError, match="Without --resume the run starts from the beginning"):
             fetch_checkpoint(Destination(repo), tmp_path / "other", HASH)
         assert not (tmp_path / "other").exists()
 

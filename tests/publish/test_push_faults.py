@@ -1,4 +1,4 @@
-"""A finished run's push meets what a Hub and a network can do to it."""
+"""The push of a finished run, with failures of the Hub and the network."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from hf_mixup.cli.push import main
 from hf_mixup.errors import PushError, PushRefused
 from hf_mixup.hub import retry, session
-from hf_mixup.hub.destination import Destination, checked
+from hf_mixup.hub.destination import Destination, check_access
 from hf_mixup.publish.push import push
 
 NUMBERS = itertools.count()
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("logged_in")
 
 @pytest.fixture
 def repo():
-    """The name of a repository that is not there yet."""
+    """The name of a new repository."""
     return f"user/run-{next(NUMBERS)}"
 
 
@@ -36,7 +36,7 @@ RECORD = ROOT / "hub_cards" / "records" / "quickstart" / "quickstart-mixup-0.jso
 
 @pytest.fixture
 def run(tmp_path):
-    """The folder of a finished run, as small as can be."""
+    """The folder of a finished run of minimal size."""
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "README.md").write_text(CARD)
@@ -59,18 +59,18 @@ WHOLE = {*CARDS, "config.json", "run.json", "model.safetensors"}
 SURVIVED = {
     "create_repo fails": {"path": "/api/repos/create", "status": 500},
     "create_repo is dropped": {"path": "/api/repos/create", "drop": "before"},
-    "create_repo is done but its reply lost": {"path": "/api/repos/create", "drop": "after"},
+    "the response of create_repo is lost": {"path": "/api/repos/create", "drop": "after"},
     "whoami is limited": {"path": "/whoami", "status": 429, "retry_after": 0},
-    "the look at the branch fails": {"method": "GET", "path": r"/api/models/user/[^/]*$", "status": 503},
+    "reading the branch fails": {"method": "GET", "path": r"/api/models/user/[^/]*$", "status": 503},
     "preupload is dropped": {"path": "/preupload/", "drop": "before"},
-    "an upload is refused for a moment": {"method": "PUT", "path": "", "status": 500},
+    "an upload fails once": {"method": "PUT", "path": "", "status": 500},
     "an upload is dropped": {"method": "PUT", "path": "", "drop": "before"},
     "the commit fails twice": {"path": "/commit/", "status": 503, "times": 2},
     "the commit is dropped": {"path": "/commit/", "drop": "before"},
-    "the commit is done but its reply lost": {"path": "/commit/", "drop": "after"},
-    "somebody else was faster": {"path": "/commit/", "status": 412},
-    "somebody else is at it": {"path": "/commit/", "status": 409},
-    "all is slow": {"path": "/commit/", "slow": 0.2},
+    "the response of the commit is lost": {"path": "/commit/", "drop": "after"},
+    "the branch has moved": {"path": "/commit/", "status": 412},
+    "another commit is in progress": {"path": "/commit/", "status": 409},
+    "the commit is slow": {"path": "/commit/", "slow": 0.2},
 }
 
 
@@ -159,11 +159,11 @@ def test_a_pull_request_for_a_repository_of_another_user_is_opened_once(drop, hu
 
 REFUSED = {
     "no token": ({"token": ""}, "user/x", "HF_TOKEN"),
-    "a token the hub does not know": ({"token": "hf_unknown"}, "user/x", "does not accept the token"),
-    "a token that may only read": ({"token": "hf_user_read"}, "user/x", "may only read"),
-    "somebody else's repository": ({}, "bob/theirs", "not yours .*--hub_create_pr"),
-    "somebody else's name": ({}, "bob/nothing", "namespace is not yours"),
-    "no name of a repository": ({}, "a b/c", "no name of a repository"),
+    "an unknown token": ({"token": "hf_unknown"}, "user/x", "does not accept the token"),
+    "a read token": ({"token": "hf_user_read"}, "user/x", "is read-only"),
+    "a repository of another user": ({}, "bob/theirs", "not yours .*--hub_create_pr"),
+    "a namespace of another user": ({}, "bob/nothing", "namespace is not yours"),
+    "an invalid name": ({}, "a b/c", "not a valid repository name"),
     "offline": ({"offline": True}, "user/x", "HF_HUB_OFFLINE"),
 }
 
@@ -194,7 +194,7 @@ def test_an_impossible_push_is_refused_at_once_and_creates_nothing(given, name, 
     before, tried = len(hub.requests), []
     monkeypatch.setattr(retry.time, "sleep", tried.append)
     with pytest.raises(PushRefused, match=words) as refused:
-        checked(Destination(name))
+        check_access(Destination(name))
     with pytest.raises(PushError, match=words) as lost:
         push(run, Destination(name))
     assert not tried
@@ -232,7 +232,7 @@ def test_a_silent_server_is_not_waited_for(hub, run, repo, monkeypatch):
     monkeypatch.setitem(session.TIMEOUTS, "read", 0.2)
     monkeypatch.setattr(retry, "TRIES", 2)
     hub.faults.add(path="/api/repos/create", slow=1.0, times=None)
-    with pytest.raises(PushError, match="cannot be reached"):
+    with pytest.raises(PushError, match="could not be reached"):
         push(run, Destination(repo))
 
 
@@ -257,8 +257,8 @@ class TestTheCommand:
         Destination("user/elsewhere", private=True).save(run)
         assert main([str(run), "--repo", repo, "--revision", "v2"]) == 0
         assert files_of(api, repo, "v2") == WHOLE
-        assert api.repo_info(repo).private  # as the run's own place
-        assert Destination.load(run) == Destination("user/elsewhere", private=True)  # where it is pushed the next time
+        assert api.repo_info(repo).private  # as the run's own destination
+        assert Destination.load(run) == Destination("user/elsewhere", private=True)  # unchanged
         assert main([str(run), "--repo", repo, "--no-private"]) == 0
 
     def test_the_pushed_card_loads_from_the_repository(self, api, run, repo):
@@ -309,9 +309,7 @@ class TestTheCommand:
         assert main([str(run), "--repo", repo]) == 2
         assert "model-00002-of-00002.safetensors is missing" in capsys.readouterr().err
 
-    def test_a_checkpoint_an_unfinished_run_and_a_missing_folder_are_refused_with_what_to_do(
-        self, run, tmp_path, capsys
-    ):
+    def test_a_checkpoint_an_unfinished_run_and_a_missing_folder_are_refused(self, run, tmp_path, capsys):
         (run / "checkpoint-3").mkdir()
         (run / "run.json").write_text('{"schema_version": 1, "status": "running"}')
         for folder, words in (
@@ -333,6 +331,6 @@ def test_a_tag_or_a_commit_cannot_be_pushed_to(api, run, repo):
 
 def test_an_invalid_branch_name_creates_no_repository(api, repo):
     for revision in ("a..b", "a b", "/a", "a~1", "a.lock", ""):
-        with pytest.raises(PushRefused, match="cannot be the name of a branch"):
-            checked(Destination(repo, revision))
+        with pytest.raises(PushRefused, match="is not a valid branch name"):
+            check_access(Destination(repo, revision))
     assert not api.repo_exists(repo)

@@ -1,4 +1,4 @@
-"""The picture of mixed samples: every method that mixes pixels has one, and making it changes nothing."""
+"""The picture of mixed samples: every method that mixes pixels has one, and no state changes."""
 
 import io
 import logging
@@ -13,7 +13,7 @@ from PIL import Image
 from hf_mixup import MixupStep, available, load
 from hf_mixup.data import normalise
 from hf_mixup.ops.sampling import generator
-from hf_mixup.publish.sample_grid import LIMIT, picture, png, write_picture
+from hf_mixup.publish.sample_grid import MAX_BYTES, picture, png, write_picture
 from hf_mixup.tasks import load_task
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -22,7 +22,7 @@ QUICK = {"supermix": {"iterations": 5}, "comixup": {}}
 
 
 def step_of(name, make_net, **args):
-    """A training step of the method, on a network it works with."""
+    """A training step of the method, with a network that it supports."""
     row = ROWS[name]
     net = make_net(row.get("nets", ("cnn",))[0], (16, 16))
     method = load(name, **row.get("args", {}) | QUICK.get(name, {}) | args)
@@ -35,7 +35,7 @@ def step_of(name, make_net, **args):
 
 
 def photos(count=6, side=16):
-    """Training images as the trainer has them, and their labels."""
+    """Training images as in the trainer's data set, and their labels."""
     pixels = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator(3))
     return pixels, torch.arange(count) % 5
 
@@ -77,11 +77,11 @@ def test_a_picture_is_small_for_images_of_any_size():
     for side in (8, 32, 96, 224):
         noise = torch.rand(8, 3, side, side, generator=generator(side))
         content = png([noise] * 5)
-        assert len(content) <= LIMIT and min(opened(content).shape[:2]) > 100
+        assert len(content) <= MAX_BYTES and min(opened(content).shape[:2]) > 100
 
 
 class Broken:
-    """A trainer whose data cannot be read any more."""
+    """A trainer whose data can no longer be read."""
 
     class args:
         world_size = 1
@@ -96,6 +96,6 @@ class Broken:
 
 def test_an_error_is_logged_as_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        write_picture(tmp_path, Broken())
+        write_picture(tmp_path / "run", Broken())
     assert "no picture of mixed samples (OSError: the disk is gone)" in caplog.text
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""A hub for each file of tests, and a client that talks to it and to nothing else."""
+"""A local Hub for each test file, and clients that use only this Hub."""
 
 import itertools
 import os
@@ -35,7 +35,7 @@ def bob(hub):
 
 @pytest.fixture
 def repo(api):
-    """A fresh model repository with one regular and one large file."""
+    """A new model repository with one regular and one large file."""
     name = f"user/repo-{next(NUMBERS)}"
     api.create_repo(name)
     files = {"words/hello.txt": b"hello", "model.safetensors": b"large" * 100}

@@ -1,4 +1,4 @@
-"""The local Hub to transformers, timm, datasets and the command line, each in a process that reads the environment."""
+"""The local Hub with transformers, timm, datasets and the hf command, each in its own process."""
 
 import json
 import os
@@ -18,7 +18,7 @@ NAMES = re.findall(r"^def (check_\w+)", CHECKS.read_text(), re.MULTILINE)
 
 
 def environment(folder: Path, hub: dict[str, str]) -> dict[str, str]:
-    """This process's environment, with another Hub and a home of its own."""
+    """The environment of this process, with another Hub and HF_HOME."""
     ours = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HOME": str(folder / "home"), "NO_COLOR": "1"}
     return {**ours, **quiet, "OMP_NUM_THREADS": "1", **hub}
@@ -26,7 +26,7 @@ def environment(folder: Path, hub: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """A hub from the command line, as a process."""
+    """A hub started from the command line."""
     root = tmp_path_factory.mktemp("served")
     command = [sys.executable, "-m", "hf_mixup.testing.hub", "--root", root, "--token", "hf_mine"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -35,13 +35,13 @@ def served(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def results(hub, served, tmp_path_factory):  # `served` so that both processes start, which is slow, at the same time
-    """What each check said."""
+def results(hub, served, tmp_path_factory):
+    """The result of each check. `served` only starts its process here, at the same time, since both start slowly."""
     folder = tmp_path_factory.mktemp("clients")
     for kind, options in (("secret", {"private": True}), ("gated", {"gated": "manual"})):
         repo = hub.store.create(Repo("datasets", f"bob/{kind}"), "bob")
         hub.store.save(repo, **options)
-    faulty = "^/datasets/user/faulty/resolve/.*train-0000"  # the client waits twice as long after each failure of one
+    faulty = "^/datasets/user/faulty/resolve/.*train-0000"  # one fault for each file, since the client doubles its wait
     hub.faults.add(method="GET", path=faulty + "0", status=429, retry_after=0)
     hub.faults.add(method="GET", path=faulty + "1", drop="before")
     reply = subprocess.run(
