@@ -24,7 +24,7 @@ from ..files import atomic_write
 from .commits import MOVED, make_branch
 from .retry import is_transient, reason, redacted, retried, status_of
 
-FILE = ".hub.json"
+NAME = ".hub.json"
 INVALID_BRANCH = re.compile(r"^[-/.]|[/.]$|\.lock$|//|\.\.|/\.|@\{|[\s~^:?*\[\\\x00-\x1f\x7f]|^$")  # git's rules
 CHECKPOINTS = "checkpoints"  # the branch that checkpoints are pushed to
 FAILURES = (OSError, HTTPError, RuntimeError, ValueError)  # errors of huggingface_hub
@@ -44,18 +44,18 @@ class Destination:
 
     def save(self, folder: Path) -> None:
         """Write it to a hidden file of the run's folder, which is not pushed."""
-        atomic_write(folder / FILE, json.dumps(asdict(self), indent=2) + "\n")
+        atomic_write(folder / NAME, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Destination | None":
         """Read the file that `save` wrote; None if there is none, PushRefused if it is damaged."""
         try:
-            values = json.loads((folder / FILE).read_text())
+            values = json.loads((folder / NAME).read_text())
             return cls(**{item.name: values[item.name] for item in fields(cls)})
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise PushRefused(f"{folder / FILE} could not be read ({error}): remove it, and give --repo.") from error
+            raise PushRefused(f"{folder / NAME} could not be read ({error}): remove it, and give --repo.") from error
 
 
 def check_access(destination: Destination) -> Destination:

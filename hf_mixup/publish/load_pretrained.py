@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..errors import ModelError
+from ..errors import CheckpointError, ModelError
 from ..hub.download import fetch, read_json
 from ..methods import Method, available, load
 from ..models import architectures as networks  # noqa: F401  registers them with timm
@@ -52,8 +52,10 @@ def _method(repo: str, folder: Path, model: PreTrainedModel, trusted: bool) -> M
     try:
         method.build(Net(model))
         load_method(folder, method)
+    except CheckpointError as error:
+        raise ModelError(f"{METHOD} of {repo!r} is missing: download it again. {ALONE}") from error
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"{METHOD} of {repo!r} is missing or damaged ({error}): download it again. {ALONE}") from error
+        raise ModelError(f"{METHOD} of {repo!r} is damaged ({error}): download it again. {ALONE}") from error
     except (RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"Method {method.name!r} of {repo!r} does not fit its model ({reason}). {ALONE}") from error

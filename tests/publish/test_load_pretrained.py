@@ -115,7 +115,7 @@ def test_each_error_of_the_hub_has_a_message_with_what_to_do(pushed, here, monke
     send(here, "user/secret", pushed, private=True)
     send(here, "user/gated", pushed, gated="manual")
     for repo, revision, message in (
-        ("user/nothing", None, "no model repository.*Check the name.*hf auth login"),
+        ("user/nothing", None, "no such model repository.*Check the name.*hf auth login"),
         ("user/run", "v9", "no revision 'v9'"),
         ("user/bad--name..", None, "is not a valid repository name"),
     ):
@@ -183,8 +183,8 @@ RUN = {"schema_version": 1, "recipe_hash": "0" * 16}
 @pytest.mark.parametrize(
     "file, content, message",
     [
-        ("method", None, "method.safetensors of .* is missing or damaged"),
-        ("method", b"\x10\0\0\0\0\0\0\0{}", "method.safetensors of .* is missing or damaged"),
+        ("method", None, "method.safetensors of .* is missing: download it again"),
+        ("method", b"\x10\0\0\0\0\0\0\0{}", "method.safetensors of .* is damaged"),
         ("run", b"{", "run.json of .* is damaged"),
         ("run", b"[" * 99999, "run.json of .* is damaged"),
         ("run", b" " * (2**24 + 1), "larger than 16 MiB"),

@@ -170,7 +170,7 @@ def test_several_seeds_have_a_mean_and_a_spread(sample, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"recipe": {"seed": 1, "method": "mixup"}}, "another recipe.*method"),
+        ({"recipe": {"seed": 1, "method": "mixup"}}, "not of the same recipe.*method"),
         ({"seed": 0}, "two runs with seed 0"),
         ({"status": "running"}, "not finished"),
         ({"data": {"path": "sample", "revision": "other"}}, "data revision"),

@@ -129,7 +129,7 @@ def test_the_log_has_all_requests(api, hub, repo):
     [
         ({}, "Choose one of status"),
         ({"status": 500, "drop": 1}, "Choose one of status"),
-        ({"status": 200}, "is no error"),
+        ({"status": 200}, "is not an error"),
         ({"drop": "sometimes"}, "Unknown drop='sometimes'"),
         ({"drop": -1}, "Unknown drop=-1"),
     ],
