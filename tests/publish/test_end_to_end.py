@@ -1,38 +1,25 @@
 """End to end over HTTP with the real clients: upload a data set, train on two processes, kill, resume, load."""
 
-import json
 import os
 import signal
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
+import datasets
 import pytest
 from fixtures.cli import hub_environment, python, recipe_of, record_of
+from fixtures.streams import point_to
 from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from transformers import pipeline
 
+from hf_mixup.data import load_data
 from hf_mixup.testing import LocalHub
 
 LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", 0)
 DATA, MODEL, BRANCH = "user/clothes", "user/clothes-mixup", "checkpoints"
 EPOCHS, EPOCH, SAVED = 5, 20, 5  # 2,000 images in batches of 50 on two processes; steps between checkpoints
-PUSH = f"""
-from hf_mixup.data import load_data
-import datasets
-data = load_data()
-datasets.DatasetDict(train=data.train, test=data.eval).push_to_hub({DATA!r}, num_shards=dict(train=4, test=1))
-"""
-RELOAD = f"""
-import json
-from datasets import load_dataset
-from transformers import pipeline
-classify = pipeline("image-classification", model={MODEL!r}, top_k=1)
-test = load_dataset({DATA!r}, split="test")
-names = test.features["label"].names
-answers = classify(list(test["image"]), batch_size=100)
-right = [answer["label"] == names[label] for [answer], label in zip(answers, test["label"])]
-print(json.dumps([sum(right), len(right)]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +37,10 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def train(hub, root):
     """`train(...)`: start the streamed training on two processes, with these additional arguments."""
-    done(python("-c", PUSH, environment=hub_environment(hub, root / "home")))
+    with client_of(hub, root / "home"):
+        data = load_data()
+        splits = datasets.DatasetDict(train=data.train, test=data.eval)
+        splits.push_to_hub(DATA, num_shards={"train": 4, "test": 1})
     fields = {"streaming": True, "num_train_epochs": EPOCHS, "per_device_train_batch_size": 50}
     fields |= {"save_strategy": "steps", "save_steps": SAVED, "eval_strategy": "no", "learning_rate": 0.2}
     recipe = recipe_of(root / "recipe.yaml", DATA, **fields)
@@ -84,9 +74,23 @@ def resumed(killed, train):
 
 @pytest.fixture(scope="module")
 def reloaded(resumed, hub, root):
-    """Correct predictions and images, from a pipeline in a process that has only the names of the repositories."""
-    printed = done(python("-c", RELOAD, environment=hub_environment(hub, root / "other home")))
-    return json.loads(printed.splitlines()[-1])
+    """Correct predictions and images, from a pipeline and a data set that are downloaded into empty caches."""
+    with client_of(hub, root / "other home"):
+        classify = pipeline("image-classification", model=MODEL, top_k=1)
+        test = datasets.load_dataset(DATA, split="test")
+        names = test.features["label"].names
+        answers = classify(list(test["image"]), batch_size=100)
+    right = [answer["label"] == names[label] for [answer], label in zip(answers, test["label"])]
+    return sum(right), len(right)
+
+
+@contextmanager
+def client_of(hub, home: Path):
+    """This process uses the hub, with empty caches in `home`."""
+    with pytest.MonkeyPatch.context() as patch:
+        point_to(hub, patch, home, hub.token)
+        patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        yield
 
 
 def done(process) -> str:
@@ -147,7 +151,7 @@ def test_main_has_model_card_and_record_and_no_checkpoint(resumed, api, root):
     assert f"{api.endpoint}/{MODEL}" in resumed and api.token not in resumed
 
 
-def test_a_pipeline_in_another_process_has_exactly_the_recorded_accuracy(reloaded, root):
+def test_a_pipeline_with_empty_caches_has_exactly_the_recorded_accuracy(reloaded, root):
     right, images = reloaded
     assert images == 500 and right / images == record_of(root / "run")["final"]["top1"]
     assert right / images > 0.5  # it has learned something

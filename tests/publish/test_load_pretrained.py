@@ -122,7 +122,7 @@ def test_each_error_of_the_hub_has_a_message_with_what_to_do(pushed, here, monke
         with pytest.raises(ModelError, match=message):
             hf_mixup.load_pretrained(repo, revision)
     monkeypatch.setenv("HF_TOKEN", here.add_token("bob"))
-    with pytest.raises(ModelError, match="'user/gated' is gated: ask for access"):
+    with pytest.raises(ModelError, match="'user/gated' is gated: request access"):
         hf_mixup.load_pretrained("user/gated")
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "nowhere")

@@ -28,7 +28,7 @@ first, second = re.findall("```python\\n(.*?)```", ModelCard.load("user/run").te
 exec(first)
 rows = parquet.read_table(sys.argv[1]).to_pylist()
 images = [Image.open(io.BytesIO(row["image"]["bytes"])) for row in rows]
-names = [answers[0]["label"] for answers in classify(images, top_k=1)]
+names = [answers[0]["label"] for answers in classify(images, top_k=1, batch_size=100)]
 model = AutoModelForImageClassification.from_pretrained("user/run").eval()
 right = sum(name == model.config.id2label[row["label"]] for name, row in zip(names, rows))
 colour = [image.convert("RGB") for image in images[:8]]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -238,16 +239,21 @@ Path(sys.argv[1], "status-" + os.environ["RANK"]).write_text(str(found))
 """
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
 def test_one_of_two_processes_pushes_and_both_get_the_errors(hub, api, argv, tmp_path):
     (tmp_path / "two.py").write_text(TWO)
-    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", 0)
-    more = ("--per_device_train_batch_size", 2)
-    environment = hub_environment(hub, tmp_path / "home")
-    process = python(*launch, tmp_path / "two.py", tmp_path, *argv[:-1], *more, environment=environment)
-    _, said = process.communicate()
-    assert process.returncode == 0, said
+    words = (tmp_path / "two.py", tmp_path, *argv[:-1], "--per_device_train_batch_size", 2)
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    common = hub_environment(hub, tmp_path / "home") | group
+    ranks = [python(*words, environment=common | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    printed = "".join(rank.communicate()[1] for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [0, 0], printed
     assert [(tmp_path / f"status-{rank}").read_text() for rank in range(2)] == ["[2, 2, 0]"] * 2
-    assert said.count("is not yours") == said.count("not a valid repository name") == 1
+    assert printed.count("is not yours") == printed.count("not a valid repository name") == 1
     for revision, titles in ((None, {"Run"}), (CHECKPOINTS, {"checkpoint-10"})):
         found = [entry.title for entry in api.list_repo_commits("user/two", revision=revision)]
         assert titles <= set(found) and len(found) == len(set(found))

@@ -170,7 +170,7 @@ REFUSED = {
 
 def test_files_pushed_by_others_during_the_push_are_checked(hub, api, run, repo):
     api.create_repo(repo)
-    hub.faults.add(path="/commit/", slow=2.0)
+    hub.faults.add(path="/commit/", slow=1.0)
 
     def push_a_picture():
         while not any(f"{repo}/commit/" in request.path for request in hub.requests):

@@ -20,6 +20,12 @@ def upload(api, repo: str):
     return api.upload_file(path_or_fileobj=b"new" * 100, path_in_repo="new.bin", repo_id=repo)
 
 
+@pytest.fixture
+def short_waits(monkeypatch):
+    """huggingface_hub waits at most 0.01 s between its tries."""
+    monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.01)))
+
+
 def case(name: str, *marks, **fault):
     return pytest.param(fault, id=name, marks=marks)
 
@@ -35,7 +41,7 @@ UPLOADS = [
 
 
 @pytest.mark.parametrize("options", UPLOADS)
-def test_the_client_retries_an_upload_after(api, hub, repo, options):
+def test_the_client_retries_an_upload_after(api, hub, repo, options, short_waits):
     fault = hub.faults.add(**options)
     upload(api, repo)
     assert fault.hits == 1
@@ -87,7 +93,7 @@ DOWNLOADS = [
 
 
 @pytest.mark.parametrize("options", DOWNLOADS)
-def test_the_client_retries_a_download_after(api, hub, repo, options):
+def test_the_client_retries_a_download_after(api, hub, repo, options, short_waits):
     fault = hub.faults.add(**options)
     assert download(api, repo) == CONTENT
     assert fault.hits == 1
