@@ -16,7 +16,7 @@ def waits(monkeypatch):
 
 def test_a_request_that_succeeds_is_sent_once(hub, api, waits):
     before = len(hub.requests)
-    assert retry.retried(api.whoami, "ask")["name"] == "user"
+    assert retry.retried(api.whoami, "request the user")["name"] == "user"
     assert [request.path for request in hub.requests[before:]].count("/api/whoami-v2") == 1 and not waits
 
 
@@ -25,7 +25,7 @@ def test_a_request_that_succeeds_is_sent_once(hub, api, waits):
 )
 def test_transient_errors_are_retried_after_doubling_waits(fault, hub, api, waits):
     injected = hub.faults.add(path="/whoami", times=3, **fault)
-    assert retry.retried(api.whoami, "ask")["name"] == "user"
+    assert retry.retried(api.whoami, "request the user")["name"] == "user"
     assert injected.hits == 3 and waits == [1, 2, 4]
 
 
@@ -33,34 +33,34 @@ def test_transient_errors_are_retried_after_doubling_waits(fault, hub, api, wait
 def test_other_errors_are_raised_at_once(status, hub, api, waits):
     injected = hub.faults.add(path="/whoami", status=status, times=None)
     with pytest.raises(HfHubHTTPError) as error:
-        retry.retried(api.whoami, "ask")
+        retry.retried(api.whoami, "request the user")
     assert injected.hits == 1 and not waits and not retry.is_transient(error.value)
     assert retry.status_of(error.value) == status
 
 
 def test_a_status_in_also_is_retried(hub, api, waits):
     hub.faults.add(path="/whoami", status=412)
-    assert retry.retried(api.whoami, "ask", also=(412,))
+    assert retry.retried(api.whoami, "request the user", also=(412,))
 
 
 @pytest.mark.parametrize("requested, waited", [(7, 7), (10_000, session.MAX_WAIT), (0, 0)])
 def test_the_wait_is_the_requested_one_up_to_a_limit(requested, waited, hub, api, waits):
     hub.faults.add(path="/whoami", status=429, retry_after=requested)
-    retry.retried(api.whoami, "ask")
+    retry.retried(api.whoami, "request the user")
     assert waits == [waited]
 
 
 def test_no_try_starts_after_patience(hub, api, waits):
     injected = hub.faults.add(path="/whoami", status=503, times=None)
     with pytest.raises(HfHubHTTPError):
-        retry.retried(api.whoami, "ask", patience=1.5)
+        retry.retried(api.whoami, "request the user", patience=1.5)
     assert injected.hits == 2 and waits == [1]
 
 
 def test_a_refused_connection_is_retried_and_then_raised(api, waits):
     api.endpoint = "http://127.0.0.1:9"
     with pytest.raises(HTTPError) as error:
-        retry.retried(api.whoami, "ask")
+        retry.retried(api.whoami, "request the user")
     assert len(waits) == retry.TRIES - 1
     assert retry.is_transient(error.value) and retry.status_of(error.value) is None
 
@@ -70,7 +70,7 @@ def test_a_bug_is_not_retried(waits):
         raise KeyError("a bug")
 
     with pytest.raises(KeyError):
-        retry.retried(broken, "ask")
+        retry.retried(broken, "request the user")
     assert not waits
 
 

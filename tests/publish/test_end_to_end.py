@@ -44,8 +44,8 @@ def train(hub, root):
     fields = {"streaming": True, "num_train_epochs": EPOCHS, "per_device_train_batch_size": 50}
     fields |= {"save_strategy": "steps", "save_steps": SAVED, "eval_strategy": "no", "learning_rate": 0.2}
     recipe = recipe_of(root / "recipe.yaml", DATA, **fields)
-    words = (*LAUNCH, "-m", "hf_mixup", recipe, "--output_dir", root / "run", "--push_to_hub", "--hub_model_id", MODEL)
-    return lambda *more: python(*words, *more, environment=hub_environment(hub, root / "home"))
+    argv = (*LAUNCH, "-m", "hf_mixup", recipe, "--output_dir", root / "run", "--push_to_hub", "--hub_model_id", MODEL)
+    return lambda *more: python(*argv, *more, environment=hub_environment(hub, root / "home"))
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def killed(train, hub, root):
         for worker in children(process):
             os.kill(worker, signal.SIGKILL)
         process.kill()
-    _, said = process.communicate()
-    assert at_step(root, EPOCH + SAVED) and record_of(root / "run")["status"] == "running", said
+    _, stderr = process.communicate()
+    assert at_step(root, EPOCH + SAVED) and record_of(root / "run")["status"] == "running", stderr
     return on_hub(hub)
 
 
@@ -95,8 +95,8 @@ def client_of(hub, home: Path):
 
 def done(process) -> str:
     """The output of a process, which must succeed."""
-    printed, said = process.communicate()
-    assert process.returncode == 0, said
+    printed, stderr = process.communicate()
+    assert process.returncode == 0, stderr
     return printed
 
 

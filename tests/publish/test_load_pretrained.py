@@ -82,9 +82,9 @@ def test_a_pushed_run_is_loaded_with_its_generator(pushed, here, tmp_path):
 
 
 def test_only_the_files_that_are_read_are_downloaded(pushed, here):
-    asked = len(here.requests)
+    before = len(here.requests)
     hf_mixup.load_pretrained("user/run")
-    paths = [request.path for request in here.requests[asked:]]
+    paths = [request.path for request in here.requests[before:]]
     got = {path.rsplit("/", 1)[1] for path in paths if "/resolve/" in path}
     assert {"config.json", "model.safetensors", "method.safetensors", "run.json"} == got
 
@@ -145,9 +145,9 @@ def test_a_folder_takes_precedence_over_a_repository_of_the_same_name(pushed, he
     monkeypatch.chdir(tmp_path)
     other = build_model("resnet18", classes=["a", "b"], **SIZE, model_args={"layers": [1] * 4, "channels": [8] * 4})
     save_published(*other, tmp_path / "user" / "run")
-    asked = len(here.requests)
+    before = len(here.requests)
     model, _, method = hf_mixup.load_pretrained("user/run")
-    assert method is None and model.config.id2label[0] == "a" and len(here.requests) == asked
+    assert method is None and model.config.id2label[0] == "a" and len(here.requests) == before
     with pytest.raises(ModelError, match="is a local folder and has no revisions"):
         hf_mixup.load_pretrained("user/run", revision="main")
     with pytest.raises(ModelError, match="no folder './user/rum'. Did you mean 'user/run'"):
@@ -226,10 +226,10 @@ def test_a_downloaded_record_cannot_choose_a_teacher(pushed, here, tmp_path):
         made = {"name": "choice", "args": {"methods": [{"name": "attentivemix", "teacher": teacher}]}}
         folder = changed(pushed, tmp_path / str(number), run=RUN | {"method": made}, method=None)
         send(here, f"user/taught{number}", folder)
-        asked = len(here.requests)
+        before = len(here.requests)
         with pytest.raises(ModelError, match=f"names a teacher, {teacher!r}, .*teachers=True"):
             hf_mixup.load_pretrained(f"user/taught{number}")
-        assert not [request for request in here.requests[asked:] if "user/teacher" in request.path]
+        assert not [request for request in here.requests[before:] if "user/teacher" in request.path]
     method = hf_mixup.load_pretrained("user/taught0", teachers=True)[2]
     assert same(method.methods[0].eye.model, hf_mixup.load_pretrained(str(pushed))[0])
 
@@ -260,12 +260,12 @@ def test_a_loaded_method_for_other_classes_is_refused(pushed, tmp_path):
 
 def test_a_run_starts_from_the_weights_of_a_repository(pushed, here, root, data, tmp_path, capfd):
     recipe = recipe_of(tmp_path / "recipe.yaml", data, max_steps=1, method="cutmix")
-    words = ("--model", "user/run", *SHAPE)
-    assert start(recipe, "--output_dir", tmp_path / "same", *words) == 0
+    argv = ("--model", "user/run", *SHAPE)
+    assert start(recipe, "--output_dir", tmp_path / "same", *argv) == 0
     assert record_of(tmp_path / "same")["model"]["base_model"] == "user/run"
     card = ModelCard.load(tmp_path / "same" / "README.md")
     assert card.data.base_model == "user/run" and "https://huggingface.co/user/run" in card.text
-    assert start(recipe, "--output_dir", tmp_path / "large", *words, "--image_size", "24") == 0
+    assert start(recipe, "--output_dir", tmp_path / "large", *argv, "--image_size", "24") == 0
 
     # from a folder of known and one of unknown origin
     assert start(recipe, "--output_dir", tmp_path / "third", "--model", tmp_path / "same", *SHAPE) == 0
@@ -292,10 +292,10 @@ def test_other_classes_need_a_new_classifier(pushed, here, tmp_path, capfd):
     assert start(renamed, "--output_dir", tmp_path / "kept", "--model", "user/run", *kept) == 0
 
 
-@pytest.mark.parametrize("kind", ["vit", "resnet", "ours"])
+@pytest.mark.parametrize("kind", ["vit", "resnet", "own"])
 def test_every_kind_of_model_is_published_and_fine_tuned(kind, here, data, tmp_path):
     recipe = recipe_of(tmp_path / "recipe.yaml", data, max_steps=1)
-    if kind == "ours":
+    if kind == "own":
         first = ("--model", "mini_resnet", *SHAPE)
     else:
         shape = {"num_labels": 2, "id2label": {0: "cat", 1: "dog"}, "label2id": {"cat": 0, "dog": 1}}
@@ -310,8 +310,8 @@ def test_every_kind_of_model_is_published_and_fine_tuned(kind, here, data, tmp_p
     assert method.name == "mixup" and not list(method.state_dict())
     card = (tmp_path / "second" / "README.md").read_text()
     assert re.search(rf"^base_model: user/{kind}$", card, re.M)
-    assert ("import hf_mixup  # registers the architecture" in card) == (kind == "ours")
-    assert f"library_name: {'timm' if kind == 'ours' else 'transformers'}\n" in card
+    assert ("import hf_mixup  # registers the architecture" in card) == (kind == "own")
+    assert f"library_name: {'timm' if kind == 'own' else 'transformers'}\n" in card
 
 
 def test_a_revision_may_be_part_of_the_name(pushed, here, api, tmp_path):

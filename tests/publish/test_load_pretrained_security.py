@@ -139,8 +139,8 @@ def test_code_runs_only_with_trust_remote_code_on_the_command_line(here, tmp_pat
     assert start(bold, "--output_dir", tmp_path / "run") == 2
     assert "trust_remote_code is not taken from" in capfd.readouterr().err
     assert not marker.exists()
-    words = ("--trust_remote_code", "true", "--method", "erm")
-    assert start(recipe, "--output_dir", tmp_path / "run", *words) == 0, capfd.readouterr().err
+    argv = ("--trust_remote_code", "true", "--method", "erm")
+    assert start(recipe, "--output_dir", tmp_path / "run", *argv) == 0, capfd.readouterr().err
     assert marker.exists()
 
 
@@ -221,7 +221,7 @@ def test_no_file_is_written_outside_the_folder_of_the_repository(here, api, tmp_
 
 
 @pytest.mark.parametrize(
-    "words",
+    "dangerous",
     [
         {"attn_implementation": "user/kernel"},
         {"_attn_implementation": {"vision": "user/kernel@main"}},
@@ -230,10 +230,10 @@ def test_no_file_is_written_outside_the_folder_of_the_repository(here, api, tmp_
         {"quantization_config": {"quant_method": "torchao"}},
     ],
 )
-def test_a_configuration_cannot_load_other_code_or_weights(words, tmp_path):
+def test_a_configuration_cannot_load_other_code_or_weights(dangerous, tmp_path):
     native_resnet().save_pretrained(tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(values | words))
+    (tmp_path / "config.json").write_text(json.dumps(values | dangerous))
     with pytest.raises(ModelError, match="other files or code would be read"):
         build_model(str(tmp_path), classes=list("abcde"), image_size=16, **PIXELS)
 

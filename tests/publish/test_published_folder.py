@@ -87,8 +87,8 @@ def loaded(folder, tmp_path_factory):
         api.create_repo("user/run")
         api.upload_folder(repo_id="user/run", folder_path=root / "run")
         process = python("-c", LOAD, test, environment=hub_environment(hub, root / "home"), cwd=root)
-        printed, said = process.communicate()
-    assert process.returncode == 0, said
+        printed, stderr = process.communicate()
+    assert process.returncode == 0, stderr
     return json.loads(printed.splitlines()[-1])
 
 
@@ -137,9 +137,9 @@ def test_the_card_agrees_with_the_record(folder, run):
     assert run["recipe_hash"] in card.text and "arxiv.org/abs/2103.13027" in card.text
 
 
-@pytest.mark.parametrize("part", FIELDS)
-def test_the_record_has_its_fields(part, run):
-    assert set(FIELDS[part].split()) <= (run[part] if part else run).keys()
+def test_the_record_has_its_fields(run):
+    for part, fields in FIELDS.items():
+        assert set(fields.split()) <= (run[part] if part else run).keys()
 
 
 def test_the_record_has_an_entry_for_each_evaluation(folder, run):

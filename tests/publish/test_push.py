@@ -119,11 +119,11 @@ REFUSED = {
 
 def test_a_refused_push_ends_the_run_before_data_is_read(hub, argv, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
-    for more, token, repo, said in REFUSED.values():
+    for more, token, repo, message in REFUSED.values():
         monkeypatch.setenv("HF_TOKEN", hub.token if token is None else token)
         assert start(*argv, repo, *more, "--data", "/no/such/folder") == 2
-        told = capsys.readouterr().err
-        assert said in told and "Traceback" not in told and "/no/such" not in told
+        stderr = capsys.readouterr().err
+        assert message in stderr and "Traceback" not in stderr and "/no/such" not in stderr
         assert not (tmp_path / "run").exists()
     assert not {"user/x", "bob/x"} & {model.id for model in HfApi(endpoint=hub.url, token=hub.token).list_models()}
 
@@ -138,8 +138,8 @@ def test_a_repository_that_cannot_be_created_leaves_no_folder(hub, argv, tmp_pat
 def test_a_hub_that_fails_all_the_time_costs_only_the_push(hub, api, argv, whole, tmp_path, capsys, caplog):
     fault = hub.faults.add(path="/api/", drop="before", times=None)
     assert start(*argv, "user/late") == 1
-    told = capsys.readouterr().err
-    assert "could not be reached" in told and f"python -m hf_mixup push {tmp_path / 'run'}" in told
+    stderr = capsys.readouterr().err
+    assert "could not be reached" in stderr and f"python -m hf_mixup push {tmp_path / 'run'}" in stderr
     assert fault.hits and "was not pushed" in caplog.text
     assert same_weights(tmp_path / "run", whole)
     hub.faults.clear()
@@ -246,10 +246,10 @@ def free_port() -> int:
 
 def test_one_of_two_processes_pushes_and_both_get_the_errors(hub, api, argv, tmp_path):
     (tmp_path / "two.py").write_text(TWO)
-    words = (tmp_path / "two.py", tmp_path, *argv[:-1], "--per_device_train_batch_size", 2)
+    command_line = (tmp_path / "two.py", tmp_path, *argv[:-1], "--per_device_train_batch_size", 2)
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     common = hub_environment(hub, tmp_path / "home") | group
-    ranks = [python(*words, environment=common | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    ranks = [python(*command_line, environment=common | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
     printed = "".join(rank.communicate()[1] for rank in ranks)
     assert [rank.returncode for rank in ranks] == [0, 0], printed
     assert [(tmp_path / f"status-{rank}").read_text() for rank in range(2)] == ["[2, 2, 0]"] * 2
@@ -303,5 +303,5 @@ def test_a_token_in_the_recipe_or_in_a_url_is_refused_and_not_shown(argv, monkey
     fields |= {"--model_args.key": CANARY, "--hub_model_id": "my-own-secret-word"}
     for name, value in fields.items():
         assert start(argv[0], "--output_dir", "x", name, value) == 2
-        said = "".join(capsys.readouterr())
-        assert value not in said and CANARY not in said and "HF_TOKEN" in said
+        printed = "".join(capsys.readouterr())
+        assert value not in printed and CANARY not in printed and "HF_TOKEN" in printed

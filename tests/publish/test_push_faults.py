@@ -87,10 +87,10 @@ def test_a_commit_made_during_the_push_is_kept(hub, api, run, repo, monkeypatch)
     api.create_repo(repo)
     create_commit, before = HfApi.create_commit, []
 
-    def meanwhile(self, *words, **options):
+    def meanwhile(self, *args, **options):
         if not before:
             before.append(create_commit(api, repo, [CommitOperationAdd("notes.txt", b"mine")], commit_message="Notes"))
-        return create_commit(self, *words, **options)
+        return create_commit(self, *args, **options)
 
     monkeypatch.setattr(HfApi, "create_commit", meanwhile)
     push(run, Destination(repo))
@@ -184,8 +184,8 @@ def test_files_pushed_by_others_during_the_push_are_checked(hub, api, run, repo)
     assert files_of(api, repo) == WHOLE and len(commits_of(api, repo)) == 3
 
 
-@pytest.mark.parametrize("given, name, words", REFUSED.values(), ids=REFUSED.keys())
-def test_an_impossible_push_is_refused_at_once_and_creates_nothing(given, name, words, hub, api, run, monkeypatch):
+@pytest.mark.parametrize("given, name, message", REFUSED.values(), ids=REFUSED.keys())
+def test_an_impossible_push_is_refused_at_once_and_creates_nothing(given, name, message, hub, api, run, monkeypatch):
     hub.add_token("user", "read")
     HfApi(endpoint=hub.url, token=hub.add_token("bob")).create_repo("bob/theirs", exist_ok=True)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(run / "none"))
@@ -193,9 +193,9 @@ def test_an_impossible_push_is_refused_at_once_and_creates_nothing(given, name, 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", given.get("offline", False))
     before, tried = len(hub.requests), []
     monkeypatch.setattr(retry.time, "sleep", tried.append)
-    with pytest.raises(PushRefused, match=words) as refused:
+    with pytest.raises(PushRefused, match=message) as refused:
         check_access(Destination(name))
-    with pytest.raises(PushError, match=words) as lost:
+    with pytest.raises(PushError, match=message) as lost:
         push(run, Destination(name))
     assert not tried
     assert "POST" not in {request.method for request in hub.requests[before:]}
@@ -312,13 +312,13 @@ class TestTheCommand:
     def test_a_checkpoint_an_unfinished_run_and_a_missing_folder_are_refused(self, run, tmp_path, capsys):
         (run / "checkpoint-3").mkdir()
         (run / "run.json").write_text('{"schema_version": 1, "status": "running"}')
-        for folder, words in (
+        for folder, message in (
             (run / "checkpoint-3", f"then push {run}"),
             (run, "--resume"),
             (tmp_path / "no", "no folder"),
         ):
             assert main([str(folder), "--repo", "user/x"]) == 2
-            assert words in capsys.readouterr().err
+            assert message in capsys.readouterr().err
 
 
 def test_a_tag_or_a_commit_cannot_be_pushed_to(api, run, repo):

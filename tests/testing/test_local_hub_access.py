@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 
 from hf_mixup.testing import Accounts, LocalHub
 
-WORDS = "words/hello.txt"
+PATH = "words/hello.txt"
 
 
 def status(error) -> int:
@@ -42,7 +42,7 @@ def test_private_repositories_are_not_found_by_others(api, repo, request, strang
     assert api.hf_hub_download(repo, "model.safetensors")
     for ask in (
         lambda: stranger.model_info(repo),
-        lambda: stranger.hf_hub_download(repo, WORDS),
+        lambda: stranger.hf_hub_download(repo, PATH),
         lambda: stranger.list_repo_files(repo),
         lambda: stranger.upload_file(path_or_fileobj=b"1", path_in_repo="a.txt", repo_id=repo),
     ):
@@ -70,20 +70,20 @@ def test_gated_repositories_are_visible_but_not_their_files(api, bob, anonymous,
     assert bob.model_info(repo).gated == "manual"
     for stranger, number in ((bob, 403), (anonymous, 401)):
         with pytest.raises(GatedRepoError) as error:
-            stranger.hf_hub_download(repo, WORDS)
+            stranger.hf_hub_download(repo, PATH)
         assert status(error) == number
         with pytest.raises(GatedRepoError):
             stranger.auth_check(repo)
-    assert api.hf_hub_download(repo, WORDS)
+    assert api.hf_hub_download(repo, PATH)
     monkeypatch.setattr(constants, "ENDPOINT", api.endpoint)  # huggingface_hub 1 ignores the endpoint of `api`
     api.grant_access(repo, "bob")
-    assert bob.hf_hub_download(repo, WORDS)
+    assert bob.hf_hub_download(repo, PATH)
 
 
 def test_a_read_token_cannot_write(hub, repo):
     reader = HfApi(endpoint=hub.url, token=hub.add_token("user", "read"))
     assert reader.whoami()["auth"]["accessToken"]["role"] == "read"
-    assert reader.hf_hub_download(repo, WORDS)
+    assert reader.hf_hub_download(repo, PATH)
     for write in (
         lambda: reader.upload_file(path_or_fileobj=b"1", path_in_repo="a.txt", repo_id=repo),
         lambda: reader.create_repo("user/new"),
@@ -118,15 +118,15 @@ def test_an_unknown_token_is_refused(hub, repo):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("wrong", "message"),
     [
         ({"user": "eve"}, "Unknown user 'eve'"),
         ({"user": "user", "role": "admin"}, "Unknown role 'admin'"),
         ({"user": "user", "role": "fine"}, "only the role 'fine' has repos"),
     ],
 )
-def test_invalid_token_arguments_are_refused_with_a_message(wrong, words):
-    with pytest.raises(ValueError, match=words):
+def test_invalid_token_arguments_are_refused_with_a_message(wrong, message):
+    with pytest.raises(ValueError, match=message):
         Accounts(["user"]).add_token(**wrong)
 
 
@@ -199,13 +199,13 @@ def test_no_url_reads_files_outside_the_folder(hub, repo):
         assert 400 <= sent(hub, "GET", f"/api/models/{name}/x", token=hub.token)[0] < 500
 
 
-@pytest.mark.parametrize("path", BAD_PATHS)
-def test_no_file_is_committed_outside_the_repository(hub, api, repo, path):
+def test_no_file_is_committed_outside_the_repository(hub, api, repo):
     before = api.model_info(repo).sha
-    value = {"path": path, "content": "", "encoding": "base64"}
-    lines = [{"key": "header", "value": {"summary": "escape"}}, {"key": "file", "value": value}]
-    body = "\n".join(json.dumps(line) for line in lines).encode()
-    assert sent(hub, "POST", f"/api/models/{repo}/commit/main", body, hub.token)[0] == 400
+    for path in BAD_PATHS:
+        value = {"path": path, "content": "", "encoding": "base64"}
+        lines = [{"key": "header", "value": {"summary": "escape"}}, {"key": "file", "value": value}]
+        body = "\n".join(json.dumps(line) for line in lines).encode()
+        assert sent(hub, "POST", f"/api/models/{repo}/commit/main", body, hub.token)[0] == 400, path
     assert api.model_info(repo).sha == before
 
 

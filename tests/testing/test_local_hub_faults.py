@@ -121,9 +121,9 @@ def test_the_log_has_all_requests(api, hub, repo):
     hub.faults.add(path="whoami", slow=0.2)
     start = len(hub.requests)
     api.whoami()
-    asked = hub.requests[start]
-    assert (asked.method, asked.path, asked.status) == ("GET", "/api/whoami-v2", 200)
-    assert asked.fault is not None and "hf_hub" in asked.agent
+    logged = hub.requests[start]
+    assert (logged.method, logged.path, logged.status) == ("GET", "/api/whoami-v2", 200)
+    assert logged.fault is not None and "hf_hub" in logged.agent
     hub.faults.add(path="whoami", drop="before")
     with pytest.raises(HTTPError):
         api.whoami()
@@ -131,7 +131,7 @@ def test_the_log_has_all_requests(api, hub, repo):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("wrong", "message"),
     [
         ({}, "Choose one of status"),
         ({"status": 500, "drop": 1}, "Choose one of status"),
@@ -140,8 +140,8 @@ def test_the_log_has_all_requests(api, hub, repo):
         ({"drop": -1}, "Unknown drop=-1"),
     ],
 )
-def test_an_invalid_fault_is_refused_with_a_message(hub, wrong, words):
-    with pytest.raises(ValueError, match=words):
+def test_an_invalid_fault_is_refused_with_a_message(hub, wrong, message):
+    with pytest.raises(ValueError, match=message):
         hub.faults.add(**wrong)
 
 
