@@ -23,11 +23,11 @@ def editing_map(net: Net, layer: int | str, image: tuple[int, int], edit: Edit, 
         with without_autocast(hidden.device):
             wide = hidden.float()
             if hidden.dim() == 3:
-                prefix, tokens = wide.tensor_split([net.parts.prefix_tokens], 1)
+                prefix, tokens = wide.tensor_split([net.architecture.prefix_tokens], 1)
                 height = round((tokens.shape[1] * image[0] / image[1]) ** 0.5)
                 changed = edit(tokens.mT.unflatten(2, (height, -1))).flatten(2).mT
                 changed = torch.cat([edit_prefix(prefix), changed], 1)
-            elif net.parts.channels_last:
+            elif net.architecture.channels_last:
                 changed = edit(wide.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             else:
                 changed = edit(wide)
@@ -59,4 +59,4 @@ def last_mixable_layer(net: Net) -> int:
 
     After the last block only the class token is used; patches influence it through that block's attention.
     """
-    return -2 if net.parts.prefix_tokens else -1
+    return -2 if net.architecture.prefix_tokens else -1

@@ -73,7 +73,7 @@ class MergeMix(Method):
         return self.mixup_weight > 0
 
     def build(self, net: Net) -> None:
-        with net.watching_blocks(for_method="mergemix"):
+        with net.capturing_block_attention(for_method="mergemix"):
             layers = net.layers("mergemix")
         names = [layer.name for layer in layers]
         self.depth, self.patch = len(layers), layers[-1].reduction
@@ -94,7 +94,7 @@ class MergeMix(Method):
         """(B, h, w) attention of the class token to each patch in the chosen block, summed over heads."""
         rows, columns = (side // self.patch for side in x.shape[-2:])
         counts = schedule(self.depth, int(self.merged * rows * columns))
-        with evaluating(net.model), net.merging(counts, for_method="mergemix") as read_attention:
+        with evaluating(net.model), net.merging_tokens(counts, for_method="mergemix") as read_attention:
             net(x)
             attention, place = read_attention(self.block)
         return class_token_attention(attention, place, (rows, columns))

@@ -64,7 +64,7 @@ class MixPro(Method):
             raise ValueError(f"MixPro's grid is {self.grid!r}: give the number of cells per side, 1 or more.")
 
     def build(self, net: Net) -> None:
-        with net.watching(for_method="mixpro"):
+        with net.capturing_attention(for_method="mixpro"):
             pass
 
     def mix_batch(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:
@@ -75,7 +75,7 @@ class MixPro(Method):
         mixed, mix = self.mix(net, x, y, rng)
         if mix.mask is None:
             return {"mix": net.loss(net(mixed), mix(y))}
-        with net.watching(for_method="mixpro") as read_attention:
+        with net.capturing_attention(for_method="mixpro") as read_attention:
             logits = net(mixed)
             attended = attended_share(mix.mask, read_attention())
         target = smooth(mix(y), net.label_smoothing)

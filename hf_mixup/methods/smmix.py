@@ -104,7 +104,7 @@ class SMMix(Method):
                 raise ValueError(f"SMMix's {key} is {getattr(self, key)!r}: give a finite number, 0 or above.")
 
     def build(self, net: Net) -> None:
-        with net.watching(for_method="smmix"):
+        with net.capturing_attention(for_method="smmix"):
             pass
         if self.fine:
             channels = net.layers(for_method="smmix")[-1].channels

@@ -98,7 +98,7 @@ class SnapMix(Method):
     alpha: float = 5.0
 
     def build(self, net: Net) -> None:
-        if net.layers("snapmix")[-1].channels != net.num_features or net.parts.prefix_tokens:
+        if net.layers("snapmix")[-1].channels != net.num_features or net.architecture.prefix_tokens:
             raise ValueError(
                 f"snapmix requires a classifier on the mean of the last map; {net.name} does not have one: "
                 "use a CNN such as ResNet or ConvNeXt."

@@ -48,7 +48,7 @@ class TLAlign(Method):
     alpha: float = 1.0
 
     def build(self, net: Net) -> None:
-        with net.watching_blocks(for_method="tlalign"):
+        with net.capturing_block_attention(for_method="tlalign"):
             self.patch = net.layers("tlalign")[-1].reduction
 
     def grid(self, x: Tensor) -> tuple[int, int]:
@@ -65,7 +65,7 @@ class TLAlign(Method):
         mask = mix.mask
         if mask is None:
             return {"mix": net.loss(net(x), mix(y))}
-        with net.watching_blocks(for_method="tlalign") as read_attention:
+        with net.capturing_block_attention(for_method="tlalign") as read_attention:
             logits = net(x)
             lam = aligned_share(mask, read_attention(), self.grid(x))
         return {"mix": net.loss(logits, Mix.pair(mix.partner, lam)(y))}

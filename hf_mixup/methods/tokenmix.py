@@ -80,7 +80,7 @@ class TokenMix(Method):
             raise ValueError(f"TokenMix's ratio is {self.ratio!r}: give a number from 0 to 1.")
 
     def build(self, net: Net) -> None:
-        with net.watching(for_method="tokenmix"):
+        with net.capturing_attention(for_method="tokenmix"):
             pass
 
     def mix_batch(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:

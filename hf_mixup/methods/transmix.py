@@ -47,7 +47,7 @@ class TransMix(Container):
 
     def build(self, net: Net) -> None:
         super().build(net)
-        with net.watching(for_method="transmix"):
+        with net.capturing_attention(for_method="transmix"):
             pass
 
     def forward(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
@@ -55,7 +55,7 @@ class TransMix(Container):
         mask = mix.mask
         if mask is None or mask.shape[1] != 1:
             return {"mix": net.loss(net(x), mix(y))}
-        with net.watching(for_method="transmix") as read_attention:
+        with net.capturing_attention(for_method="transmix") as read_attention:
             logits = net(x)
             attention = read_attention()
         lam = (1 - self.ratio) * mix.lam + self.ratio * attended_share(mask, attention)

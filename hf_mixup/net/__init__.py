@@ -1,4 +1,4 @@
-"""A network as a method sees it: outputs, loss, gradients, and what is read inside it without leaving a trace."""
+"""One interface to networks for methods: outputs, loss, gradients, layers and attention."""
 
 from .net import Net
 

@@ -1,4 +1,4 @@
-"""Net: a network as a method sees it. What is read inside it leaves no trace."""
+"""Net: one interface to networks of timm and transformers. Reading layers and gradients has no side effects."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -9,19 +9,20 @@ from torch import Tensor, nn
 
 from ..ops.flags import evaluating, frozen
 from ..ops.losses import smooth, soft_cross_entropy
-from .architecture import SUPPORTED, Layer, LayerInfo, Outputs, anatomy, as_map, attention_map, watching_attention
+from .architecture import SUPPORTED, Layer, LayerInfo, Outputs, architecture_of, as_map
+from .attention import attention_map, capture_attention
 from .teachers import teacher
-from .token_merging import merging
+from .token_merging import merging_tokens
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-class _Enough(Exception):
-    """Ends a pass that has given what it was made for."""
+class _StopForward(Exception):
+    """Raised by a hook to end a forward pass once the requested layer has run."""
 
 
 class Net(nn.Module):
-    """`model` with its loss. Passes run under `precision` (a torch dtype, or None) and return float32."""
+    """A model with its loss. Forward passes use autocast to `precision`, unless it is None, and return float32."""
 
     def __init__(self, model: nn.Module, loss: Loss = soft_cross_entropy, label_smoothing: float = 0.0):
         super().__init__()
@@ -30,14 +31,14 @@ class Net(nn.Module):
         self.label_smoothing = label_smoothing
         self.precision: torch.dtype | None = None
         self.compiled: Callable | None = None
-        self.parts = anatomy(model)
+        self.architecture = architecture_of(model)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, K) logits of images (B, C, H, W)."""
         return self._run(self.model if self.compiled is None else self.compiled, x)
 
     def compile_model(self, **options) -> None:
-        """Let passes run a compiled network; not for methods that look inside it."""
+        """Compile the model for forward passes; not for methods that use hooks."""
         object.__setattr__(self, "compiled", torch.compile(self.model, **options))
 
     def _run(self, model: Callable, x: Tensor) -> Tensor:
@@ -47,21 +48,21 @@ class Net(nn.Module):
         return getattr(output, "logits", output).float()
 
     def loss(self, logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
-        """Loss of targets `y` (B, K), smoothed here: the batch's mean, or one number a row for `reduction="none"`."""
+        """Loss with targets `y` (B, K), smoothed here: mean over the batch, or (B,) with `reduction="none"`."""
         rows = self.row_loss(logits, smooth(y, self.label_smoothing))
         return rows if reduction == "none" else rows.mean()
 
-    # What it is made of
+    # Parts
 
     @property
     def name(self) -> str:
-        """The architecture's name, for messages."""
-        return self.parts.name
+        """Name of the architecture, for messages."""
+        return self.architecture.name
 
     @property
     def classifier(self) -> nn.Linear:
         """The last linear layer: `weight` (K, F), `bias` (K,)."""
-        return self._need(self.parts.classifier, "a linear classifier", "a network that ends in nn.Linear")
+        return self._require(self.architecture.classifier, "a linear classifier", "a network that ends in nn.Linear")
 
     @property
     def num_classes(self) -> int:
@@ -73,101 +74,110 @@ class Net(nn.Module):
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """Height and width the network is made for, where it says so."""
-        return self.parts.image_size
+        """Height and width of the images the network is built for, None if unknown."""
+        return self.architecture.image_size
 
     def layers(self, for_method: str = "this method") -> list[LayerInfo]:
-        """The stages of a CNN or Swin, the blocks of a ViT, in order; found by one pass of a blank image."""
-        self._need(self.parts.layers, "stages that can be read", SUPPORTED, for_method)
+        """Stages of a CNN or Swin, or blocks of a ViT, in order; sizes are measured with one blank image."""
+        self._require(self.architecture.layers, "a list of stages", SUPPORTED, for_method)
         size = self.image_size or (64, 64)
         weight = next(self.model.parameters())
         channels = next(m.in_channels for m in self.model.modules() if isinstance(m, nn.Conv2d))
         maps = {}
-        with torch.no_grad(), evaluating(self.model), self._catching(self.parts.layers, maps):
+        with torch.no_grad(), evaluating(self.model), self._capturing(self.architecture.layers, maps):
             self(torch.zeros(1, channels, *size, device=weight.device, dtype=weight.dtype))
-        shapes = [(layer.name, self._map(maps, layer, size).shape) for layer in self.parts.layers]
+        shapes = [(layer.name, self._map(maps, layer, size).shape) for layer in self.architecture.layers]
         return [LayerInfo(name, shape[1], round(size[0] / shape[2])) for name, shape in shapes]
 
-    # Looking
+    # Reading
 
     def outputs(self, x: Tensor) -> Outputs:
-        """Logits, pooled features and last map of one pass, with gradient."""
+        """Logits, pooled features and last map of one forward pass, with gradient."""
         pooled, maps = [], {}
-        last = self._need(self.parts.layers, "stages that can be read", SUPPORTED)[-1:]
+        last = self._require(self.architecture.layers, "a list of stages", SUPPORTED)[-1:]
         handle = self.classifier.register_forward_pre_hook(lambda _, args: pooled.append(args[0].float()))
         try:
-            with self._catching(last, maps):
+            with self._capturing(last, maps):
                 logits = self(x)
         finally:
             handle.remove()
         return Outputs(logits, pooled[0], self._map(maps, last[0], x.shape[-2:]).float())
 
     def features(self, x: Tensor, layer: int | str = -1) -> Tensor:
-        """(B, C, h, w) float32 output of a layer, by number or name; with gradient unless the caller says otherwise.
+        """(B, C, h, w) float32 output of a layer, by number or name; with gradient if gradients are enabled.
 
-        The pass ends there: what follows the layer is not run, and its buffers do not move.
+        The forward pass stops there: later layers do not run and their buffers do not change.
         """
         chosen, maps = self.layer(layer), {}
-        with suppress(_Enough), self._catching([chosen], maps, stop=True):
+        with suppress(_StopForward), self._capturing([chosen], maps, stop=True):
             self(x)
         return self._map(maps, chosen, x.shape[-2:]).float()
 
     def saliency(self, x: Tensor, y: Tensor) -> Tensor:
-        """(B, H, W) length over channels of `gradient`."""
+        """(B, H, W) norm over channels of `gradient`."""
         return self.gradient(x, y).square().sum(1).sqrt()
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        """(B, C, H, W) the loss's gradient in the images, in eval mode; no parameter gets one, no buffer moves."""
+        """(B, C, H, W) gradient of the loss by the images, in eval mode; parameters and buffers are unchanged."""
         x = x.detach().requires_grad_()
         with torch.enable_grad(), evaluating(self.model), frozen(self.model):
             [gradient] = torch.autograd.grad(self.loss(self(x), y, "none").sum(), x)
         return gradient.float()
 
     def class_map(self, x: Tensor, y: Tensor) -> Tensor:
-        """(B, h, w) class activation of the last map for `y` (B, K), less the bias (1512.04150); eval, no gradient."""
+        """(B, h, w) class activation map for `y` (B, K), without bias (arXiv:1512.04150); eval mode, no gradient."""
         if y.shape[1:] != (self.num_classes,):
-            raise ValueError(f"Targets of shape {tuple(y.shape)}: give a row of {self.num_classes} for each image.")
+            raise ValueError(f"Targets have shape {tuple(y.shape)}. Give shape (B, {self.num_classes}).")
         with torch.no_grad(), evaluating(self.model):
             maps = self.features(x).relu()
         return torch.einsum("bchw,bc->bhw", maps, y.float() @ self.classifier.weight.detach().float())
 
     def attention(self, x: Tensor, by_patches: bool = False) -> Tensor:
-        """(B, h, w) how much the last block looks at each patch, summing to one; no gradient.
+        """(B, h, w) attention that each patch receives in the last block; each map sums to one; eval mode, no gradient.
 
-        By its class token; where there is none, or with `by_patches`, by its patches on average.
+        The query is the class token. Without a class token, or with `by_patches`, it is the mean over all patches.
         """
-        with torch.no_grad(), evaluating(self.model), self.watching(by_patches=by_patches) as look:
+        with torch.no_grad(), evaluating(self.model), self.capturing_attention(by_patches=by_patches) as last:
             self(x)
-            return look()
+            return last()
 
     @contextmanager
-    def watching(self, for_method: str = "this method", by_patches: bool = False) -> Iterator[Callable[[], Tensor]]:
-        """A function that gives the attention map of the last pass made inside, as `attention` but of that pass."""
-        self._need(self.parts.attention, "attention that can be read", "a ViT, DeiT or Swin", for_method)
+    def capturing_attention(
+        self, for_method: str = "this method", by_patches: bool = False
+    ) -> Iterator[Callable[[], Tensor]]:
+        """A function that returns the attention map, as `attention` does, of the last forward pass made inside."""
+        self._require(self.architecture.attention, "attention in the last block", "a ViT, DeiT or Swin", for_method)
         sizes = []
         handle = self.register_forward_pre_hook(lambda _, args: sizes.append((len(args[0]), args[0].shape[-2:])))
         try:
-            with watching_attention(self.parts) as seen:
-                yield lambda: attention_map(seen[-1].detach(), self.parts, *sizes[-1], by_patches)
+            with capture_attention(self.architecture) as captured:
+                yield lambda: attention_map(captured[-1].detach(), self.architecture, *sizes[-1], by_patches)
         finally:
             handle.remove()
 
     @contextmanager
-    def watching_blocks(self, for_method: str = "this method") -> Iterator[Callable[[], list[Tensor]]]:
-        """A function that gives the attention of each block in the last pass made inside, (B, heads, T, T)."""
-        self._need(self.parts.plain, "a class token and attention in every block", "a ViT or DeiT", for_method)
-        with watching_attention(self.parts, every=True) as seen:
-            yield lambda: [attention.detach() for attention in seen[-len(self.parts.attentions) :]]
+    def capturing_block_attention(self, for_method: str = "this method") -> Iterator[Callable[[], list[Tensor]]]:
+        """A function that returns each block's attention (B, heads, T, T) in the last forward pass made inside."""
+        self._require(
+            self.architecture.is_plain_vit, "a class token and attention in every block", "a ViT or DeiT", for_method
+        )
+        count = len(self.architecture.attentions)
+        with capture_attention(self.architecture, all_blocks=True) as captured:
+            yield lambda: [attention.detach() for attention in captured[-count:]]
 
     @contextmanager
-    def merging(self, counts: Sequence[int], for_method: str = "this method") -> Iterator[Callable]:
-        """As `watching_blocks`, `counts[k]` tokens merging in block k: its attention, and (B, T) each token's place."""
-        with self.watching_blocks(for_method) as look, merging(self.parts, counts) as merger:
-            yield lambda block: (look()[block], merger.sources[block])
+    def merging_tokens(self, counts: Sequence[int], for_method: str = "this method") -> Iterator[Callable]:
+        """Merge `counts[k]` tokens in block k during forward passes made inside.
+
+        Yields a function of a block's number: its attention in the last pass, and (B, T) the position, in that
+        block's sequence, of each token of the image.
+        """
+        with self.capturing_block_attention(for_method) as last, merging_tokens(self.architecture, counts) as merger:
+            yield lambda block: (last()[block], merger.sources[block])
 
     @contextmanager
     def editing(self, layer: int | str, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """Passes inside go on with `edit(output)` in place of a layer's output, whose rows are images."""
+        """Replace a layer's output, one row per image, with `edit(output)` in forward passes made inside."""
 
         def change(_, args, output):
             if isinstance(output, tuple):
@@ -181,24 +191,24 @@ class Net(nn.Module):
             handle.remove()
 
     def using(self, model: nn.Module) -> "Net":
-        """Another network, such as a frozen teacher, seen in the same way."""
+        """A Net of another model, such as a frozen teacher, with this loss and precision."""
         net = Net(model, self.row_loss, self.label_smoothing)
         net.precision = self.precision
         return net
 
     def teacher(self, name: str, pretrained: bool = True) -> "Net":
-        """The frozen network `name`: a timm name, a folder or a Hub id; `pretrained` is for the first."""
+        """The frozen network `name`: a timm name, a folder or a Hub id; `pretrained` applies to timm names only."""
         return self.using(teacher(name, pretrained).to(next(self.parameters()).device)).requires_grad_(False).eval()
 
     def copy(self) -> "Net":
-        """A copy for a momentum encoder: parameters and buffers of now, no gradient."""
+        """A copy for a momentum encoder, with the current parameters and buffers and without gradients."""
         net = self.using(copy.deepcopy(self.model)).requires_grad_(False)
-        net.zero_grad()  # else the copy holds gradients that were there
+        net.zero_grad()  # deepcopy also copies gradients
         return net
 
     def layer(self, layer: int | str) -> Layer:
-        """A stage or block by number (negative from the end) or name."""
-        layers = self._need(self.parts.layers, "stages that can be read", SUPPORTED)
+        """A stage or block, by number (negative from the end) or name."""
+        layers = self._require(self.architecture.layers, "a list of stages", SUPPORTED)
         names = [known.name for known in layers]
         if layer in names:
             return layers[names.index(layer)]
@@ -207,11 +217,11 @@ class Net(nn.Module):
         raise ValueError(f"{self.name} has no layer {layer!r}. Choose a number below {len(layers)} or one of: {names}.")
 
     @contextmanager
-    def _catching(self, layers, maps: dict, stop: bool = False) -> Iterator[None]:
+    def _capturing(self, layers, maps: dict, stop: bool = False) -> Iterator[None]:
         def catch(name, output):
             maps[name] = output
             if stop:
-                raise _Enough
+                raise _StopForward
 
         handles = [
             layer.module.register_forward_hook(lambda _, args, output, name=layer.name: catch(name, output))
@@ -226,11 +236,12 @@ class Net(nn.Module):
     def _map(self, maps: dict, layer: Layer, image: tuple[int, int]) -> Tensor:
         if layer.name not in maps:
             raise ValueError(
-                f"{self.name} goes round its {layer.name!r}, as gradient checkpointing does: switch it off."
+                f"The forward pass of {self.name} did not call {layer.name!r}: gradient checkpointing bypasses it. "
+                "Turn gradient checkpointing off."
             )
-        return as_map(maps[layer.name], self.parts, image)
+        return as_map(maps[layer.name], self.architecture, image)
 
-    def _need(self, part, what: str, instead: str, method: str = "this method"):
+    def _require(self, part, what: str, instead: str, method: str = "this method"):
         if not part:
-            raise ValueError(f"{method} needs {what}, which {self.name} has not: use {instead}.")
+            raise ValueError(f"{method} requires {what}; {self.name} does not provide it. Use {instead}.")
         return part

@@ -1,4 +1,4 @@
-"""Networks that are only looked at, by name."""
+"""Teacher networks, loaded by name."""
 
 from pathlib import Path
 
@@ -13,25 +13,25 @@ from ..models.safe_load import load_network
 
 
 def teacher(name: str, pretrained: bool = True) -> nn.Module:
-    """The network of a timm name, or that of a folder or Hub id; its draws leave the global seed alone.
+    """The network of a timm name, a folder or a Hub id. Torch's global random state is unchanged.
 
-    `pretrained`: whether a timm name has its published weights; the others always have theirs. Published weights are
-    found again by the name, so that no checkpoint keeps those of a module that says `remade`.
+    `pretrained`: load the published weights of a timm name; a folder or Hub id always has its weights. A network with
+    published weights has the attribute `reloaded_by_name`: checkpoints do not store it, since its name is enough.
     """
     try:
         with torch.random.fork_rng(devices=[]):
             if timm.is_model(name):
-                made = timm.create_model(name, pretrained=pretrained)
-                made.remade = pretrained
-                return made
+                network = timm.create_model(name, pretrained=pretrained)
+                network.reloaded_by_name = pretrained
+                return network
             if "/" in name or Path(name).is_dir():
-                made = load_network(name, fetch(name), complete=False)
-                made.remade = True
-                return made
+                network = load_network(name, fetch(name), complete=False)
+                network.reloaded_by_name = True
+                return network
     except (OSError, RuntimeError, HTTPError, ModelError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"The weights of teacher {name!r} cannot be had ({type(error).__name__}: {reason}) Check the connection, "
-            "give a folder that holds them, or teacher: null for a frozen copy of the network itself."
+            f"The weights of teacher {name!r} could not be loaded ({type(error).__name__}: {reason}) Check the "
+            "connection, give a folder that contains them, or give teacher: null for a frozen copy of the network."
         ) from error
-    raise ValueError(f"Unknown teacher {name!r}. Give a timm name, or a folder or Hub id.")
+    raise ValueError(f"Unknown teacher {name!r}. Give a timm name, a folder or a Hub id.")

@@ -1,7 +1,7 @@
-"""Token merging inside a ViT, by hooks: tokens merge between a block's attention and its MLP, as in ToMe.
+"""Token merging inside a ViT with hooks: tokens merge between a block's attention and its MLP, as in ToMe.
 
-A block adds its MLP's result to what the MLP was given, so hooks cannot shorten the sequence in between. The tokens
-that are left are padded to the old length, and cut off after the block.
+The residual connection around the MLP requires a constant sequence length, so hooks cannot shorten the sequence between
+the two. Merged sequences are padded to the old length, and the padding is removed after the block.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.token_merging import match, max_merges, merge
-from .architecture import Anatomy
+from .architecture import Architecture
 
 
 class Merger:
-    """One pass: `sources` (B, T) where each token of the image is, as each block's attention saw it."""
+    """State of one forward pass: `sources[k]` (B, T) is the position of each image token in the input of block k."""
 
     def __init__(self, counts: Sequence[int], kept: int):
         self.counts, self.kept = counts, kept
@@ -24,7 +24,7 @@ class Merger:
         self.weight = None
 
     def merge(self, tokens: Tensor, keys: Tensor) -> Tensor:
-        """(B, T, C) `tokens` (B, T, C) after the next block's merging by `keys` (B, T, D), padded with zeros."""
+        """(B, T, C) `tokens` (B, T, C) merged by the similarity of `keys` (B, T, D), padded with zeros."""
         if not self.sources:
             self.weight = torch.ones_like(tokens[..., 0])
             self.sources.append(torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1))
@@ -36,40 +36,40 @@ class Merger:
 
 
 @contextmanager
-def merging(parts: Anatomy, counts: Sequence[int]) -> Iterator[Merger]:
-    """Passes inside merge `counts[k]` tokens in block k; read the result before the next pass."""
-    merger = Merger(counts, parts.prefix_tokens)
+def merging_tokens(architecture: Architecture, counts: Sequence[int]) -> Iterator[Merger]:
+    """Merge `counts[k]` tokens in block k during a forward pass made inside; one pass per Merger."""
+    merger = Merger(counts, architecture.prefix_tokens)
     handles: list = []
     with ExitStack() as stack:
         stack.callback(lambda: [handle.remove() for handle in handles])
-        for layer, attention in zip(parts.layers, parts.attentions, strict=True):
+        for layer, attention in zip(architecture.layers, architecture.attentions, strict=True):
             handles += _hooks(layer.module, attention, merger)
         yield merger
 
 
 def _hooks(block: nn.Module, attention: nn.Module, merger: Merger) -> list:
-    seen = {}
+    state = {}
 
-    def swap(_, args):
-        seen["before"] = args[0]
-        seen["after"] = merger.merge(args[0], seen["keys"])
-        return (seen["after"], *args[1:])
+    def merge_before_mlp(_, args):
+        state["before"] = args[0]
+        state["after"] = merger.merge(args[0], state["keys"])
+        return (state["after"], *args[1:])
 
-    def cut(_, args, output):
-        left = merger.weight.shape[1]
-        return (output - seen["before"] + seen["after"])[:, :left]
+    def remove_padding(_, args, output):
+        length = merger.weight.shape[1]
+        return (output - state["before"] + state["after"])[:, :length]
 
     source, keys = _keys(attention)
     norm = block.norm2 if hasattr(block, "norm2") else block.layernorm_after  # timm, transformers
     return [
-        source.register_forward_hook(lambda _, args, output: seen.update(keys=keys(output))),
-        norm.register_forward_pre_hook(swap),
-        block.register_forward_hook(cut),
+        source.register_forward_hook(lambda _, args, output: state.update(keys=keys(output))),
+        norm.register_forward_pre_hook(merge_before_mlp),
+        block.register_forward_hook(remove_padding),
     ]
 
 
 def _keys(attention: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """The layer that makes an attention's keys, and how to take their mean over heads (B, T, D) from its output."""
+    """The layer that computes an attention's keys; a function from its output to the mean key over heads, (B, T, D)."""
     if hasattr(attention, "qkv"):  # timm
         heads = attention.num_heads
         return attention.qkv, lambda output: output.unflatten(-1, (3, heads, -1))[:, :, 1].mean(2)

@@ -80,7 +80,7 @@ class ShardedNetwork:
         self.model, self.args = net.model, args
         self.unsharded = copy.deepcopy(net.model).cpu()
         mesh = init_device_mesh(args.device.type, (torch.distributed.get_world_size(),))
-        for layer in net.parts.layers:
+        for layer in net.architecture.layers:
             fully_shard(layer.module, mesh=mesh)
         fully_shard(net.model, mesh=mesh)
 

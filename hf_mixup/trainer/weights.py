@@ -81,7 +81,7 @@ def split_state(method: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, t
     """
     parts = dict(method.named_modules())
     private = {f"{name}.{key}".lstrip(".") for name, part in parts.items() for key in getattr(part, "private", ())}
-    rebuilt = tuple(f"{name}." for name, part in parts.items() if getattr(part, "remade", False))
+    rebuilt = tuple(f"{name}." for name, part in parts.items() if getattr(part, "reloaded_by_name", False))
     state = {key: value for key, value in method.state_dict().items() if not key.startswith(rebuilt)}
     return {k: v for k, v in state.items() if k not in private}, {k: v for k, v in state.items() if k in private}
 

@@ -90,7 +90,7 @@ def test_only_the_chosen_layer_is_changed(kind, layer, make_net, images, one_hot
     method = load("alignmix", aligned_prob=1.0)
     method.build(net)
     assert method.layer_name == layer
-    modules = [known.module for known in net.parts.layers]
+    modules = [known.module for known in net.architecture.layers]
     handles = [m.register_forward_hook(lambda m, args, out: seen.append(out), always_call=True) for m in modules]
     net(x)
     clean, seen[:] = list(seen), []
@@ -98,7 +98,7 @@ def test_only_the_chosen_layer_is_changed(kind, layer, make_net, images, one_hot
     for handle in handles:
         handle.remove()
     # these hooks run before the edit, so that they record the clean output of the edited layer
-    last = [known.name for known in net.parts.layers].index(layer)
+    last = [known.name for known in net.architecture.layers].index(layer)
     assert [torch.equal(a, b) for a, b in zip(seen, clean)] == [i <= last for i in range(len(modules))]
 
 
@@ -170,7 +170,7 @@ def test_maps_of_swin_are_aligned(images, one_hot, rng):
     net = Net(timm.create_model("swin_tiny_patch4_window7_224", num_classes=5, **args))
     method = load("alignmix", aligned_prob=1.0)
     method.build(net)
-    assert method.layer_name == net.parts.layers[-1].name
+    assert method.layer_name == net.architecture.layers[-1].name
     method(net, images(size=(32, 32)), one_hot(), rng)["mix"].backward()
 
 
@@ -181,5 +181,5 @@ def test_invalid_hyperparameters_are_rejected_with_their_name(wrong):
 
 
 def test_a_network_without_stages_is_rejected_with_its_name():
-    with pytest.raises(ValueError, match="alignmix needs stages.*Sequential"):
+    with pytest.raises(ValueError, match="alignmix requires a list of stages.*Sequential"):
         load("alignmix").build(Net(nn.Sequential(nn.Flatten(), nn.Linear(48, 5))))

@@ -91,7 +91,7 @@ def test_the_requested_layer_is_mixed_and_no_earlier_one(kind, layer, make_net, 
     net = make_net(kind)
     net.model.eval()
     x, outputs = images(), {}
-    modules = [known.module for known in net.parts.layers]
+    modules = [known.module for known in net.architecture.layers]
     hooks = [
         m.register_forward_hook(lambda m, args, out, i=i: outputs.__setitem__(i, out)) for i, m in enumerate(modules)
     ]
@@ -117,7 +117,7 @@ def test_hidden_states_and_labels_are_mixed_with_the_same_lam(make_net, images, 
 
     net = make_net("cnn", loss=remember)
     net.model.eval()
-    last = len(net.parts.layers)
+    last = len(net.architecture.layers)
     y = torch.eye(6)
     load("manifoldmix", layers=(last,), per_image=True)(net, images(), y, seeded(2))
     logits, target = given[0]
@@ -128,7 +128,7 @@ def test_hidden_states_and_labels_are_mixed_with_the_same_lam(make_net, images, 
 def test_all_layers_are_drawn_and_one_at_a_time(kind, make_net, images, one_hot, rng):
     net, method, hooked = make_net(kind), load("manifoldmix"), []
     # the additional hook of `editing` is on the stage that was drawn; there is none for the input
-    for known in net.parts.layers:
+    for known in net.architecture.layers:
         known.module.register_forward_hook(lambda module, *_: hooked.append(len(module._forward_hooks) - 1))
     drawn = []
     for _ in range(40):  # a layer is missed with probability 3 (2/3)^40, one in 3.7 million
@@ -172,7 +172,7 @@ def test_invalid_layers_are_rejected(layers):
 
 
 def test_a_network_without_stages_is_rejected_with_its_name():
-    with pytest.raises(ValueError, match="manifoldmix needs stages.*Sequential"):
+    with pytest.raises(ValueError, match="manifoldmix requires a list of stages.*Sequential"):
         load("manifoldmix").build(Net(nn.Sequential(nn.Flatten(), nn.Linear(48, 5))))
 
 

@@ -88,7 +88,7 @@ class Looking(Net):
         return 2 * pattern((3, 4), 1.3)
 
     @contextmanager
-    def watching(self, for_method):
+    def capturing_attention(self, for_method):
         yield lambda: (pattern((3, 64), 0.11).square() + 0.1).view(3, 8, 8)
 
 
@@ -136,7 +136,7 @@ def test_a_step_reads_the_attention_and_the_prediction_of_the_mixed_batch(smooth
 
 
 def test_a_network_without_attention_is_rejected_with_its_name(make_net):
-    with pytest.raises(ValueError, match="mixpro needs attention.*resnet18.*ViT"):
+    with pytest.raises(ValueError, match="mixpro requires attention.*resnet18.*ViT"):
         load("mixpro").build(make_net("cnn"))
 
 

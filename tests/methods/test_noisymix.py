@@ -140,7 +140,7 @@ def test_skipped_rows_have_no_noise(make_net, images, rng):
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_layers_are_drawn_and_one_at_a_time(kind, make_net, images, one_hot, rng):
     net, method, hooked = make_net(kind), load("noisymix"), []
-    for known in net.parts.layers:
+    for known in net.architecture.layers:
         known.module.register_forward_hook(lambda module, *_: hooked.append(len(module._forward_hooks) - 1))
     drawn = []
     for _ in range(60):  # a layer is missed with probability 4 (3/4)^60, one in 8 million
@@ -193,7 +193,7 @@ def test_a_stage_number_above_the_networks_is_rejected_at_build(make_net):
 
 
 def test_a_network_without_stages_is_rejected_with_its_name():
-    with pytest.raises(ValueError, match="noisymix needs stages.*Sequential"):
+    with pytest.raises(ValueError, match="noisymix requires a list of stages.*Sequential"):
         load("noisymix").build(Net(nn.Sequential(nn.Flatten(), nn.Linear(48, 5))))
 
 

@@ -86,7 +86,7 @@ def one_layer(layer, **args):
 def maps_of(net, method, x, y, rng, layer):
     """The clean output of a layer, and the input of the next one."""
     clean, given = [], []
-    modules = [known.module for known in net.parts.layers]
+    modules = [known.module for known in net.architecture.layers]
     handles = [
         modules[layer].register_forward_hook(lambda m, args, out: clean.append(out.detach())),
         modules[layer + 1].register_forward_pre_hook(lambda m, args: given.append(args[0].detach())),
@@ -214,5 +214,5 @@ def test_a_stage_number_above_the_networks_is_rejected_at_build(make_net):
 
 
 def test_a_network_without_stages_is_rejected_with_its_name():
-    with pytest.raises(ValueError, match="patchup needs stages.*Sequential"):
+    with pytest.raises(ValueError, match="patchup requires a list of stages.*Sequential"):
         load("patchup").build(Net(nn.Sequential(nn.Flatten(), nn.Linear(48, 5))))

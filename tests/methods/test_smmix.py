@@ -61,7 +61,7 @@ def test_images_and_losses_match_the_authors():
 def test_attention_is_that_of_patches_to_patches(make_net, images, one_hot, rng):
     """deit.py there, forward: attn[:, :, 1:, 1:].mean(dim=(1, 2)), not the class token's row."""
     net = make_net("vit").eval()
-    with net.watching_blocks() as look:
+    with net.capturing_block_attention() as look:
         net(images())
         attention = look()[-1]
     expected = attention[:, :, 1:, 1:].mean((1, 2)).view(6, 4, 4)
@@ -180,7 +180,7 @@ def test_skipped_rows_have_no_additional_loss(make_net, images, one_hot, seeded)
 
 
 def test_a_network_without_attention_is_rejected_with_its_name(make_net):
-    with pytest.raises(ValueError, match="smmix needs attention.*resnet18.*ViT"):
+    with pytest.raises(ValueError, match="smmix requires attention.*resnet18.*ViT"):
         load("smmix").build(make_net("cnn"))
 
 

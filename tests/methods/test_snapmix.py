@@ -158,5 +158,5 @@ def test_a_network_with_a_class_token_classifier_is_rejected(make_net):
 
 
 def test_targets_of_other_classes_are_rejected(make_net, images, rng):
-    with pytest.raises(ValueError, match="give a row of 5"):
+    with pytest.raises(ValueError, match=r"Give shape \(B, 5\)"):
         load("snapmix").mix(make_net(), images(), torch.rand(6), rng)

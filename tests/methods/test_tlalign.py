@@ -114,5 +114,5 @@ def test_labels_are_those_of_the_networks_own_attention(distilled, images, seede
 
 
 def test_a_network_without_a_class_token_is_rejected_with_its_name(make_net):
-    with pytest.raises(ValueError, match="tlalign needs a class token.*resnet18.*ViT"):
+    with pytest.raises(ValueError, match="tlalign requires a class token.*resnet18.*ViT"):
         load("tlalign").build(make_net("cnn"))

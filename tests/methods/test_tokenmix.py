@@ -89,7 +89,7 @@ def test_attention_is_that_of_the_clean_images(make_net, images, one_hot, seeded
 
 
 def test_a_network_without_attention_is_rejected_with_its_name(make_net):
-    with pytest.raises(ValueError, match="tokenmix needs attention.*resnet18.*ViT"):
+    with pytest.raises(ValueError, match="tokenmix requires attention.*resnet18.*ViT"):
         load("tokenmix").build(make_net("cnn"))
 
 

@@ -67,7 +67,7 @@ class Looking(Net):
         return torch.zeros(4, 5)
 
     @contextmanager
-    def watching(self, for_method):
+    def capturing_attention(self, for_method):
         yield lambda: (pattern((4, 16), 0.3).square() + 0.1).view(4, 4, 4)
 
 
@@ -165,7 +165,7 @@ def test_attention_is_read_before_dropout(images, vit_model, seeded):
 
 
 def test_a_network_without_attention_is_rejected_with_its_name(make_net):
-    with pytest.raises(ValueError, match="transmix needs attention.*resnet18.*ViT"):
+    with pytest.raises(ValueError, match="transmix requires attention.*resnet18.*ViT"):
         load("transmix").build(make_net("cnn"))
 
 

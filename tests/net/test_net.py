@@ -281,7 +281,7 @@ def test_attention_sums_to_one_and_leaves_no_trace(name, net_of, x):
 @pytest.mark.parametrize("name", SEEING)
 def test_watching_gives_the_attention_of_the_pass_inside(name, net_of, x):
     net = net_of(name).eval()
-    with net.watching() as look:
+    with net.capturing_attention() as look:
         logits = net(x)
         first = look()
         net(x.flip(0))
@@ -293,7 +293,7 @@ def test_watching_gives_the_attention_of_the_pass_inside(name, net_of, x):
 
 def test_watching_lets_gradient_through(net_of, x):
     net = net_of("native vit").train()
-    with net.watching():
+    with net.capturing_attention():
         net(x).sum().backward()
     assert all(p.grad is not None for name, p in net.model.named_parameters() if "attention" in name)
 
@@ -302,7 +302,7 @@ def test_watching_ends_after_an_exception(net_of, x):
     for name in SEEING:
         net = net_of(name)
         before = [getattr(module, "fused_attn", None) for module in net.modules()]
-        with pytest.raises((RuntimeError, ValueError)), net.watching():
+        with pytest.raises((RuntimeError, ValueError)), net.capturing_attention():
             net(x[:, :2])
         assert not hooks(net) and [getattr(module, "fused_attn", None) for module in net.modules()] == before
 
@@ -448,7 +448,7 @@ def test_another_network_is_seen_with_the_same_loss(net_of, x):
     net = net_of("timm resnet", label_smoothing=0.1)
     teacher = net.using(net_of("timm vit").model)
     assert teacher.label_smoothing == 0.1 and teacher.attention(x).shape == (COUNT, 8, 8)
-    assert net.parts.attention is None
+    assert net.architecture.attention is None
 
 
 @pytest.mark.parametrize("name", ["timm resnet", "native vit"])
@@ -480,7 +480,7 @@ def test_any_network_can_be_trained_and_has_saliency(x):
 
 @pytest.mark.parametrize("read", [lambda net, x: net.layers("automix"), lambda net, x: net.features(x)])
 def test_a_network_without_stages_is_named_with_the_way_out(read, x):
-    with pytest.raises(ValueError, match="needs stages.*Unknown.*timm network with `feature_info`"):
+    with pytest.raises(ValueError, match="requires a list of stages.*Unknown.*timm network with `feature_info`"):
         read(Net(Unknown()), x)
 
 
@@ -490,7 +490,7 @@ def test_a_network_without_attention_is_named_with_the_way_out(net_of, x):
 
 
 def test_the_method_that_asks_is_named():
-    with pytest.raises(ValueError, match="^automix needs stages"):
+    with pytest.raises(ValueError, match="^automix requires a list of stages"):
         Net(Unknown()).layers("automix")
 
 

@@ -44,7 +44,7 @@ def written_out(model, x, counts):
 def test_merging_is_the_network_written_out(kind, vit_model, images):
     model = (vit_model() if kind == "class token" else distilled()).eval()
     net, x = Net(model), images(3)
-    with net.merging(COUNTS) as look:
+    with net.merging_tokens(COUNTS) as look:
         logits = net(x)
         found = [look(block) for block in range(3)]
     expected, sources = written_out(model, x, COUNTS)
@@ -59,9 +59,9 @@ def test_merging_is_the_network_written_out(kind, vit_model, images):
 def test_a_network_of_transformers_merges_too(images):
     net, x = Net(transformers_vit().eval()), images(3)
     plain = net(x)
-    with net.merging((0, 0, 0)):
+    with net.merging_tokens((0, 0, 0)):
         torch.testing.assert_close(net(x), plain, atol=1e-5, rtol=0)
-    with net.merging(COUNTS) as look:
+    with net.merging_tokens(COUNTS) as look:
         assert (net(x) - plain).abs().max() > 1e-5
         attention, place = look(2)
     assert attention.shape == (3, 3, 12, 12) and place.shape == (3, 17)
@@ -71,7 +71,7 @@ def test_a_network_of_transformers_merges_too(images):
 @torch.no_grad()
 def test_no_more_tokens_merge_than_can(vit_model, images):
     net = Net(vit_model().eval())
-    with net.merging((-4, 100, 100)) as look:
+    with net.merging_tokens((-4, 100, 100)) as look:
         assert net(images(2)).isfinite().all()
         sizes = [int(look(block)[1].max()) + 1 for block in range(3)]
     assert sizes == [17, 17, 9]
@@ -79,11 +79,14 @@ def test_no_more_tokens_merge_than_can(vit_model, images):
 
 def test_an_exception_leaves_no_hook(vit_model, images):
     net = Net(vit_model())
-    with pytest.raises(RuntimeError), net.merging(COUNTS):
+    with pytest.raises(RuntimeError), net.merging_tokens(COUNTS):
         raise RuntimeError
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
 
 
 def test_a_cnn_is_refused_in_words(resnet_model):
-    with pytest.raises(ValueError, match="mergemix needs a class token"), Net(resnet_model()).merging((), "mergemix"):
+    with (
+        pytest.raises(ValueError, match="mergemix requires a class token"),
+        Net(resnet_model()).merging_tokens((), "mergemix"),
+    ):
         pass

@@ -109,7 +109,7 @@ def test_code_of_a_repository_does_not_run_by_default(here, tmp_path, marker):
     ):
         with pytest.raises(ModelError, match="only its own Python code.*--trust_remote_code true on the command line"):
             load()
-    with pytest.raises(ValueError, match="'user/strange' cannot be had"):
+    with pytest.raises(ValueError, match="'user/strange' could not be loaded"):
         teacher("user/strange")
     assert not marker.exists()
 
