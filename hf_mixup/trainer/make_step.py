@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from ..models.build import synchronise
+from ..models.build import synchronise_batchnorm
 from ..net import Net
 from ..ops.losses import binary_cross_entropy, soft_cross_entropy
 from .ema import EMA
@@ -17,7 +17,7 @@ def make_step(trainer) -> tuple[MixupStep, EMA | None, ShardedNetwork | None]:
     """The step around the trainer's present network, with its EMA and its sharded weights where they are requested."""
     model, method, args = trainer.model, trainer.method, trainer.args
     if getattr(args, "sync_bn", False):
-        synchronise(model, args.world_size)
+        synchronise_batchnorm(model, args.world_size)
     loss = soft_cross_entropy
     if getattr(args, "loss", "ce") == "bce":
         loss = partial(binary_cross_entropy, threshold=args.bce_threshold, total=args.bce_sum)

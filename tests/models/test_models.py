@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from hf_mixup.errors import ModelError
-from hf_mixup.models.build import base_model, build_model, save_published
+from hf_mixup.models import base_model, build_model, save_published
 
 CLASSES = ["cat", "dog", "eel"]
 TINY = {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128]}
@@ -192,7 +192,8 @@ def test_drop_path_can_be_added_to_a_checkpoint(tmp_path):
 
 def test_files_that_timm_writes_itself_load(tmp_path):
     model, processor = build()
-    timm.models.save_for_hf(model.timm_model, tmp_path, model_config={"label_names": CLASSES}, safe_serialization=True)
+    config = {"model_config": {"label_names": CLASSES}, "model_args": TINY}
+    timm.models.save_for_hf(model.timm_model, tmp_path, **config, safe_serialization=True)
     loaded, _ = build(str(tmp_path), None)
     assert torch.equal(logits(loaded, processor, photo()), logits(model, processor, photo()))
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from fixtures.training import Learnable, Rows, Watcher, alike, losses, make, timm_resnet, timm_vit, weights
 from safetensors.torch import load_file
 
-from hf_mixup.models.build import build_model, synchronise
+from hf_mixup.models.build import build_model, synchronise_batchnorm
 
 DECAY = 0.75
 
@@ -183,13 +183,13 @@ def test_batchnorm_is_synchronised_where_there_are_several_processes(architectur
     with torch.device("meta"):  # on CPUs torch cannot
         model, _ = build_model(architecture, classes=["a", "b"], image_size=32)
     names, count = [*model.state_dict()], len(norms(model))
-    synchronise(model, 1)
+    synchronise_batchnorm(model, 1)
     assert count and not any(isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms(model))
-    synchronise(model, 2)
+    synchronise_batchnorm(model, 2)
     assert len(norms(model)) == count and [*model.state_dict()] == names
     assert all(isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms(model))
-    with pytest.raises(ValueError, match="sync_bn is on, and torch synchronises BatchNorm on GPUs only: leave it out"):
-        synchronise(timm_resnet(), 2)
+    with pytest.raises(ValueError, match="sync_bn is true, but torch synchronises BatchNorm on GPUs only"):
+        synchronise_batchnorm(timm_resnet(), 2)
 
 
 def test_every_parameter_of_network_and_method_is_in_one_group(tmp_path):

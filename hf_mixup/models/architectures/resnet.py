@@ -6,7 +6,7 @@ from torch import nn
 
 from ._cfg import cfg
 
-STEM_REDUCTION = 4  # what timm's 7x7 stride-2 convolution and its pooling take away, and the stem here does not
+STEM_REDUCTION = 4  # of timm's 7x7 stride-2 convolution and pooling, which this stem does not have
 
 
 class CifarResNet(ResNet):
@@ -26,7 +26,7 @@ class CifarResNet(ResNet):
 
 
 def _create(variant: str, pretrained: bool, **kwargs) -> CifarResNet:
-    """A CifarResNet with timm's attributes and arguments."""
+    """A CifarResNet built by timm's factory."""
     return build_model_with_cfg(CifarResNet, variant, pretrained, **kwargs)
 
 

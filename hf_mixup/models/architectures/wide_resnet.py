@@ -11,8 +11,8 @@ from ._cfg import cfg
 class WideResNet(ResNetV2):
     """timm's pre-activation ResNet with basic blocks, BatchNorm, a 3x3 stride-1 stem and a linear classifier.
 
-    `layers` are the blocks in each stage, `channels` their widths. The first stage sees the image at `1 / stem_pool` of
-    its height and width, each later one at half of the stage before.
+    `layers`: number of blocks in each stage. `channels`: width of each stage. The input of the first stage has `1 /
+    stem_pool` of the image's height and width; each later stage halves both.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class WideResNet(ResNetV2):
         if stem_pool > 1:
             self.stem.add_module("pool", nn.MaxPool2d(stem_pool))
         self.head = ClassifierHead(self.num_features, num_classes, global_pool, drop_rate)
-        self.head_hidden_size = self.head.num_features
+        self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
         for stage, info in enumerate(self.feature_info):
             info["reduction"] = stem_pool * 2 ** (stage - 1) if stage else 1
         self.init_weights(zero_init_last=False)
 
     def forward_intermediates(self, x: Tensor, indices: int | list[int] | None = None, **kwargs):
-        """The last feature map and the chosen ones (stem and stages), as timm's; upstream's counts four stages."""
+        """The last feature map and those of `indices`, as in timm; its own ResNetV2 method expects four stages."""
         count = len(self.feature_info)
         if indices is None or isinstance(indices, int):
             indices = range(count)[-indices:] if indices else range(count)
@@ -51,7 +51,7 @@ class WideResNet(ResNetV2):
 
 
 def _create(variant: str, pretrained: bool, **kwargs) -> WideResNet:
-    """A WideResNet with timm's attributes and arguments."""
+    """A WideResNet built by timm's factory."""
     features = {"out_indices": (0, 1, 2, 3), "flatten_sequential": True}
     return build_model_with_cfg(WideResNet, variant, pretrained, feature_cfg=features, **kwargs)
 
