@@ -9,6 +9,7 @@ from transformers import AutoModelForImageClassification, TimmWrapperConfig
 from hf_mixup.models import architectures as networks
 from hf_mixup.models.architectures.resnet import CifarResNet
 from hf_mixup.models.architectures.wide_resnet import WideResNet
+from hf_mixup.models.safe_load import meta_device
 
 SMALL = {  # arguments that make the large ones quick; the code is the same
     "cifar_resnet18": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32)},
@@ -41,13 +42,13 @@ def test_every_network_is_registered_without_weights():
 
 @pytest.mark.parametrize("name, classes, arguments, count", PARAMETERS)
 def test_parameter_counts_are_the_published_ones(name, classes, arguments, count):
-    with torch.device("meta"):
+    with meta_device():
         network = timm.create_model(name, num_classes=classes, **arguments)
     assert sum(value.numel() for value in network.parameters()) == count
 
 
 def test_cifar_convnext_differs_from_timm_in_the_stem_alone():
-    with torch.device("meta"):
+    with meta_device():
         ours, theirs = (timm.create_model(name, num_classes=10) for name in ("cifar_convnext_tiny", "convnext_tiny"))
     differing = {key for key, value in ours.state_dict().items() if value.shape != theirs.state_dict()[key].shape}
     assert differing == {"stem.0.weight"} and ours.stem[0].kernel_size == (3, 3) and ours.stem[0].stride == (1, 1)
@@ -110,6 +111,15 @@ def test_intermediates_are_the_features_of_feature_info(name):
     assert [value.shape for value in chosen] == [features[0].shape, features[-1].shape]
     final = network.forward_intermediates(x, indices=1, intermediates_only=True)
     assert [value.shape for value in final] == [features[-1].shape]
+
+
+def test_wide_resnet_stops_after_the_last_requested_map():
+    network, x, ran = small("mini_resnet").eval(), torch.rand(2, 3, 32, 32), []
+    network.stages[2].register_forward_hook(lambda *_: ran.append(True))
+    last, maps = network.forward_intermediates(x, [0, 2], stop_early=True)
+    assert torch.equal(last, maps[-1]) and ran == []
+    _, [normalised] = network.forward_intermediates(x, [3], norm=True)
+    assert torch.equal(normalised, network.forward_features(x))
 
 
 @pytest.mark.parametrize("name", SMALL)

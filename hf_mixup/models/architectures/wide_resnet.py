@@ -42,12 +42,31 @@ class WideResNet(ResNetV2):
             info["reduction"] = stem_pool * 2 ** (stage - 1) if stage else 1
         self.init_weights(zero_init_last=False)
 
-    def forward_intermediates(self, x: Tensor, indices: int | list[int] | None = None, **kwargs):
-        """The last feature map and those of `indices`, as in timm; its own ResNetV2 method expects four stages."""
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ):
+        """The last feature map and those of `indices`, as in timm; ResNetV2's own method expects four stages."""
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt is {output_fmt!r}. Use 'NCHW'.")
         count = len(self.feature_info)
         if indices is None or isinstance(indices, int):
             indices = range(count)[-indices:] if indices else range(count)
-        return super().forward_intermediates(x, [range(count)[i] for i in indices], **kwargs)
+        chosen = {range(count)[i] for i in indices}
+        x, maps = self.stem.conv(x), []
+        for i in range(max(chosen) + 1 if stop_early else count):
+            if i > 0:
+                x = self.stages[i - 1](self.stem[1:](x) if i == 1 else x)
+            if i in chosen:
+                maps.append(self.norm(x) if norm and i == count - 1 else x)
+        if intermediates_only:
+            return maps
+        return self.norm(x) if i == count - 1 else x, maps
 
 
 def _create(variant: str, pretrained: bool, **kwargs) -> WideResNet:
