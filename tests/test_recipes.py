@@ -16,7 +16,7 @@ from transformers import get_scheduler
 
 from hf_mixup import MixupStep, MixupTrainer, Net
 from hf_mixup.config.config import FIELDS, MixupConfig, parse
-from hf_mixup.config.parser import load_yaml, merge, packaged
+from hf_mixup.config.parser import load_yaml, merge, recipes_folder
 from hf_mixup.config.types import convert
 from hf_mixup.data import eval_transform
 from hf_mixup.methods import load
@@ -26,7 +26,7 @@ from hf_mixup.tasks.classification import classification
 from hf_mixup.trainer.optimizers import add_groups, make_optimizer
 from hf_mixup.trainer.schedules import finish_schedule
 
-RECIPES = packaged()
+RECIPES = recipes_folder()
 ACCELERATE = sorted((RECIPES / "accelerate").glob("*.yaml"))
 FILES = [path for path in sorted(RECIPES.rglob("*.yaml")) if path not in ACCELERATE and path.parent != RECIPES]
 BASES = [path for path in FILES if path.name == "base.yaml"]

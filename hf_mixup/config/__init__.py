@@ -1,4 +1,4 @@
-"""The configuration of a run: its fields, recipes in YAML, the command line, and what is refused."""
+"""The configuration of a run: fields, recipes in YAML, command line, validation."""
 
 from .config import MixupConfig, parse
 

@@ -1,4 +1,4 @@
-"""Reading recipes: YAML files with their bases, the command line over them, values by the type of their field."""
+"""Recipes in YAML with their bases, and command-line options that override them."""
 
 import difflib
 import importlib.util
@@ -10,27 +10,26 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
-from hf_mixup.config.types import convert, expected, is_enum, kinds, short
-
 from ..errors import ConfigError
+from .types import accepted_types, convert, expected, is_enum, short_repr
 
 Fields = Mapping[str, Field]
 COMMAND_LINE = "the command line"
-NAMED = ("model", "method", "optimizer", "task")  # each has a field of arguments, `<name>_args`
-ARGUMENTS = tuple(f"{name}_args" for name in NAMED)
-ELSEWHERE = {  # what people type, out of habit, and what it is called here
+COMPONENTS = ("model", "method", "optimizer", "task")  # each has a field `<name>_args`
+ARGUMENTS = tuple(f"{name}_args" for name in COMPONENTS)
+SYNONYMS = {  # names in other libraries, and the field or argument here
     "alpha": "method_args.alpha",
     "batch_size": "per_device_train_batch_size",
     "drop_path": "model_args.drop_path_rate",
     "epochs": "num_train_epochs",
     "lr": "learning_rate",
     "opt": "optimizer",
-    "warmup_ratio": "warmup_steps (below 1 it is a share of all steps)",
+    "warmup_ratio": "warmup_steps (a value below 1 is a share of all steps)",
 }
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, which YAML forbids and PyYAML overlooks."""
+    """SafeLoader that refuses duplicate keys; PyYAML accepts them, although YAML forbids them."""
 
     def compose_mapping_node(self, anchor):
         node = super().compose_mapping_node(anchor)
@@ -44,11 +43,11 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_yaml(text: str, where: str) -> Any:
-    """The value that YAML text stands for: plain data only, nothing is executed."""
+    """The value of a YAML text: plain data only, no code runs. `where` is for messages. Raises ConfigError."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        # the lines themselves stay out of the message: one of them may hold a secret
+        # the message does not quote the lines, because they may contain a secret
         mark = error.problem_mark
         line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{where}{line}: this is not valid YAML: {error.problem}.") from None
@@ -56,37 +55,40 @@ def load_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where}: this is not valid YAML ({type(error).__name__}).") from None
 
 
-def packaged() -> Path:
-    """Folder of the recipes that come with the package."""
+def recipes_folder() -> Path:
+    """The folder of the package's recipes."""
     spec = importlib.util.find_spec("hf_mixup.recipes")
     if spec:
         return Path(next(iter(spec.submodule_search_locations)))
-    return Path(__file__).resolve().parents[2] / "recipes"  # a source checkout has them beside the package
+    return Path(__file__).resolve().parents[2] / "recipes"  # in a source checkout
 
 
-def find(name: str) -> Path:
-    """Path of a recipe: a file, or one that comes with the package by its name, as in `cifar10/mixup`."""
-    folder = packaged()
+def find_recipe(name: str) -> Path:
+    """Path of a recipe: a file, or the name of one of the package's recipes, for example `cifar10/mixup`."""
+    folder = recipes_folder()
     for path in (Path(name), folder / name, folder / f"{name}.yaml"):
         if path.is_file():
             return path
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.yaml"))]
     names = [known for known in names if not known.startswith("accelerate/")]
     near = difflib.get_close_matches(name.removesuffix(".yaml"), names, n=3, cutoff=0.0)
-    raise ConfigError(
-        f"There is no recipe file {name!r}. The nearest recipes of the package: {', '.join(near) or 'none'}."
-    )
+    raise ConfigError(f"There is no recipe file {name!r}. Nearest recipes of the package: {', '.join(near) or 'none'}.")
 
 
-def read(path: Path, fields: Fields, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """What a recipe file says, over what its bases say; null where it asks for the default."""
+def read_recipe(path: Path, fields: Fields, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a recipe file, merged over those of its bases; null stands for the default.
+
+    `above`: the recipes that have this one as their base.
+    """
     chain = (*above, Path(os.path.normpath(path)))
     if chain[-1].resolve() in [other.resolve() for other in above]:
-        raise ConfigError(f"These recipes are each other's base: {' -> '.join(map(str, chain))}. Take one `base` out.")
+        raise ConfigError(
+            f"The bases of these recipes form a cycle: {' -> '.join(map(str, chain))}. Remove one `base`."
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
-        asked = f" It is the base of {above[-1]}, and looked for beside it." if above else ""
+        asked = f" It is the base of {above[-1]}; the path is relative to that file." if above else ""
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(f"Cannot read the recipe {chain[-1]}: {reason}.{asked}") from None
     values = load_yaml(text, str(path))
@@ -96,57 +98,55 @@ def read(path: Path, fields: Fields, above: tuple[Path, ...] = ()) -> dict[str, 
     bases = values.pop("base", None) or []
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ConfigError(f"base is {short(bases)} in {path}, expected a path or a list of paths.")
+        raise ConfigError(f"base is {short_repr(bases)} in {path}, expected a path or a list of paths.")
     merged: dict[str, Any] = {}
     for base in bases:
-        merged = merge(merged, read(path.parent / base, fields, chain), fields)
-    values = {known(key, fields, str(path)): value for key, value in values.items()}
+        merged = merge(merged, read_recipe(path.parent / base, fields, chain), fields)
+    values = {check_key(key, fields, str(path)): value for key, value in values.items()}
     return merge(merged, {key: convert(fields[key], value, str(path)) for key, value in values.items()}, fields)
 
 
 def merge(base: dict[str, Any], child: dict[str, Any], fields: Fields) -> dict[str, Any]:
-    """The child over the base: arguments key by key unless what they are arguments of changes, the rest replaced."""
+    """The base updated with the child. Arguments are merged by key, or dropped if their component changes."""
     merged = dict(base)
-    for name in NAMED:
+    for name in COMPONENTS:
         before = merged.get(name) or fields[name].default
         if name in child and (child[name] or fields[name].default) != before:
             merged.pop(f"{name}_args", None)
     for key, value in child.items():
-        merged[key] = _over(merged.get(key), value) if key in ARGUMENTS else value
+        merged[key] = _merge_arguments(merged.get(key), value) if key in ARGUMENTS else value
     return merged
 
 
-def _over(old: Any, new: Any) -> Any:
-    """The new value, with those keys of the old one that it does not give."""
+def _merge_arguments(old: Any, new: Any) -> Any:
+    """The new value, completed with keys of the old one, unless it names another inner method."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
-    if (
-        "name" in old and new.get("name", old["name"]) != old["name"]
-    ):  # another inner method: they are not its arguments
+    if "name" in old and new.get("name", old["name"]) != old["name"]:
         return new
-    return {**old, **{key: _over(old.get(key), value) for key, value in new.items()}}
+    return {**old, **{key: _merge_arguments(old.get(key), value) for key, value in new.items()}}
 
 
-def known(key: Any, fields: Fields, where: str) -> str:
-    """The key itself if it is a field that may be set there."""
+def check_key(key: Any, fields: Fields, where: str) -> str:
+    """The key, if it is a field that may be set in `where`; else raise ConfigError."""
     if key == "hub_token":
         raise ConfigError(
-            f"hub_token is not taken from {where}: what is written there is kept in histories and run records. Set the "
+            f"hub_token is refused in {where}, because shell histories and run records would contain it. Set the "
             "environment variable HF_TOKEN, or log in once with `hf auth login`."
         )
     if key == "trust_remote_code" and where != COMMAND_LINE:
         raise ConfigError(
-            f"trust_remote_code is not taken from {where}: a recipe may come from anywhere, and only you can trust "
-            "code. Read the code of the model, and say --trust_remote_code true on the command line."
+            f"trust_remote_code is refused in {where}, because a recipe may come from an unknown source. Read the "
+            "model's code, then pass --trust_remote_code true on the command line."
         )
-    if key not in fields:
-        near = ELSEWHERE.get(key) or difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"Unknown key {short(key)} in {where}. The nearest known one: {near}.")
+    if key not in fields or key in SYNONYMS:  # older transformers still have warmup_ratio
+        near = SYNONYMS.get(key) or difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"Unknown key {short_repr(key)} in {where}. Nearest known key: {near}.")
     return key
 
 
-def words(argv: list[str], fields: Fields) -> dict[str, Any]:
-    """What the command line says: `--field value`, `--field=value`, `--flag`, `--list a b`, `--method_args.alpha 1`."""
+def parse_options(argv: list[str], fields: Fields) -> dict[str, Any]:
+    """Values of options: `--field value`, `--field=value`, `--flag`, `--list a b`, `--method_args.alpha 1`."""
     where, values, position = COMMAND_LINE, {}, 0
     while position < len(argv):
         option, equals, value = argv[position].partition("=")
@@ -154,31 +154,31 @@ def words(argv: list[str], fields: Fields) -> dict[str, Any]:
         given = ([value] if equals else []) + argv[position + 1 : stop]
         position = stop
         key, *inner = option.removeprefix("--").split(".")
-        key = known(key.replace("-", "_"), fields, where)
+        key = check_key(key.replace("-", "_"), fields, where)
         if inner and key not in ARGUMENTS:
-            raise ConfigError(f"{key} on {where} has no parts, so {option} is not known. Give {key} as a whole.")
-        parsed = _word(given, option, None if inner else fields[key])
+            raise ConfigError(f"Unknown option {option} on {where}: {key} has no parts. Use --{key}.")
+        parsed = _option_value(given, option, None if inner else fields[key])
         for part in reversed(inner):
             parsed = {part: parsed}
-        values[key] = convert(fields[key], _over(values.get(key), parsed), where)
+        values[key] = convert(fields[key], _merge_arguments(values.get(key), parsed), where)
     return values
 
 
-def _word(given: list[str], option: str, field: Field | None) -> Any:
-    """The value of one option: text as it is where the field takes text, else what YAML makes of it."""
-    plain = kinds(field.type) if field else ()
-    lists = [kind for kind in plain if get_origin(kind) is list]
-    as_text = any(kind is str or is_enum(kind) or get_args(kind) == (str,) for kind in plain)
+def _option_value(given: list[str], option: str, field: Field | None) -> Any:
+    """The value of one option: text if the field accepts text, else parsed as YAML."""
+    types = accepted_types(field.type) if field else ()
+    lists = [kind for kind in types if get_origin(kind) is list]
+    as_text = any(kind is str or is_enum(kind) or get_args(kind) == (str,) for kind in types)
     place = f"{option} on the command line"
     if not given:
-        if not field or bool in plain or "const" in field.metadata:
+        if not field or bool in types or "const" in field.metadata:
             return True
-        raise ConfigError(f"{place} needs a value: {expected(field)}.")
+        raise ConfigError(f"{place} requires a value: {expected(field)}.")
     if len(given) > 1 and field and not lists:
-        raise ConfigError(f"{place} takes one value, not {len(given)}: {short(' '.join(given))}.")
+        raise ConfigError(f"{place} takes one value, not {len(given)}: {short_repr(' '.join(given))}.")
     if given == ["null"]:
         return None
-    if len(given) == 1 and given[0][:1] in ("[", "{") and (not field or lists or dict in plain):
+    if len(given) == 1 and given[0][:1] in ("[", "{") and (not field or lists or dict in types):
         return load_yaml(given[0], place)
-    read_words = [word if as_text else load_yaml(word, place) for word in given]
-    return read_words if len(given) > 1 or (lists and str not in plain) else read_words[0]
+    parsed = [word if as_text else load_yaml(word, place) for word in given]
+    return parsed if len(given) > 1 or (lists and str not in types) else parsed[0]

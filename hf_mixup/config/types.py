@@ -1,4 +1,4 @@
-"""The values of a configuration's fields: what a field takes, conversion to its type, its range."""
+"""Types of configuration fields: conversion of values, ranges, descriptions for messages."""
 
 import math
 import os
@@ -11,7 +11,9 @@ from typing import Any, Union, get_args, get_origin
 from ..errors import ConfigError
 
 YES_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-NUMBER = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?")  # digits alone stay text: they were quoted
+NUMBER = re.compile(
+    r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?"
+)  # digits alone stay text, because they were quoted
 SINGULAR = {
     bool: "true or false",
     int: "a whole number",
@@ -20,8 +22,8 @@ SINGULAR = {
     dict: "a mapping of plain data (finite numbers, text, lists)",
 }
 PLURAL = {float: "a list of numbers", int: "a list of whole numbers"}
-RANGES = {  # fields of TrainingArguments that accept values no run can use
-    "learning_rate": "(0, inf)",  # the schedule's floor is a share of it
+RANGES = {  # of fields that TrainingArguments does not check
+    "learning_rate": "(0, inf)",  # min_lr is divided by it
     "weight_decay": "[0, inf)",
     "max_grad_norm": "[0, inf)",
     "num_train_epochs": "[0, inf)",
@@ -32,8 +34,8 @@ RANGES = {  # fields of TrainingArguments that accept values no run can use
 }
 
 
-def about(default: Any, text: str, within: str = "", choices: tuple[str, ...] = ()) -> Any:
-    """A dataclass field with its help line, the range of its numbers (as `[0, 1)`) and its choices."""
+def option(default: Any, text: str, within: str = "", choices: tuple[str, ...] = ()) -> Any:
+    """A dataclass field with its help text, the range of its numbers, for example `[0, 1)`, and its choices."""
     text += f", in {within}." if within else f": {' or '.join(choices)}." if choices else "."
     metadata = {"help": text, "within": within} | ({"choices": choices} if choices else {})
     if isinstance(default, list | dict):
@@ -41,18 +43,18 @@ def about(default: Any, text: str, within: str = "", choices: tuple[str, ...] = 
     return field(default=default, metadata=metadata)
 
 
-def kinds(annotation: Any) -> tuple[Any, ...]:
-    """The types a field takes, text last because everything can be read as text."""
+def accepted_types(annotation: Any) -> tuple[Any, ...]:
+    """The types that a field accepts; text comes last, because every value can be read as text."""
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     options = [dict if get_origin(kind) is dict else kind for kind in options]
     if any(is_enum(kind) for kind in options):
-        options.remove(str)  # text that is none of the names is refused by the class behind the field anyway
+        options.remove(str)  # TrainingArguments refuses other text than the members' values
     return tuple(sorted(options, key=lambda kind: kind is str))
 
 
 def convert(field: Field, value: Any, where: str = "") -> Any:
-    """The value as the type of its field: `1e-3` a number, `no` false; None stays None."""
-    options = kinds(field.type)
+    """The value in the type of its field: `1e-3` becomes a number, `no` false; None stays None. Raises ConfigError."""
+    options = accepted_types(field.type)
     if value is None or ("const" in field.metadata and isinstance(value, bool)):
         return value
     for kind in options:
@@ -61,20 +63,20 @@ def convert(field: Field, value: Any, where: str = "") -> Any:
         except (ValueError, TypeError, LookupError, RecursionError, OverflowError):
             continue
     place = f" in {where}" if where else ""
-    raise ConfigError(f"{field.name} is {short(value)}{place}, expected {expected(field)}.")
+    raise ConfigError(f"{field.name} is {short_repr(value)}{place}, expected {expected(field)}.")
 
 
 def _as(value: Any, kind: Any) -> Any:
     if kind is bool:
-        return value if isinstance(value, bool) else YES_NO[_only(value, str).lower()]
+        return value if isinstance(value, bool) else YES_NO[_instance(value, str).lower()]
     if kind in (int, float):
         return _number(value, kind)
     if kind is dict:
-        return _arguments(_only(value, dict))
+        return _arguments(_instance(value, dict))
     if kind is str:
         return os.fspath(value)
     if get_origin(kind) is list:
-        return [_as(item, get_args(kind)[0]) for item in _only(value, list | tuple)]
+        return [_as(item, get_args(kind)[0]) for item in _instance(value, list | tuple)]
     if is_enum(kind):
         return kind("no" if value is False else value)  # YAML reads a bare `no` as false
     if value in get_args(kind) or (isinstance(kind, type) and isinstance(value, kind)):
@@ -93,14 +95,14 @@ def _number(value: Any, kind: type) -> int | float:
     return kind(number)
 
 
-def _only(value: Any, kind: Any) -> Any:
+def _instance(value: Any, kind: Any) -> Any:
     if not isinstance(value, kind):
         raise TypeError
     return value
 
 
 def _arguments(value: Any) -> Any:
-    """Plain data with numbers as numbers: YAML leaves `1e-3` a string."""
+    """Nested plain data; text such as `1e-3`, which YAML does not read as a number, becomes a number."""
     if isinstance(value, dict):
         return {os.fspath(key): _arguments(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -113,9 +115,9 @@ def _arguments(value: Any) -> Any:
 
 
 def expected(field: Field) -> str:
-    """What a field takes, in words."""
+    """What a field accepts, for messages."""
     names = []
-    for kind in kinds(field.type):
+    for kind in accepted_types(field.type):
         if is_enum(kind):
             names.append("one of " + ", ".join(member.value for member in kind))
         elif get_origin(kind) is list:
@@ -129,14 +131,14 @@ def is_enum(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Enum)
 
 
-def short(value: Any) -> str:
-    """The value as an error shows it: at most 80 characters, and never a token of the Hub."""
+def short_repr(value: Any) -> str:
+    """The value for messages: at most 80 characters, Hub tokens replaced."""
     text = re.sub(r"hf_\w{8,}", "hf_...", repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def check(item: Field, value: Any) -> None:
-    """Nothing, if the value is one of the field's choices and its numbers are in the field's range."""
+def check_value(item: Field, value: Any) -> None:
+    """Raise ConfigError unless the value is one of the field's choices and its numbers are in the field's range."""
     choices, within = item.metadata.get("choices"), item.metadata.get("within") or RANGES.get(item.name)
     if choices and value is not None and value not in choices:
         raise ConfigError(f"{item.name} is {value!r}. Choose one of: {', '.join(choices)}.")
@@ -146,7 +148,7 @@ def check(item: Field, value: Any) -> None:
     for number in value if isinstance(value, list) else [value]:
         above = number >= low if within[0] == "[" else number > low
         below = number <= high if within[-1] == "]" else number < high
-        if not (above and below):  # also for NaN, which is neither
+        if not (above and below):  # NaN is neither
             raise ConfigError(
                 f"{item.name} is {value}, expected {'numbers' * isinstance(value, list) or 'a number'} in {within}."
             )

@@ -1,4 +1,4 @@
-"""What a configuration refuses, and which of its fields exclude each other."""
+"""Refused fields and values, and combinations of fields that exclude each other."""
 
 import re
 from dataclasses import fields
@@ -6,26 +6,26 @@ from dataclasses import fields
 from huggingface_hub import get_token
 from transformers import TrainingArguments
 
-from hf_mixup.config.parser import ARGUMENTS
-
 from ..errors import ConfigError
+from .parser import ARGUMENTS
 
 REFUSED = {
-    "hub_token": "it would be kept in run records. Set the environment variable HF_TOKEN, or run `hf auth login`",
-    "remove_unused_columns": "it drops the image column before the images are read. Leave it out",
-    "dataloader_drop_last": "evaluation would lose its last rows too. Training drops its own incomplete batch",
-    "label_smoothing_factor": "it cannot smooth soft labels. Use label_smoothing",
+    "hub_token": "run records would contain it. Set the environment variable HF_TOKEN, or run `hf auth login`",
+    "remove_unused_columns": "it would drop the image column. Leave it out",
+    "dataloader_drop_last": "evaluation would lose its last rows. Training drops its last incomplete batch in any case",
+    "label_smoothing_factor": "it does not apply to soft labels. Use label_smoothing",
+    "warmup_ratio": "newer transformers do not have it. Use warmup_steps; a value below 1 is a share of all steps",
 }
-SECRET = re.compile(r"\bhf_[A-Za-z0-9]{20,}|://[^/\s]*:[^/\s]*@")  # of a user, and in an address
-TOKEN_LENGTH = 8  # no real one is shorter, and every value holds a single letter
+SECRET = re.compile(r"\bhf_[A-Za-z0-9]{20,}|://[^/\s]*:[^/\s]*@")  # a user's token, a password in a URL
+TOKEN_LENGTH = 8  # a shorter "token" is not a real one, and could occur in any value
 SECRETS = {"token", "hub_token", "use_auth_token", "api_key"}
-FLOORED = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")  # the schedules that end at min_lr
+MIN_LR_SCHEDULES = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
 
 
-def check_together(config: TrainingArguments) -> None:
-    """Raise ConfigError for fields that do not go together."""
+def check_combinations(config: TrainingArguments) -> None:
+    """Raise ConfigError for refused fields, secrets, and fields that exclude each other."""
     for name, reason in REFUSED.items():
-        if value := getattr(config, name):
+        if value := getattr(config, name, None):
             shown = "" if name == "hub_token" else f"={value}"
             raise ConfigError(f"{name}{shown} is refused: {reason}.")
     for name in ARGUMENTS:
@@ -33,23 +33,19 @@ def check_together(config: TrainingArguments) -> None:
             raise ConfigError(f"{name}.{secret.pop()} is refused: {REFUSED['hub_token']}.")
     _check_secrets({item.name: getattr(config, item.name) for item in fields(config)})
     if config.eval_weights == "ema" and config.ema_decay is None:
-        raise ConfigError(
-            "eval_weights is 'ema' but no averaged weights are kept. Set ema_decay, for example to 0.9999."
-        )
+        raise ConfigError("eval_weights is 'ema', but ema_decay is not set. Set ema_decay, for example to 0.9999.")
     _check_images(config)
     _check_schedule(config)
 
 
 def _check_secrets(values: dict) -> None:
-    """Raise ConfigError, without showing it, for a value with a token in it: values are kept in run records."""
+    """Raise ConfigError, without the value, for a value that contains a secret, because run records contain values."""
     token = get_token() or ""
     for name, value in values.items():
         if isinstance(value, dict):
             _check_secrets(value)
         elif isinstance(value, str) and (SECRET.search(value) or (len(token) >= TOKEN_LENGTH and token in value)):
-            raise ConfigError(
-                f"{name} is refused, because there is a token or a password in it: {REFUSED['hub_token']}."
-            )
+            raise ConfigError(f"{name} is refused, because it contains a token or a password: {REFUSED['hub_token']}.")
 
 
 def _check_images(config: TrainingArguments) -> None:
@@ -60,47 +56,47 @@ def _check_images(config: TrainingArguments) -> None:
         )
     for name in ("mean", "std"):
         if getattr(config, name) is not None and len(getattr(config, name)) != 3:
-            raise ConfigError(f"{name} is {getattr(config, name)}, expected three numbers, one for each of R, G and B.")
+            raise ConfigError(f"{name} is {getattr(config, name)}, expected three numbers, for R, G and B.")
 
     size = config.eval_image_size or config.image_size
-    for name, least, asked in (("resize", config.image_size, scale is None), ("eval_resize", size, True)):
+    for name, least, applies in (("resize", config.image_size, scale is None), ("eval_resize", size, True)):
         given = getattr(config, name)
-        if given is not None and given < least and asked:
-            raise ConfigError(f"{name} is {given}, smaller than the {least} px that are cropped. Give {least} or more.")
+        if given is not None and given < least and applies:
+            raise ConfigError(f"{name} is {given}, smaller than the crop of {least} px. Give {least} or more.")
     for one, other in (("eval_resize", "eval_crop_pct"), ("resize", "crop_padding")):
         if getattr(config, one) and getattr(config, other):
-            raise ConfigError(f"{one} and {other} both say how images are cropped. Leave one of them out.")
+            raise ConfigError(f"{one} and {other} both define the crop of images. Leave one of them out.")
     if config.randaugment_ops is not None and not (config.randaugment and config.randaugment_ops):
         raise ConfigError(
-            f"randaugment_ops is {config.randaugment_ops} and randaugment {config.randaugment}. Name one operation or "
-            "more, and set randaugment, for example to rand-m9-mstd0.5."
+            f"randaugment_ops is {config.randaugment_ops} and randaugment is {config.randaugment}. Name one operation "
+            "or more, and set randaugment, for example to rand-m9-mstd0.5."
         )
     if config.aug_repeats > 1 and config.streaming:
         raise ConfigError(
-            f"aug_repeats is {config.aug_repeats}, and streaming knows no copies. Leave out one of the two."
+            f"aug_repeats is {config.aug_repeats}, but streaming does not support it. Leave out one of the two."
         )
 
 
 def _check_schedule(config: TrainingArguments) -> None:
     if config.warmup_epochs and config.warmup_steps:
         raise ConfigError(
-            f"warmup_epochs is {config.warmup_epochs} and warmup_steps {config.warmup_steps}. Set one of them to 0."
+            f"warmup_epochs is {config.warmup_epochs} and warmup_steps is {config.warmup_steps}. Set one of them to 0."
         )
     if config.max_steps <= 0 and config.warmup_epochs > config.num_train_epochs:
         raise ConfigError(
             f"warmup_epochs is {config.warmup_epochs}, more than num_train_epochs ({config.num_train_epochs}): "
-            "give fewer."
+            "give fewer epochs."
         )
 
 
-def set_floor(config: TrainingArguments) -> None:
-    """Tell the schedule of `min_lr`; ConfigError where it has no such end."""
+def set_min_lr(config: TrainingArguments) -> None:
+    """Pass `min_lr` to the learning rate schedule; ConfigError if the schedule has no such argument."""
     given = dict(config.lr_scheduler_kwargs or {})
-    if config.lr_scheduler_type not in FLOORED:
+    if config.lr_scheduler_type not in MIN_LR_SCHEDULES:
         if config.min_lr and "min_lr" not in given:
             raise ConfigError(
-                f"min_lr is {config.min_lr}, which the schedule {config.lr_scheduler_type.value} does not know. "
-                f"Leave out lr_scheduler_type, or choose one of: {', '.join(FLOORED)}."
+                f"min_lr is {config.min_lr}, but the schedule {config.lr_scheduler_type.value} does not support it. "
+                f"Leave out lr_scheduler_type, or choose one of: {', '.join(MIN_LR_SCHEDULES)}."
             )
     elif given.get("min_lr", config.min_lr) != config.min_lr or (config.min_lr and "min_lr_rate" in given):
         raise ConfigError(f"min_lr is {config.min_lr} but lr_scheduler_kwargs is {given}. Give min_lr only.")

@@ -48,7 +48,7 @@ def test_a_copy_with_another_value_is_a_configuration_again():
 def test_the_cosine_ends_at_min_lr_unless_another_schedule_is_asked_for():
     assert MixupConfig(output_dir="x", min_lr=1e-5).lr_scheduler_kwargs == {"min_lr": 1e-5}
     assert MixupConfig(output_dir="x", lr_scheduler_type="linear").lr_scheduler_kwargs is None
-    with pytest.raises(ConfigError, match="min_lr is 1e-05, which the schedule linear does not know"):
+    with pytest.raises(ConfigError, match="min_lr is 1e-05, but the schedule linear does not support it"):
         MixupConfig(output_dir="x", min_lr=1e-5, lr_scheduler_type="linear")
     with pytest.raises(ConfigError, match="Give min_lr only"):
         MixupConfig(output_dir="x", min_lr=1e-5, lr_scheduler_kwargs={"min_lr_rate": 0.1})
@@ -86,8 +86,8 @@ def test_the_cosine_ends_at_min_lr_unless_another_schedule_is_asked_for():
         ({"randaugment_ops": [], "randaugment": "rand-m9"}, ["randaugment_ops is []", "Name one operation or more"]),
         ({"aug_repeats": 0}, ["aug_repeats is 0", "[1, inf)"]),
         ({"aug_repeats": 3, "streaming": True}, ["aug_repeats is 3", "streaming"]),
-        ({"warmup_epochs": 1, "warmup_steps": 9}, ["warmup_epochs is 1", "warmup_steps 9", "one of them to 0"]),
-        ({"warmup_epochs": 4, "num_train_epochs": 3}, ["warmup_epochs is 4", "(3)", "give fewer"]),
+        ({"warmup_epochs": 1, "warmup_steps": 9}, ["warmup_epochs is 1", "warmup_steps is 9", "one of them to 0"]),
+        ({"warmup_epochs": 4, "num_train_epochs": 3}, ["warmup_epochs is 4", "(3)", "give fewer epochs"]),
         ({"eval_strategy": "sometimes"}, ["eval_strategy is 'sometimes'", "no, steps, epoch"]),
         ({"method_args": {"net": object}}, ["method_args is", "plain data"]),
         ({"method_args": {"alpha": float("nan")}}, ["method_args is {'alpha': nan}", "finite"]),
@@ -164,3 +164,15 @@ def test_the_hash_is_of_the_result_not_of_the_files_or_the_place(write):
 def test_the_hash_changes_with_what_changes_the_result(write, argv):
     recipe = write("method: cutmix\nmethod_args: {alpha: 1}\n")
     assert parse([recipe, *argv.split()]).recipe_hash() != parse([recipe]).recipe_hash()
+
+
+@pytest.mark.parametrize(
+    "recipe, expected", [("quickstart", "e1e4ae5df9e99b96"), ("imagenet/deit/deit_base/choice", "80f03cc1287dd45b")]
+)
+def test_the_hash_of_a_recipe_is_the_same_with_every_version_of_transformers(recipe, expected):
+    assert parse([recipe, "--use_cpu"]).recipe_hash() == expected
+
+
+def test_warmup_ratio_is_refused_also_where_transformers_still_has_it():
+    with pytest.raises((ConfigError, TypeError), match="warmup_ratio"):
+        MixupConfig(output_dir="x", warmup_ratio=0.1)

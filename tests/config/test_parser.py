@@ -135,7 +135,7 @@ def test_another_method_on_the_command_line_drops_the_recipes_arguments(write):
         (["--warmup_ratio", "0.1"], ["'warmup_ratio'", "warmup_steps"]),
         (["--alpha=0.2"], ["'alpha'", "method_args.alpha"]),
         (["stray"], ["'stray'", "the command line"]),
-        (["--method"], ["--method", "needs a value"]),
+        (["--method"], ["--method", "requires a value"]),
         (["--model", "a", "b"], ["--model", "one value, not 2", "'a b'"]),
         (["--seed.x", "1"], ["seed", "has no parts"]),
         (["--image_size", "wide"], ["image_size is 'wide' in the command line", "a whole number"]),
@@ -150,7 +150,7 @@ def test_a_wrong_option_is_refused_by_its_name(write, argv, words):
 
 def test_without_a_recipe_the_error_shows_an_example():
     assert "quickstart --method cutmix" in message()
-    assert "The recipe comes first" in message("--method", "cutmix")
+    assert "The first argument must be the recipe" in message("--method", "cutmix")
 
 
 def test_what_training_arguments_refuses_is_a_config_error_too(write):
@@ -201,7 +201,7 @@ def test_arguments_of_an_inner_method_go_when_its_name_changes(write):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("epochz: 3", ["'epochz'", "recipe.yaml", "The nearest known one"]),
+        ("epochz: 3", ["'epochz'", "recipe.yaml", "Nearest known key"]),
         ("1: 3", ["Unknown key 1", "recipe.yaml"]),
         ("- method", ["recipe.yaml", "a list", "not a mapping"]),
         ("", ["recipe.yaml", "empty", "not a mapping"]),

@@ -137,7 +137,7 @@ def test_code_runs_only_with_trust_remote_code_on_the_command_line(here, tmp_pat
     assert "--trust_remote_code true" in capfd.readouterr().err
     bold = recipe_of(tmp_path / "bold.yaml", data, **fields, trust_remote_code=True)
     assert start(bold, "--output_dir", tmp_path / "run") == 2
-    assert "trust_remote_code is not taken from" in capfd.readouterr().err
+    assert "trust_remote_code is refused in" in capfd.readouterr().err
     assert not marker.exists()
     argv = ("--trust_remote_code", "true", "--method", "erm")
     assert start(recipe, "--output_dir", tmp_path / "run", *argv) == 0, capfd.readouterr().err

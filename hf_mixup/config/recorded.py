@@ -1,0 +1,67 @@
+"""The fields of a configuration that determine a run's result: run records and the recipe hash contain only these."""
+
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+from transformers import TrainingArguments
+
+# Fields of TrainingArguments that are in the recipe dict even if unchanged.
+RECORDED = tuple(
+    """num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate
+    lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay max_grad_norm seed""".split()
+)
+# Prefixes of fields that are never in it, because they do not change a run's result.
+EXCLUDED = tuple(
+    """output_dir recipe resume dry_run report_to run_name project debug disable_tqdm trust_remote_code log_ logging_
+    hub_ push_to_hub trackio_ include_num_input skip_memory do_ local_ use_cpu ddp_ fsdp parallelism_config dataloader_
+    torch_compile torch_empty enable_jit activation_checkpointing gradient_checkpointing resume_from restore_callback
+    per_device_eval eval_accumulation eval_do_concat eval_use_gather batch_eval prediction_loss include_for""".split()
+)
+# Prefixes that are excluded only if the last checkpoint is published, not the best one.
+CADENCE = (
+    "eval_strategy",
+    "eval_steps",
+    "eval_delay",
+    "eval_on_start",
+    "save_",
+    "metric_for_best",
+    "greater_is_better",
+)
+
+
+def recorded_values(config: TrainingArguments) -> dict[str, Any]:
+    """The values of all fields of ours, and of those of TrainingArguments in RECORDED or changed, as JSON values."""
+    excluded = EXCLUDED if config.load_best_model_at_end else EXCLUDED + CADENCE
+    values = {}
+    for item in fields(config):
+        if item.name.startswith(excluded):
+            continue
+        value = getattr(config, item.name)
+        ours = item.name not in TrainingArguments.__dataclass_fields__
+        if ours or item.name in RECORDED or json_value(value) != json_value(_unset(item, value)):
+            values[item.name] = json_value(value)
+    return values
+
+
+def default_of(item: Field) -> Any:
+    """The default of a dataclass field."""
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def _unset(item: Field, value: Any) -> Any:
+    """The value of a field that was not set, after TrainingArguments made it a dataclass of defaults."""
+    return type(value)() if is_dataclass(value) else default_of(item)
+
+
+def json_value(value: Any) -> Any:
+    """The value as in JSON, with 1 for 1.0."""
+    if isinstance(value, Enum):
+        return value.value
+    if is_dataclass(value):
+        return json_value(asdict(value))
+    if isinstance(value, dict):
+        return {key: json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
