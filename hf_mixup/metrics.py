@@ -1,6 +1,7 @@
 """Top-1, top-5, negative log-likelihood and calibration error, as numbers and as `evaluate` metrics."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import datasets
 import evaluate
@@ -14,17 +15,17 @@ INPUTS = "predictions: logits, (N, K) floats. references: class numbers, (N,) in
 
 
 def compute_metrics(prediction) -> dict[str, float]:
-    """`{"top1", "top5", "nll", "ece"}` of an EvalPrediction: shares from 0 to 1, and nats. A Trainer's compute_metrics.
+    """`{"top1", "top5", "nll", "ece"}` of an EvalPrediction, for a Trainer's `compute_metrics`; nll in nats, rest 0 to 1.
 
-    Predictions are logits (N, K), labels integers (N,). With fewer than five classes top5 is 1. This works on the
-    arrays; the `evaluate` metrics below give the same numbers, but through Arrow files: slow for many classes.
+    Predictions are logits (N, K), labels integers (N,). With fewer than five classes top5 is 1. The `evaluate` metrics
+    below give the same numbers, but write the logits to Arrow files, which is slow for many classes.
     """
     return _metrics(prediction.predictions, prediction.label_ids)
 
 
 def _metrics(logits, labels) -> dict[str, float]:
     """All four numbers."""
-    rank, nll, confidence = scores(*checked(logits, labels))
+    rank, nll, confidence = scores(*checked_arrays(logits, labels))
     return {
         "top1": float(np.mean(rank < 1)),
         "top5": float(np.mean(rank < TOP)),
@@ -33,12 +34,12 @@ def _metrics(logits, labels) -> dict[str, float]:
     }
 
 
-def checked(logits, labels) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (N, K) and labels (N,) as arrays, or a ValueError that says what is wrong with them."""
+def checked_arrays(logits, labels) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (N, K) and labels (N,) as arrays. Raises ValueError for other shapes, types or class numbers."""
     if isinstance(logits, (tuple, list)) and len(logits) and np.ndim(logits[0]) > 1:
         raise ValueError(
-            f"Predictions are {len(logits)} arrays, not one (N, K) array of logits. Leave eval_do_concat_batches on, "
-            "and have the model return logits alone."
+            f"Predictions are {len(logits)} arrays, not one (N, K) array of logits. Leave eval_do_concat_batches true, "
+            "and return only logits from the model."
         )
     logits, labels = np.asarray(logits), np.asarray(labels)
     if logits.ndim != 2:
@@ -46,17 +47,21 @@ def checked(logits, labels) -> tuple[np.ndarray, np.ndarray]:
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"Labels have shape {labels.shape} and type {labels.dtype}: evaluation needs integer labels (N,). "
-            "Mix in training only."
+            "Mix only in training."
         )
     if len(labels) != len(logits) or not len(labels):
-        raise ValueError(f"There are {len(logits)} predictions and {len(labels)} labels. Give one label an image.")
+        raise ValueError(
+            f"There are {len(logits)} predictions and {len(labels)} labels. Give one label for each image."
+        )
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise ValueError(f"Labels go from {labels.min()} to {labels.max()}; the model has {logits.shape[1]} classes.")
+        raise ValueError(
+            f"Labels range from {labels.min()} to {labels.max()}, but the model has {logits.shape[1]} classes."
+        )
     return logits, labels
 
 
 def scores(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each image the rank of its class (0 is best), its negative log-likelihood, and the highest probability; (N,).
+    """Rank of each image's class (0 is the highest logit), negative log-likelihood, highest probability; each (N,).
 
     Equal logits rank in the order of the classes, so that rank 0 is argmax. A row with a NaN ranks last.
     """
@@ -71,17 +76,17 @@ def _chunks(logits: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray
 
 
 def _chunk(rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`scores` of a few rows of float64 logits."""
+    """`scores` of one chunk of float64 logits."""
     own = rows[np.arange(len(rows)), labels][:, None]
     before = (rows == own) & (np.arange(rows.shape[1]) < labels[:, None])
     rank = np.where(np.isnan(rows).any(1), rows.shape[1], ((rows > own) | before).sum(1))
     highest = rows.max(1, keepdims=True)
-    total = np.exp(rows - highest).sum(1)  # at least 1, so the log below is of no small number
+    total = np.exp(rows - highest).sum(1)  # at least 1, so its log is accurate
     return rank, (np.log(total) + (highest - own)[:, 0]), 1 / total
 
 
 def ece(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error, 0 to 1: |accuracy - confidence| in bins (l, u] of equal width, weighted by images."""
+    """Expected calibration error, 0 to 1: |accuracy - confidence| in bins (l, u] of equal width, weighted by number of images."""
     if np.isnan(confidence).any():
         return float("nan")
     index = np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="left")  # i: edge i-1 < confidence <= edge i
@@ -89,52 +94,43 @@ def ece(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
     return float(np.abs(gap).sum() / len(confidence))
 
 
-def _described(text: str) -> evaluate.MetricInfo:
-    """What `evaluate` asks to know of a metric of logits and class numbers."""
-    features = {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int64")}
-    return evaluate.MetricInfo(
-        description=text,
-        citation=CITATION,
-        inputs_description=INPUTS,
-        features=datasets.Features(features),
-    )
+class ClassificationMetric(evaluate.Metric):
+    """One of the four numbers as an `evaluate` metric of logits and class numbers; subclasses set `key`."""
+
+    key: ClassVar[str]
+
+    def _info(self):
+        features = {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int64")}
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation=CITATION,
+            inputs_description=INPUTS,
+            features=datasets.Features(features),
+        )
+
+    def _compute(self, predictions, references):
+        return {self.key: _metrics(predictions, references)[self.key]}
 
 
-class Top1(evaluate.Metric):
+class Top1(ClassificationMetric):
     """Share of images whose class has the highest logit, 0 to 1."""
 
-    def _info(self):
-        return _described(self.__doc__)
-
-    def _compute(self, predictions, references):
-        return {"top1": _metrics(predictions, references)["top1"]}
+    key = "top1"
 
 
-class Top5(evaluate.Metric):
+class Top5(ClassificationMetric):
     """Share of images whose class is among the five highest logits, 0 to 1; 1 with fewer than five classes."""
 
-    def _info(self):
-        return _described(self.__doc__)
-
-    def _compute(self, predictions, references):
-        return {"top5": _metrics(predictions, references)["top5"]}
+    key = "top5"
 
 
-class NLL(evaluate.Metric):
+class NLL(ClassificationMetric):
     """Mean negative log-likelihood of the class under the softmax of the logits, in nats."""
 
-    def _info(self):
-        return _described(self.__doc__)
-
-    def _compute(self, predictions, references):
-        return {"nll": _metrics(predictions, references)["nll"]}
+    key = "nll"
 
 
-class ECE(evaluate.Metric):
+class ECE(ClassificationMetric):
     """Expected calibration error of the highest probability, 15 bins of equal width, 0 to 1."""
 
-    def _info(self):
-        return _described(self.__doc__)
-
-    def _compute(self, predictions, references):
-        return {"ece": _metrics(predictions, references)["ece"]}
+    key = "ece"
