@@ -15,7 +15,7 @@ INPUTS = "predictions: logits, (N, K) floats. references: class numbers, (N,) in
 
 
 def compute_metrics(prediction) -> dict[str, float]:
-    """`{"top1", "top5", "nll", "ece"}` of an EvalPrediction, for a Trainer's `compute_metrics`; nll in nats, rest 0 to 1.
+    """`{"top1", "top5", "nll", "ece"}` of an EvalPrediction, for a Trainer; nll in nats, the others 0 to 1.
 
     Predictions are logits (N, K), labels integers (N,). With fewer than five classes top5 is 1. The `evaluate` metrics
     below give the same numbers, but write the logits to Arrow files, which is slow for many classes.
@@ -86,7 +86,7 @@ def _chunk(rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def ece(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error, 0 to 1: |accuracy - confidence| in bins (l, u] of equal width, weighted by number of images."""
+    """Expected calibration error, 0 to 1: |accuracy - confidence| in bins (l, u] of equal width, weighted by images."""
     if np.isnan(confidence).any():
         return float("nan")
     index = np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="left")  # i: edge i-1 < confidence <= edge i
