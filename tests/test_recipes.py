@@ -1,4 +1,4 @@
-"""Every recipe that comes with the package: it parses, its network and method are built, and its method trains."""
+"""Every recipe of the package: it is parsed, its network and method are built, and its method trains."""
 
 import copy
 import json
@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from fixtures.loops import check_each
 from PIL import Image
 from transformers import get_scheduler
 
@@ -21,6 +22,7 @@ from hf_mixup.config.types import convert
 from hf_mixup.data import eval_transform
 from hf_mixup.methods import load
 from hf_mixup.models import build_model, save_published
+from hf_mixup.models.safe_load import meta_device
 from hf_mixup.runs.run import image_transform
 from hf_mixup.tasks.classification import classification
 from hf_mixup.trainer.optimizers import add_groups, make_optimizer
@@ -30,19 +32,19 @@ RECIPES = recipes_folder()
 ACCELERATE = sorted((RECIPES / "accelerate").glob("*.yaml"))
 FILES = [path for path in sorted(RECIPES.rglob("*.yaml")) if path not in ACCELERATE and path.parent != RECIPES]
 BASES = [path for path in FILES if path.name == "base.yaml"]
-RUN = [path for path in FILES if path not in BASES]
+RUNS = [path for path in FILES if path not in BASES]
 README = (Path(__file__).parents[1] / "recipes" / "README.md").read_text(encoding="utf-8")
 
 LINES, BASE_LINES, WIDTH = 12, 40, 120
-CLASSES, BATCH, STEPS = 10, 4, 100_000
-LOOKS = ("image_size", "eval_image_size", "resize", "random_resized_crop", "interpolation", "randaugment")
-# A small network for each kind that recipes name, by the start of the name, longest first.
+CLASSES, BATCH, STEPS = 10, 3, 100_000
+IMAGE_FIELDS = ("image_size", "eval_image_size", "resize", "random_resized_crop", "interpolation", "randaugment")
+# A small network for each kind of network in the recipes, by the start of the name.
 SMALL = {
     "cifar_convnext": ("cifar_convnext_tiny", {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}),
     "cifar_": ("cifar_resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}),
     "convnext": ("convnext_tiny", {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}),
     "deit": ("deit_tiny_patch16_224", {"embed_dim": 24, "depth": 4, "num_heads": 3}),
-    # 16, as torch's CPU kernels crash on 8 channels that are stored last, at 224 px
+    # 16 channels, because torch's CPU kernels crash with 8 channels in channels-last format at 224 px
     "resnet": ("resnet18", {"layers": [1, 1, 1, 1], "channels": [16, 16, 16, 16]}),
     "swin": ("swin_tiny_patch4_window7_224", {"embed_dim": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1]}),
     "wrn": ("wrn_28_8", {"layers": [1, 1, 1], "channels": [8, 8, 16]}),
@@ -53,9 +55,9 @@ def relative(path: Path) -> str:
     return path.relative_to(RECIPES).with_suffix("").as_posix()
 
 
-@cache  # reading YAML is most of the time these tests take
-def said(path: Path) -> tuple[list[Path], dict]:
-    """The bases that the file itself names, and the rest of what it says."""
+@cache
+def own_values(path: Path) -> tuple[list[Path], dict]:
+    """The bases that a recipe file names, and its other values."""
     own = load_yaml(path.read_text(encoding="utf-8"), str(path))
     named = own.pop("base", [])
     named = [named] if isinstance(named, str) else named
@@ -63,22 +65,22 @@ def said(path: Path) -> tuple[list[Path], dict]:
 
 
 @cache
-def inherited(path: Path) -> dict:
-    """What the file's bases say."""
+def inherited_values(path: Path) -> dict:
+    """The values of a recipe's bases."""
     merged = {}
-    for base in said(path)[0]:
+    for base in own_values(path)[0]:
         merged = merge(merged, values(base), FIELDS)
     return merged
 
 
 @cache
 def values(path: Path) -> dict:
-    """What the file and its bases say."""
-    return merge(inherited(path), said(path)[1], FIELDS)
+    """The values of a recipe, merged over those of its bases."""
+    return merge(inherited_values(path), own_values(path)[1], FIELDS)
 
 
 @cache
-def configured(path: Path) -> MixupConfig:
+def config_of(path: Path) -> MixupConfig:
     return MixupConfig(**values(path), output_dir="outputs", use_cpu=True)
 
 
@@ -88,86 +90,99 @@ def kind(model: str) -> str:
 
 @cache
 def network(model: str, args: str, size: int, eval_size: int | None):
-    """The recipe's network without memory for its weights, and its image processor."""
+    """The recipe's network, without memory for its weights, as a Net that measures its layers once; image processor."""
     sizes = {"image_size": size, "eval_size": eval_size}
-    with torch.device("meta"):
-        return build_model(model, classes=list("abcdefghij"), model_args=json.loads(args), **sizes)
+    with meta_device():
+        built, processor = build_model(model, classes=list("abcdefghij"), model_args=json.loads(args), **sizes)
+    net = Net(built)
+    net.layers = cache(net.layers)
+    return net, processor
 
 
-def distinct(key) -> list:
-    """Recipes, the first one for each value of `key(values)`."""
-    seen = {}
-    for path in RUN:
-        seen.setdefault(key(values(path)), path)
-    return [pytest.param(path, id=relative(path)) for path in seen.values()]
+def distinct(key) -> list[Path]:
+    """One recipe for each value of `key(values)`."""
+    first = {}
+    for path in RUNS:
+        first.setdefault(key(values(path)), path)
+    return list(first.values())
 
 
-def same_step(given: dict) -> str:
-    """What a step of a method depends on, but for numbers."""
+def step_key(given: dict) -> str:
+    """The values, except numbers, that a step of the method depends on."""
     arguments = {key: value for key, value in given.get("method_args", {}).items() if not isinstance(value, float)}
     return json.dumps([given["method"], arguments, kind(given["model"]), given["image_size"], given.get("loss")])
 
 
-def same_look(given: dict) -> str:
-    """What a training image depends on before it is in a batch."""
-    return json.dumps([given.get(key) for key in LOOKS])
+def image_key(given: dict) -> str:
+    """The values that a training image depends on before it is in a batch."""
+    return json.dumps([given.get(key) for key in IMAGE_FIELDS])
 
 
 # Files
 
 
-@pytest.mark.parametrize("path", FILES, ids=relative)
-def test_a_recipe_is_short_and_opens_with_a_comment(path):
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= (BASE_LINES if path in BASES else LINES)
-    assert lines[0].startswith("# ") and max(map(len, lines)) <= WIDTH
+def test_a_recipe_is_short_and_starts_with_a_comment():
+    def check(path):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert len(lines) <= (BASE_LINES if path in BASES else LINES)
+        assert lines[0].startswith("# ") and max(map(len, lines)) <= WIDTH
+
+    check_each(FILES, check, relative)
 
 
-@pytest.mark.parametrize("path", FILES, ids=relative)
-def test_a_recipe_is_its_difference_from_base(path):
-    before, own = inherited(path), said(path)[1]
-    without = {key: {other: own[other] for other in own if other != key} for key in own}
-    assert [key for key in own if merge(before, without[key], FIELDS) == merge(before, own, FIELDS)] == []
+def test_a_recipe_contains_only_what_differs_from_its_base():
+    def check(path):
+        before, own = inherited_values(path), own_values(path)[1]
+        without = {key: {other: own[other] for other in own if other != key} for key in own}
+        redundant = [key for key in own if merge(before, without[key], FIELDS) == merge(before, own, FIELDS)]
+        assert redundant == []
+
+    check_each(FILES, check, relative)
 
 
-@pytest.mark.parametrize("path", RUN, ids=relative)
-def test_a_recipe_is_parsed(path):
-    config = parse([relative(path), "--use_cpu"])
-    assert config.recipe_dict() == configured(path).recipe_dict()
+def test_a_recipe_is_parsed():
+    def check(path):
+        assert parse([relative(path), "--use_cpu"]).recipe_dict() == config_of(path).recipe_dict()
+
+    check_each(RUNS, check, relative)
 
 
-def test_no_base_names_a_method_and_every_other_recipe_does():
+def test_every_recipe_except_the_bases_names_a_method():
     assert [relative(path) for path in BASES if "method" in values(path)] == []
-    assert [relative(path) for path in RUN if "method" not in values(path)] == []
+    assert [relative(path) for path in RUNS if "method" not in values(path)] == []
 
 
 def test_every_base_is_the_base_of_a_recipe():
-    used = {base for path in RUN for base in said(path)[0]}
+    used = {base for path in RUNS for base in own_values(path)[0]}
     assert [relative(path) for path in BASES if path.resolve() not in used] == []
 
 
-@pytest.mark.parametrize("path", ACCELERATE, ids=relative)
-def test_accelerate_reads_its_files(path):
-    config = load_config_from_file(str(path))
-    assert config.num_processes >= config.num_machines >= 1
+def test_accelerate_reads_its_files():
+    def check(path):
+        config = load_config_from_file(str(path))
+        assert config.num_processes >= config.num_machines >= 1
+
+    check_each(ACCELERATE, check, relative)
 
 
-# What is built
+# Networks, methods, optimizers, schedules and images
 
 
-@pytest.mark.parametrize("path", RUN, ids=relative)
-def test_network_method_optimizer_and_schedule_are_built(path):
-    config = configured(path)
+def test_network_method_optimizer_and_schedule_are_built():
+    check_each(RUNS, check_build, relative)
+
+
+def check_build(path: Path) -> None:
+    config = config_of(path)
     assert timm.is_model(config.model) and (not config.pretrained or timm.is_model_pretrained(config.model))
-    model, processor = network(config.model, json.dumps(config.model_args), config.image_size, config.eval_image_size)
+    net, processor = network(config.model, json.dumps(config.model_args), config.image_size, config.eval_image_size)
     size = config.eval_image_size or config.image_size
     assert tuple(processor.data_config["input_size"]) == (3, size, size)
-    optimizer = make_optimizer(model, config)
+    optimizer = make_optimizer(net.model, config)
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    assert {*map(id, held)} == {id(parameter) for parameter in model.parameters()}
+    assert {*map(id, held)} == {id(parameter) for parameter in net.model.parameters()}
     assert max(group["weight_decay"] for group in optimizer.param_groups) == config.weight_decay
     if "teacher" not in config.method_args:
-        net = Net(model)
         method = load(config.method, **config.method_args)
         method.build(net)
         add_groups(optimizer, MixupStep(net, method, classification), config)
@@ -180,29 +195,34 @@ def test_network_method_optimizer_and_schedule_are_built(path):
         assert factor(warmup) == 1 and factor(STEPS) * group["initial_lr"] == pytest.approx(floor)
 
 
-@pytest.mark.parametrize("path", RUN, ids=relative)
-def test_the_method_takes_its_arguments(path):
-    config = configured(path)
-    method = load(config.method, **config.method_args)
-    given = {key: value for key, value in config.method_args.items() if not isinstance(value, dict | list)}
-    assert given.items() <= method.hyperparameters().items()
-    teacher = config.method_args.get("teacher")
-    assert teacher is None or timm.is_model_pretrained(teacher)
+def test_the_method_accepts_its_arguments():
+    def check(path):
+        config = config_of(path)
+        method = load(config.method, **config.method_args)
+        given = {key: value for key, value in config.method_args.items() if not isinstance(value, dict | list)}
+        assert given.items() <= method.hyperparameters().items()
+        teacher = config.method_args.get("teacher")
+        assert teacher is None or timm.is_model_pretrained(teacher)
+
+    check_each(RUNS, check, relative)
 
 
-@pytest.mark.parametrize("path", distinct(same_look))
-def test_images_come_out_in_the_size_asked_for(path):
-    config = configured(path)
-    _, processor = build_small(config)
+def test_images_have_the_size_of_the_recipe():
     image = Image.effect_noise((250, 180), 64)
-    size = config.eval_image_size or config.image_size
-    assert eval_transform(processor.data_config)(image).shape == (3, size, size)
-    transform = image_transform(config)
-    seen = {transform(image.convert("RGB")).shape for _ in range(5)} if transform else set()
-    assert seen <= {(3, config.image_size, config.image_size)}
+
+    def check(path):
+        config = config_of(path)
+        _, processor = build_small(config)
+        size = config.eval_image_size or config.image_size
+        assert eval_transform(processor.data_config)(image).shape == (3, size, size)
+        transform = image_transform(config)
+        shapes = {transform(image.convert("RGB")).shape for _ in range(5)} if transform else set()
+        assert shapes <= {(3, config.image_size, config.image_size)}
+
+    check_each(distinct(image_key), check, relative)
 
 
-# What is run
+# Steps
 
 
 def build_small(config: MixupConfig):
@@ -230,10 +250,13 @@ def teacher(tmp_path_factory) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("path", distinct(same_step))
-def test_a_step_on_a_small_network_moves_it(path, tmp_path, teacher):
-    config = copy.deepcopy(configured(path))
-    config.output_dir, config.dataloader_num_workers, config.eval_strategy = str(tmp_path), 0, "no"
+def test_a_step_of_each_method_changes_a_small_network(tmp_path, teacher):
+    check_each(distinct(step_key), lambda path: check_step(path, tmp_path, teacher), relative)
+
+
+def check_step(path: Path, folder: Path, teacher: str) -> None:
+    config = copy.deepcopy(config_of(path))
+    config.output_dir, config.dataloader_num_workers, config.eval_strategy = str(folder), 0, "no"
     if getattr(load(config.method, **config.method_args), "teacher", None):
         config.method_args["teacher"] = teacher
     model, processor = build_small(config)
@@ -247,7 +270,7 @@ def test_a_step_on_a_small_network_moves_it(path, tmp_path, teacher):
     losses = trainer.step.train()(seed=trainer.next_seed(), **batch)
     sum(losses.values()).backward()
     for group in trainer.optimizer.param_groups:
-        group["lr"] = 1e-3  # the first step of a warm-up has none
+        group["lr"] = 1e-3  # the first step of a warm-up has a learning rate of 0
     trainer.optimizer.step()
     trainer.method.after_step(trainer.step.net)
     assert all(loss.isfinite() for loss in losses.values())
@@ -255,7 +278,7 @@ def test_a_step_on_a_small_network_moves_it(path, tmp_path, teacher):
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-# The README beside them
+# recipes/README.md
 
 
 def test_the_readme_names_every_folder():
@@ -263,9 +286,9 @@ def test_the_readme_names_every_folder():
     assert [folder for folder in sorted(folders) if f"`{folder}`" not in README] == []
 
 
-def test_the_other_networks_that_are_named_exist():
-    told = "\n".join([README, *(path.read_text(encoding="utf-8") for path in BASES)])
-    named = re.findall(r"--model ([\w.]*\w)", told) + re.findall(r"`((?:resne|resnext|efficientnet)\w*[\w.]*)`", README)
+def test_the_other_networks_in_the_readme_and_the_bases_exist():
+    text = "\n".join([README, *(path.read_text(encoding="utf-8") for path in BASES)])
+    named = re.findall(r"--model ([\w.]*\w)", text) + re.findall(r"`((?:resne|resnext|efficientnet)\w*[\w.]*)`", README)
     assert len(named) > 20 and [name for name in named if not timm.is_model(name)] == []
 
 
