@@ -1,4 +1,4 @@
-"""What is packaged is what there is."""
+"""setup.cfg lists every package."""
 
 import configparser
 from pathlib import Path

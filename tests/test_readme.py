@@ -1,4 +1,4 @@
-"""The README says what the code is and does."""
+"""The README agrees with the code."""
 
 import re
 import sys
@@ -24,21 +24,21 @@ def block_with(words: str) -> str:
     return found
 
 
-def test_the_table_of_methods_is_the_generated_one():
+def test_generated_parts_are_up_to_date():
     assert updated(README) == README
 
 
-def test_files_it_names_are_there():
+def test_linked_files_exist():
     for path in re.findall(r"\]\(([\w/.]+)\)", README):
         assert (ROOT / path).is_file(), path
 
 
-def test_the_method_by_itself_runs(capsys):
+def test_the_example_of_a_single_method_runs(capsys):
     exec(block_with("method.mix(None"), {})
     assert "tensor" in capsys.readouterr().out
 
 
-def test_the_plain_loop_runs():
+def test_the_example_of_a_training_loop_runs():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
     loader = [(torch.rand(4, 3, 8, 8), torch.randint(10, (4,)))]
     space = {"torch": torch, "model": model, "loader": loader}
@@ -47,16 +47,16 @@ def test_the_plain_loop_runs():
     space["loss"].backward()
 
 
-def test_the_two_commands_are_the_first_two():
+def test_the_first_two_commands_install_train_and_test():
     first, second, *_ = blocks("bash")
     assert "recipes/quickstart.yaml" in first and "pip install" in first
     assert "pytest" in second and "pip install" in second
 
 
-def test_the_method_it_shows_is_the_one_in_the_package():
+def test_the_method_shown_is_that_of_the_package():
     method = (ROOT / "hf_mixup" / "methods" / "smoothmix.py").read_text()
     shown = block_with("class SmoothMix(Method)")
-    there = {line.replace('"""', "") for line in method.splitlines()}
-    assert {line.replace('"""', "") for line in shown.splitlines()} <= there
+    lines = {line.replace('"""', "") for line in method.splitlines()}
+    assert {line.replace('"""', "") for line in shown.splitlines()} <= lines
     [recipe] = blocks("yaml")
     assert recipe in (ROOT / "recipes" / "cifar100" / "smoothmix.yaml").read_text()

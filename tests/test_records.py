@@ -1,4 +1,4 @@
-"""Numbers that recipes and README claim are those of the run records."""
+"""Numbers in recipes and README are those of the run records."""
 
 import json
 import math
@@ -7,43 +7,48 @@ import statistics
 from pathlib import Path
 
 import pytest
+from fixtures.loops import check_each
 
 from hf_mixup import available
 from hf_mixup.benchmark import speed
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "hub_cards" / "records"
-T_OF_FOUR = 2.776  # the two-sided 5 % point of Student's t with 4 degrees of freedom
+T_OF_FOUR = 2.776  # two-sided 5 % point of Student's t with 4 degrees of freedom
 
 
 def records(name: str) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted((RECORDS / name).glob("*.json"))]
 
 
-@pytest.mark.parametrize("path", sorted(RECORDS.rglob("*.json")), ids=lambda path: path.stem)
-def test_a_record_is_of_a_finished_run_of_a_known_commit(path):
-    record = json.loads(path.read_text())
-    assert record["status"] == "finished" and record["schema_version"] == 1
-    assert re.fullmatch(r"[0-9a-f]{40}", record["commit"])
+def test_every_record_is_of_a_finished_run_with_a_commit():
+    def check(path):
+        record = json.loads(path.read_text())
+        assert record["status"] == "finished" and record["schema_version"] == 1
+        assert re.fullmatch(r"[0-9a-f]{40}", record["commit"])
+
+    paths = sorted(RECORDS.rglob("*.json"))
+    assert paths
+    check_each(paths, check, lambda path: path.stem)
 
 
-def test_the_quick_start_claims_what_its_records_say():
+def test_claims_about_the_quick_start_are_those_of_its_records():
     runs = records("quickstart")
     top1 = sorted(run["final"]["top1"] for run in runs)
     seconds = sorted(run["wall_s"] for run in runs)
     assert sorted(run["seed"] for run in runs) == [0, 1, 2]
-    said = (ROOT / "recipes" / "quickstart.yaml").read_text() + (ROOT / "README.md").read_text()
+    text = (ROOT / "recipes" / "quickstart.yaml").read_text() + (ROOT / "README.md").read_text()
     low, mean, high = (f"{value:.3f}".removeprefix("0") for value in (top1[0], sum(top1) / len(top1), top1[-1]))
-    assert f"{mean} top-1 ({low} to {high}" in said and f"{low} to {high} top-1" in said
-    assert said.count(f"{seconds[0]:.0f} to {seconds[-1]:.0f} s of training") == 2
+    assert f"{mean} top-1 ({low} to {high}" in text and f"{low} to {high} top-1" in text
+    assert text.count(f"{seconds[0]:.0f} to {seconds[-1]:.0f} s of training") == 2
 
 
 @pytest.mark.parametrize("metric", ["top1", "nll"])
-def test_two_processes_train_as_well_as_one(metric):
-    """The means of three seeds differ by no more than chance does: Student's t at 5 %, with both spreads pooled."""
+def test_two_processes_reach_the_metrics_of_one(metric):
+    """The means of three seeds do not differ significantly: Student's t at 5 %, pooled variance."""
     one, two = records("quickstart"), records("two_processes")
     assert {run["world_size"] for run in one} == {1} and {run["world_size"] for run in two} == {2}
-    for run in two:  # the same run but for how a batch is split
+    for run in two:  # only the batch size per process differs
         [alone] = [other["recipe"] for other in one if other["seed"] == run["seed"]]
         changed = {key for key in run["recipe"] if key in alone and run["recipe"][key] != alone[key]}
         assert changed == {"per_device_train_batch_size"}
@@ -54,7 +59,7 @@ def test_two_processes_train_as_well_as_one(metric):
     assert abs(statistics.mean(values[0]) - statistics.mean(values[1])) <= T_OF_FOUR * error
 
 
-def test_what_the_readme_says_of_the_input_path_is_what_was_measured():
+def test_claims_about_the_input_path_are_those_of_its_record():
     cases = json.loads((RECORDS.parent / "speed" / "input.json").read_text())["cases"]
     [small], [large] = ([c for c in cases if c["size"] == size and c["workers"] == 2] for size in (32, 224))
     decoding = large["limits"]["decoding, PIL"]["images_per_s"]["median"]
@@ -67,7 +72,7 @@ def test_what_the_readme_says_of_the_input_path_is_what_was_measured():
     assert all(round(decoding / speed) == 5 for speed in large.values())
 
 
-def test_two_processes_reach_what_the_readme_says():
+def test_claims_about_two_processes_are_those_of_their_records():
     assert {run["seed"]: round(run["final"]["top1"], 3) for run in records("two_processes")} == {
         0: 0.854,
         1: 0.854,
@@ -76,7 +81,7 @@ def test_two_processes_reach_what_the_readme_says():
     assert "reached .854 top-1 with each of three seeds" in (ROOT / "README.md").read_text()
 
 
-def test_twenty_killed_runs_ended_with_the_same_bits():
+def test_twenty_killed_and_resumed_runs_have_bit_equal_weights():
     files = sorted((RECORDS / "kill_and_resume").glob("processes-*.jsonl"))
     rounds = [json.loads(line) for path in files for line in path.read_text().splitlines()]
     assert [sum(found["processes"] == count for found in rounds) for count in (1, 2)] == [10, 10]
@@ -93,7 +98,7 @@ def test_twenty_runs_killed_while_saving_left_a_complete_checkpoint():
     assert f"killed, {while_saving} of them while saving" in (ROOT / "README.md").read_text()
 
 
-def test_what_the_readme_says_of_steps_is_what_was_measured():
+def test_claims_about_step_costs_are_those_of_their_record():
     steps = json.loads((RECORDS.parent / "speed" / "step.json").read_text())["methods"]
     free = [step["relative"] for step in steps.values() if step["extra_passes"] == 0]
     assert "cost 0 to 3 %" in (ROOT / "README.md").read_text() and 0.97 < min(free) and max(free) < 1.035
@@ -103,12 +108,12 @@ def test_what_the_readme_says_of_steps_is_what_was_measured():
     assert half == pytest.approx(whole / 4, abs=0.01)
 
 
-def test_every_method_has_trained_two_epochs():
+def test_every_method_has_a_record_of_two_epochs():
     assert {run["method"]["name"] for run in records("two_epochs")} == set(available())
     assert {run["steps"] for run in records("two_epochs")} == {40}
 
 
-def test_the_speed_record_has_every_case_with_one_and_two_threads():
+def test_the_speed_record_contains_every_case_with_one_and_two_threads():
     cases = json.loads((RECORDS.parent / "speed" / "batch.json").read_text())["cases"]
     kinds = {(case["threads"], case["kept_memory"]) for case in cases}
     assert kinds == {(1, False), (1, True), (2, False), (2, True)}

@@ -1,4 +1,4 @@
-"""The harness measures what it says; how fast anything is, no test asserts."""
+"""The speed benchmark measures, records and reports correctly; no test asserts a speed."""
 
 import argparse
 import json
@@ -29,7 +29,7 @@ def options(tmp_path, monkeypatch):
     return argparse.Namespace(**made, only=["mixup", "puzzlemix grid 4"], openmixup=None, kept_memory=0)
 
 
-def test_candidates_take_turns_in_every_round():
+def test_every_round_calls_each_candidate_once():
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
     taken = timing.interleaved(calls, 0.0, fewest=5, warm_up=2)
@@ -43,7 +43,7 @@ def test_times_are_milliseconds_in_order():
     assert (times.low, times.median, times.high, times.rounds) == (2.0, 3.0, 4.0, 5)
 
 
-def test_the_record_has_floor_ours_and_every_peer_that_is_there(options, capsys):
+def test_the_record_contains_floor_ours_and_every_installed_library(options, capsys):
     speed._measure_all(options)
     record = json.loads(options.record.read_text())
     mixup = next(case for case in record["cases"] if case["case"] == "mixup" and not case["per_image"])
@@ -52,7 +52,7 @@ def test_the_record_has_floor_ours_and_every_peer_that_is_there(options, capsys)
     assert "puzzlemix grid 4, 4x3x32x32" in capsys.readouterr().out
 
 
-def test_cases_that_the_record_has_are_not_run_again(options, monkeypatch):
+def test_cases_in_the_record_are_not_measured_again(options, monkeypatch):
     speed._measure_all(options)
     before = options.record.read_text()
     monkeypatch.setattr(speed, "measure", None)
@@ -60,7 +60,7 @@ def test_cases_that_the_record_has_are_not_run_again(options, monkeypatch):
     assert json.loads(options.record.read_text())["cases"] == json.loads(before)["cases"]
 
 
-def test_every_case_mixes_as_its_method_alone(options):
+def test_every_case_returns_mixed_images_and_targets(options):
     for case in speed.cases():
         x, labels = torch.rand(SMALL), torch.arange(4)
         for name, call in speed.ours(case, x.clone(), labels).items():
@@ -70,7 +70,7 @@ def test_every_case_mixes_as_its_method_alone(options):
 
 @pytest.mark.parametrize("method", ["mixup", "cutmix"])
 @pytest.mark.parametrize("per_image", [False, True])
-def test_peers_give_images_and_soft_targets(method, per_image):
+def test_other_libraries_return_images_and_soft_targets(method, per_image):
     found = peers.candidates(method, per_image, 5, None)
     assert "timm" in found and ("torchvision" in found) == (not per_image)
     for call in found.values():
@@ -79,7 +79,7 @@ def test_peers_give_images_and_soft_targets(method, per_image):
         torch.testing.assert_close(targets.sum(1), torch.ones(4), atol=1e-4, rtol=0)
 
 
-def test_a_checkout_of_openmixup_is_read_without_its_package(tmp_path):
+def test_openmixup_is_loaded_from_a_checkout_without_its_package(tmp_path):
     augments = tmp_path / "openmixup" / "models" / "augments"
     augments.mkdir(parents=True)
     (augments / "mixup.py").write_text(OPENMIXUP)
@@ -90,7 +90,7 @@ def test_a_checkout_of_openmixup_is_read_without_its_package(tmp_path):
     assert "OpenMixup" not in peers.candidates("fmix", False, 4, tmp_path)
 
 
-def test_the_table_says_milliseconds_floors_and_the_best_peer():
+def test_the_table_has_milliseconds_floors_and_the_fastest_other_library():
     times = {"floor": 0.5, "ours": 2.0, "ours, out": 1.0, "timm": 3.0, "kornia": 9.0}
     case = {"case": "mixup", "per_image": True, "size": [2, 3, 32, 32], "threads": 1, "kept_memory": True}
     case["milliseconds"] = {name: {"median": time} for name, time in times.items()} | {"broken": {"error": "no"}}
@@ -117,7 +117,7 @@ def test_extra_passes_are_counted(arguments, passes, monkeypatch):
     assert step.extra_passes(network, arguments) == pytest.approx(passes, abs=0.15)
 
 
-def test_a_step_is_measured_on_a_network_that_the_method_can_read(monkeypatch):
+def test_a_step_is_measured_on_a_network_that_the_method_supports(monkeypatch):
     cnn = ("resnet18", {"layers": [1, 1, 1, 1], "channels": [16, 16, 16, 16]})
     vit = ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 96})
     monkeypatch.setattr(step, "NETWORKS", {"cnn": cnn, "vit": vit})
@@ -128,7 +128,7 @@ def test_a_step_is_measured_on_a_network_that_the_method_can_read(monkeypatch):
     assert found["network"] == "vit" and found["relative"] > 0 and found["rounds"] == 2
 
 
-def test_a_profile_names_the_operators_of_a_call():
+def test_a_profile_lists_the_operators_of_a_call():
     x, y = torch.rand(64, 64), torch.rand(64, 64)
     seen = operators(lambda: (x @ y).relu())
     assert {"aten::mm", "aten::relu"} <= set(seen["most"]) and seen["operators"] >= 2

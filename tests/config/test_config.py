@@ -1,4 +1,4 @@
-"""The configuration in plain Python: defaults, refusals, help, and what defines a run."""
+"""The configuration in plain Python: defaults, validation, help, recipe hash."""
 
 import json
 from dataclasses import fields, replace
@@ -24,7 +24,7 @@ def write(tmp_path):
     return write_recipe
 
 
-def test_it_is_usable_in_plain_python_with_our_defaults():
+def test_defaults_in_plain_python():
     config = MixupConfig(output_dir="x", method="cutmix")
     assert (config.method, config.output_dir, config.seed, config.image_size) == ("cutmix", "x", 0, 32)
     assert config.eval_strategy == config.save_strategy == config.logging_strategy == "epoch"
@@ -32,20 +32,20 @@ def test_it_is_usable_in_plain_python_with_our_defaults():
     assert config.report_to == [] and config.save_total_limit == 2
 
 
-def test_every_field_of_ours_has_a_help_line_of_one_line():
+def test_every_field_of_ours_has_one_line_of_help():
     own = [item for item in fields(MixupConfig) if "within" in item.metadata]
     assert len(own) > 50
     assert all(item.metadata["help"].endswith(".") and "\n" not in item.metadata["help"] for item in own)
 
 
-def test_a_copy_with_another_value_is_a_configuration_again():
+def test_dataclasses_replace_copies_a_configuration():
     config = MixupConfig(output_dir="x", method_args={"alpha": "1e-3"}, lr_scheduler_kwargs=None)
     copy = replace(config, output_dir="y")
     assert copy.recipe_dict() == config.recipe_dict()
     assert copy.method_args == {"alpha": 0.001}
 
 
-def test_the_cosine_ends_at_min_lr_unless_another_schedule_is_asked_for():
+def test_min_lr_is_passed_to_the_cosine_schedule_only():
     assert MixupConfig(output_dir="x", min_lr=1e-5).lr_scheduler_kwargs == {"min_lr": 1e-5}
     assert MixupConfig(output_dir="x", lr_scheduler_type="linear").lr_scheduler_kwargs is None
     with pytest.raises(ConfigError, match="min_lr is 1e-05, but the schedule linear does not support it"):
@@ -93,13 +93,13 @@ def test_the_cosine_ends_at_min_lr_unless_another_schedule_is_asked_for():
         ({"method_args": {"alpha": float("nan")}}, ["method_args is {'alpha': nan}", "finite"]),
     ],
 )
-def test_a_value_no_run_can_use_is_refused_with_the_value_and_the_way_out(values, words):
+def test_an_invalid_value_is_refused_with_the_value_and_what_to_do(values, words):
     with pytest.raises(ConfigError) as caught:
         MixupConfig(output_dir="x", **values)
     assert [word for word in words if word not in str(caught.value)] == []
 
 
-def test_a_token_in_plain_python_is_refused_and_not_shown():
+def test_a_token_in_plain_python_is_refused_and_not_printed():
     with pytest.raises(ConfigError, match="hf auth login") as caught:
         MixupConfig(output_dir="x", hub_token=CANARY)
     assert CANARY not in str(caught.value)
@@ -115,10 +115,10 @@ def test_help_lists_every_field_and_exits_with_0(capsys):
     assert shown.index("--data") < shown.index("--method") < shown.index("--learning_rate")
 
 
-# What defines a run
+# Recipe dict and hash
 
 
-def test_the_recipe_dict_is_json_and_has_every_field_of_ours_that_makes_the_result():
+def test_the_recipe_dict_is_json_and_contains_our_fields_that_determine_the_result():
     config = MixupConfig(output_dir="x", bf16=True, use_cpu=True, accelerator_config={"split_batches": True})
     recipe = config.recipe_dict()
     assert json.loads(json.dumps(recipe, allow_nan=False)) == recipe
@@ -138,12 +138,12 @@ def test_the_recipe_dict_is_json_and_has_every_field_of_ours_that_makes_the_resu
     assert again.recipe_hash() == config.recipe_hash()
 
 
-def test_the_hash_is_of_the_result_not_of_the_files_or_the_place(write):
+def test_the_hash_is_independent_of_files_hardware_and_output(write):
     write("method: cutmix\nmethod_args: {alpha: 1}\n", "base.yaml")
     nested = parse([write("base: base.yaml\nlearning_rate: 1e-3\n", "nested.yaml")])
     flat = write("learning_rate: 0.001\nmethod: cutmix\nmethod_args: {alpha: 1.0}\n", "flat.yaml")
-    elsewhere = ["--output_dir", "there", "--resume", "--dry_run", "--use_cpu", "--dataloader_num_workers", "2"]
-    elsewhere += [
+    unrelated = ["--output_dir", "there", "--resume", "--dry_run", "--use_cpu", "--dataloader_num_workers", "2"]
+    unrelated += [
         "--logging_steps",
         "3",
         "--report_to",
@@ -153,15 +153,15 @@ def test_the_hash_is_of_the_result_not_of_the_files_or_the_place(write):
         "--hub_model_id",
         "a/b",
     ]
-    elsewhere += ["--per_device_eval_batch_size", "3", "--save_strategy", "no", "--disable_tqdm", "--run_name", "a"]
-    assert nested.recipe_hash() == parse([flat]).recipe_hash() == parse([flat, *elsewhere]).recipe_hash()
+    unrelated += ["--per_device_eval_batch_size", "3", "--save_strategy", "no", "--disable_tqdm", "--run_name", "a"]
+    assert nested.recipe_hash() == parse([flat]).recipe_hash() == parse([flat, *unrelated]).recipe_hash()
     assert len(nested.recipe_hash()) >= 12
 
 
 @pytest.mark.parametrize(
     "argv", ["--method_args.alpha 0.2", "--seed 1", "--learning_rate 1", "--bf16 --use_cpu", "--adam_beta2 0.9"]
 )
-def test_the_hash_changes_with_what_changes_the_result(write, argv):
+def test_the_hash_depends_on_settings_that_determine_the_result(write, argv):
     recipe = write("method: cutmix\nmethod_args: {alpha: 1}\n")
     assert parse([recipe, *argv.split()]).recipe_hash() != parse([recipe]).recipe_hash()
 
@@ -173,6 +173,6 @@ def test_the_hash_of_a_recipe_is_the_same_with_every_version_of_transformers(rec
     assert parse([recipe, "--use_cpu"]).recipe_hash() == expected
 
 
-def test_warmup_ratio_is_refused_also_where_transformers_still_has_it():
+def test_warmup_ratio_is_refused_with_every_version_of_transformers():
     with pytest.raises((ConfigError, TypeError), match="warmup_ratio"):
         MixupConfig(output_dir="x", warmup_ratio=0.1)

@@ -1,4 +1,4 @@
-"""Recipes and command lines: what wins over what, and what is refused in which words."""
+"""Recipes and command lines: precedence, types and error messages."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def write(tmp_path):
 
 
 def message(*argv):
-    """What `parse` says when it refuses the arguments: always one paragraph."""
+    """The error message of `parse` for invalid arguments: one line."""
     with pytest.raises(ConfigError) as caught:
         parse(list(argv))
     assert "\n" not in str(caught.value)
@@ -32,7 +32,7 @@ def message(*argv):
 # Types
 
 
-def test_1e_3_is_a_number_wherever_a_number_is_meant(write):
+def test_1e_3_is_a_number(write):
     recipe = write("learning_rate: 1e-3\nmin_lr: 1e-6\nmethod_args: {alpha: 1e-1, list: [1E2, '16']}\nmax_steps: 1e3\n")
     config = parse([recipe])
     assert (config.learning_rate, config.min_lr, config.max_steps) == (1e-3, 1e-6, 1000)
@@ -57,7 +57,7 @@ def test_1e_3_is_a_number_wherever_a_number_is_meant(write):
         ("optim: best", ["optim is 'best'", "adamw_torch"]),
     ],
 )
-def test_a_value_of_another_type_is_refused_with_field_value_file_and_type(write, line, words):
+def test_a_value_of_the_wrong_type_is_refused_with_field_value_file_and_type(write, line, words):
     recipe = write(line)
     text = message(recipe)
     assert [word for word in [*words, recipe] if word not in text] == []
@@ -74,7 +74,7 @@ def test_a_bare_no_is_a_strategy_and_a_bare_false_a_flag(write):
     assert config.eval_strategy == config.save_strategy == "no" and config.streaming is False
 
 
-def test_null_is_the_default(write):
+def test_null_stands_for_the_default(write):
     config = parse(
         [write("image_size: null\nrevision: null\nmethod: null\nsave_total_limit: null\noutput_dir: null\n")]
     )
@@ -84,13 +84,13 @@ def test_null_is_the_default(write):
         "mixup",
         "outputs/recipe",
     )
-    assert config.save_total_limit is None  # where None is a value of its own, it is meant
+    assert config.save_total_limit is None  # a field whose None is not its default
 
 
 # Command line
 
 
-def test_the_command_line_wins_over_the_recipe(write):
+def test_the_command_line_overrides_the_recipe(write):
     recipe = write(
         "learning_rate: 0.1\nimage_size: 64\nmodel: resnet18\nmodel_args: {layers: [1, 1], channels: [8, 8]}\n"
     )
@@ -99,7 +99,7 @@ def test_the_command_line_wins_over_the_recipe(write):
     assert config.model_args == {"layers": [1, 1], "channels": [16, 32]}
 
 
-def test_lists_are_several_words_or_one_in_brackets(write):
+def test_a_list_is_several_words_or_one_word_in_brackets(write):
     recipe = write("data: sample")
     for argv in (["--mean", "0.1", "0.2", "0.3"], ["--mean", "[0.1, 0.2, 3e-1]"], ["--mean=[0.1,0.2,0.3]"]):
         assert parse([recipe, *argv]).mean == [0.1, 0.2, 0.3]
@@ -108,14 +108,14 @@ def test_lists_are_several_words_or_one_in_brackets(write):
     assert parse([recipe, "--include_for_metrics", "loss"]).include_for_metrics == ["loss"]
 
 
-def test_text_on_the_command_line_stays_as_typed(write):
+def test_text_on_the_command_line_is_unchanged(write):
     config = parse(
         [write("data: sample"), "--revision", "012345", "--run_name", "no", "--randaugment=rand-m9-mstd0.5-inc1"]
     )
     assert (config.revision, config.run_name, config.randaugment) == ("012345", "no", "rand-m9-mstd0.5-inc1")
 
 
-def test_dotted_arguments_reach_any_depth_and_negative_numbers_are_values(write):
+def test_dotted_arguments_of_any_depth_and_negative_numbers(write):
     argv = ["--method_args.base.alpha", "0.2", "--method_args.base.name", "mixup", "--method_args.shift", "-1"]
     config = parse([write("method: regmixup"), *argv, "--max-steps", "-1"])
     assert config.method_args == {"base": {"alpha": 0.2, "name": "mixup"}, "shift": -1}
@@ -143,7 +143,7 @@ def test_another_method_on_the_command_line_drops_the_recipes_arguments(write):
         (["--recipe", "other"], ["'recipe'", "the command line"]),
     ],
 )
-def test_a_wrong_option_is_refused_by_its_name(write, argv, words):
+def test_an_invalid_option_is_refused_by_name(write, argv, words):
     text = message(write("data: sample"), *argv)
     assert [word for word in words if word not in text] == []
 
@@ -153,7 +153,7 @@ def test_without_a_recipe_the_error_shows_an_example():
     assert "The first argument must be the recipe" in message("--method", "cutmix")
 
 
-def test_what_training_arguments_refuses_is_a_config_error_too(write):
+def test_errors_of_training_arguments_become_config_errors(write):
     recipe = write("load_best_model_at_end: true\neval_strategy: steps\n")
     assert "load_best_model_at_end requires" in message(recipe).replace("--", "")
 
@@ -161,20 +161,20 @@ def test_what_training_arguments_refuses_is_a_config_error_too(write):
 # Recipes
 
 
-def test_a_recipe_sets_its_name_and_its_output_folder(write):
+def test_the_name_of_a_recipe_sets_the_output_folder(write):
     config = parse([write("data: sample", "cutmix.yaml")])
     assert (config.recipe, config.output_dir) == ("cutmix.yaml", "outputs/cutmix")
     assert parse([write("output_dir: here")]).output_dir == "here"
 
 
-def test_a_packaged_recipe_is_found_by_name_and_a_wrong_name_lists_the_nearest():
+def test_a_packaged_recipe_is_found_by_name_and_an_unknown_name_lists_the_nearest():
     config = parse(["quickstart"])
     assert (config.recipe, config.data, config.output_dir) == ("quickstart", "sample", "outputs/quickstart")
     text = message("quickstrat.yaml")
     assert "'quickstrat.yaml'" in text and "quickstart" in text
 
 
-def test_a_base_is_merged_arguments_key_by_key_and_the_rest_replaced(write):
+def test_arguments_of_a_base_are_merged_by_key_and_other_fields_replaced(write):
     write("model_args: {layers: [1, 1], stem: {width: 8, pad: 1}}\nmean: [0.1, 0.2, 0.3]\nseed: 1\n", "base.yaml")
     write("seed: 2\nflip: 0\n", "more/second.yaml")
     config = parse(
@@ -185,14 +185,14 @@ def test_a_base_is_merged_arguments_key_by_key_and_the_rest_replaced(write):
 
 
 @pytest.mark.parametrize("name", ["method", "model", "task", "optimizer"])
-def test_arguments_of_a_base_go_when_what_they_belong_to_changes(write, name):
+def test_arguments_of_a_base_are_dropped_if_their_component_changes(write, name):
     write(f"{name}: a\n{name}_args: {{x: 1, y: 2}}\n", "base.yaml")
     assert getattr(parse([write(f"base: base.yaml\n{name}: b\n{name}_args: {{x: 3}}")]), f"{name}_args") == {"x": 3}
     same = parse([write(f"base: base.yaml\n{name}: a\n{name}_args: {{x: 3}}")])
     assert getattr(same, f"{name}_args") == {"x": 3, "y": 2}
 
 
-def test_arguments_of_an_inner_method_go_when_its_name_changes(write):
+def test_arguments_of_an_inner_method_are_dropped_if_its_name_changes(write):
     write("method: regmixup\nmethod_args: {eta: 0.1, base: {name: mixup, alpha: 1}}\n", "base.yaml")
     config = parse([write("base: base.yaml\nmethod_args: {base: {name: cutmix}}\n")])
     assert config.method_args == {"eta": 0.1, "base": {"name": "cutmix"}}
@@ -214,17 +214,17 @@ def test_arguments_of_an_inner_method_go_when_its_name_changes(write):
         ("base: none.yaml", ["none.yaml", "No such file", "base of", "recipe.yaml"]),
     ],
 )
-def test_a_wrong_recipe_is_refused_with_its_file_and_the_reason(write, text, words):
+def test_an_invalid_recipe_is_refused_with_file_and_reason(write, text, words):
     said = message(write(text))
     assert [word for word in words if word not in said] == []
 
 
-def test_a_mistake_in_a_base_names_the_base(write):
+def test_an_error_in_a_base_names_the_base(write):
     base = write("image_size: wide", "base.yaml")
     assert base in message(write("base: base.yaml\nimage_size: 32\n"))
 
 
-def test_a_circle_of_bases_is_shown(write):
+def test_a_cycle_of_bases_is_refused(write):
     write("base: two.yaml", "one.yaml")
     text = message(write("base: one.yaml", "two.yaml"))
     assert text.index("two.yaml") < text.index("one.yaml") < text.rindex("two.yaml")
@@ -237,7 +237,7 @@ def test_a_circle_of_bases_is_shown(write):
 @pytest.mark.parametrize(
     "argv", [["--hub_token", CANARY], [f"--hub-token={CANARY}"], ["--hub_token", CANARY, "x"], [CANARY]]
 )
-def test_a_token_on_the_command_line_is_refused_and_not_shown(write, argv):
+def test_a_token_on_the_command_line_is_refused_and_not_printed(write, argv):
     assert CANARY not in message(write("data: sample"), *argv)
 
 
@@ -252,5 +252,5 @@ def test_a_token_on_the_command_line_is_refused_and_not_shown(write, argv):
         f"image_size: {CANARY}",
     ],
 )
-def test_a_token_in_a_recipe_is_refused_and_not_shown(write, line):
+def test_a_token_in_a_recipe_is_refused_and_not_printed(write, line):
     assert CANARY not in message(write(line))

@@ -1,6 +1,7 @@
-"""Fields of a recipe that say how images look reach the data, the network and what is published."""
+"""Image fields of a recipe take effect in data, network and published files."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import timm
@@ -19,7 +20,9 @@ VIT = {"embed_dim": 24, "depth": 2, "num_heads": 3}
 
 @pytest.fixture(scope="module")
 def data():
-    return load_data()
+    """The first 64 rows of each split of the sample."""
+    sample = load_data()
+    return replace(sample, train=sample.train.select(range(64)), eval=sample.eval.select(range(64)))
 
 
 def trainer(data, folder, **changes):
@@ -33,7 +36,7 @@ def sizes(made):
 
 
 @pytest.mark.parametrize("changes", [{}, {"random_resized_crop": [0.5, 1.0]}, {"resize": 32}])
-def test_images_may_be_evaluated_at_another_size(data, tmp_path, changes):
+def test_evaluation_images_can_have_another_size(data, tmp_path, changes):
     made, processor = trainer(data, tmp_path, eval_image_size=40, **changes)
     assert sizes(made) == [28, 40] and processor.data_config["input_size"][-1] == 40
     save_published(made.model, processor, tmp_path)
@@ -42,7 +45,7 @@ def test_images_may_be_evaluated_at_another_size(data, tmp_path, changes):
     assert sizes(same) == [28, 28]
 
 
-def test_a_run_evaluates_at_the_size_it_was_told(data, tmp_path):
+def test_a_run_evaluates_at_eval_image_size(data, tmp_path):
     config = MixupConfig(
         output_dir=str(tmp_path),
         use_cpu=True,
@@ -61,7 +64,7 @@ def test_a_run_evaluates_at_the_size_it_was_told(data, tmp_path):
     assert tuple(network.pretrained_cfg["input_size"]) == (3, 40, 40)
 
 
-def test_a_network_of_one_size_is_evaluated_at_it(tmp_path):
+def test_a_network_of_fixed_size_is_evaluated_at_that_size(tmp_path):
     asked = {"classes": ["a", "b"], "image_size": 32, "eval_size": 48}
     with pytest.raises(ModelError, match="32 px in training and 48 px in evaluation. Give one size, or"):
         build_model("vit_tiny_patch16_224", model_args=VIT, **asked)
@@ -82,19 +85,19 @@ def test_a_network_of_one_size_is_evaluated_at_it(tmp_path):
     ("train", "both", "wanted"),
     [(None, None, "bilinear"), (None, "bicubic", "bicubic"), ("nearest", "bicubic", "nearest")],
 )
-def test_training_images_may_be_resized_in_another_way(data, tmp_path, train, both, wanted):
+def test_training_images_can_have_another_interpolation(data, tmp_path, train, both, wanted):
     changes = {"random_resized_crop": [0.5, 1.0], "train_interpolation": train, "interpolation": both}
     made, processor = trainer(data, tmp_path, **changes)
     assert made.train_dataset.transform.transforms[0].interpolation.value == wanted
     assert processor.data_config["interpolation"] == (both or "bilinear")
 
 
-def test_the_shorter_side_of_evaluation_is_published_as_a_share(data, tmp_path):
+def test_eval_resize_is_published_as_crop_pct(data, tmp_path):
     _, processor = trainer(data, tmp_path, eval_resize=32)
     assert processor.data_config["crop_pct"] == 28 / 32
 
 
-def test_randaugment_and_repeats_are_what_the_recipe_says(data, tmp_path):
+def test_randaugment_and_repeats_are_those_of_the_recipe(data, tmp_path):
     changes = {"randaugment": "rand-m9-mstd0.5", "randaugment_ops": ["Rotate", "ShearX"], "aug_repeats": 3}
     made, _ = trainer(data, tmp_path, **changes)
     randaugment = made.train_dataset.transform.transforms[-2]

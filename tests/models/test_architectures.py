@@ -11,7 +11,7 @@ from hf_mixup.models.architectures.resnet import CifarResNet
 from hf_mixup.models.architectures.wide_resnet import WideResNet
 from hf_mixup.models.safe_load import meta_device
 
-SMALL = {  # arguments that make the large ones quick; the code is the same
+SMALL = {  # arguments that make the large networks small
     "cifar_resnet18": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32)},
     "cifar_resnext50_32x4d": {"layers": (1, 1, 1, 1), "channels": (16, 16, 16, 32)},
     "cifar_convnext_tiny": {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)},
@@ -19,11 +19,11 @@ SMALL = {  # arguments that make the large ones quick; the code is the same
     "mini_resnet": {},
     "mini_vit": {"depth": 3},
 }
-PARAMETERS = [  # name, classes, arguments, published or counted by hand
+PARAMETERS = [  # name, classes, arguments, published number or own count
     ("cifar_resnet18", 10, {}, 11_173_962),  # kuangliu/pytorch-cifar: 11.17 M
     ("cifar_resnet18", 100, {}, 11_220_132),
-    ("cifar_resnext50_32x4d", 100, {}, 25_028_904 - 900 * 2049 - 40 * 3 * 64),  # torchvision's, less classes and stem
-    ("cifar_convnext_tiny", 100, {}, 28_589_128 - 900 * 769 - 7 * 3 * 96),  # torchvision's, less classes and stem
+    ("cifar_resnext50_32x4d", 100, {}, 25_028_904 - 900 * 2049 - 40 * 3 * 64),  # torchvision's minus classes and stem
+    ("cifar_convnext_tiny", 100, {}, 28_589_128 - 900 * 769 - 7 * 3 * 96),  # torchvision's minus classes and stem
     ("wrn_28_8", 100, {}, 23_401_012),  # the paper's 23.4 M; this and the next two by its formula
     ("wrn_28_8", 10, {"channels": (160, 320, 640)}, 36_479_194),  # WRN-28-10: 36.48 M
     ("wrn_28_8", 10, {"layers": (6, 6, 6), "channels": (64, 128, 256)}, 8_949_210),  # WRN-40-4: the paper's 8.9 M
@@ -31,7 +31,7 @@ PARAMETERS = [  # name, classes, arguments, published or counted by hand
 
 
 def small(name, **arguments):
-    """The network, reduced where it is large."""
+    """The network, in a small version."""
     return timm.create_model(name, num_classes=5, **{**SMALL[name], **arguments})
 
 
@@ -47,7 +47,7 @@ def test_parameter_counts_are_the_published_ones(name, classes, arguments, count
     assert sum(value.numel() for value in network.parameters()) == count
 
 
-def test_cifar_convnext_differs_from_timm_in_the_stem_alone():
+def test_cifar_convnext_differs_from_timm_only_in_the_stem():
     with meta_device():
         ours, theirs = (timm.create_model(name, num_classes=10) for name in ("cifar_convnext_tiny", "convnext_tiny"))
     differing = {key for key, value in ours.state_dict().items() if value.shape != theirs.state_dict()[key].shape}
@@ -56,7 +56,7 @@ def test_cifar_convnext_differs_from_timm_in_the_stem_alone():
 
 @pytest.mark.parametrize("size", [28, 32])
 @pytest.mark.parametrize("name", SMALL)
-def test_feature_info_tells_the_truth(name, size):
+def test_feature_info_has_the_shapes_of_the_maps(name, size):
     network = small(name, **({"img_size": size} if name == "mini_vit" else {})).eval()
     seen = {}
     for info in network.feature_info:
@@ -72,7 +72,7 @@ def test_feature_info_tells_the_truth(name, size):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_head_follows_the_features(name):
+def test_forward_is_forward_head_of_forward_features(name):
     network = small(name).eval()
     x = torch.rand(2, 3, 32, 32)
     features = network.forward_features(x)
@@ -123,14 +123,14 @@ def test_wide_resnet_stops_after_the_last_requested_map():
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_features_only_gives_the_maps(name):
+def test_features_only_returns_maps(name):
     network = small(name, features_only=True).eval()
     maps = network(torch.rand(2, 3, 32, 32))
     assert [value.shape[1] for value in maps] == network.feature_info.channels()
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_layer_decay_grows_from_stem_to_head(name):
+def test_layer_decay_increases_from_stem_to_head(name):
     network = small(name)
     groups = create_optimizer_v2(network, opt="sgd", lr=0.1, layer_decay=0.75).param_groups
     scale = {id(value): group["lr_scale"] for group in groups for value in group["params"]}
@@ -141,7 +141,7 @@ def test_layer_decay_grows_from_stem_to_head(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_checkpointing_keeps_the_gradient(name):
+def test_gradient_checkpointing_keeps_the_gradient(name):
     torch.manual_seed(0)
     network, x = small(name), torch.rand(4, 3, 32, 32)
     gradients = []
@@ -153,10 +153,10 @@ def test_checkpointing_keeps_the_gradient(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_drop_path_is_random_in_training_alone(name):
+def test_drop_path_is_random_only_in_training(name):
     torch.manual_seed(0)
     network, x = small(name, drop_path_rate=0.9), torch.rand(8, 3, 32, 32)
-    for key, value in network.named_parameters():  # branches that start at zero would hide it
+    for key, value in network.named_parameters():  # branches initialised to zero would hide it
         if key.endswith(("bn2.weight", "bn3.weight", "gamma")):
             torch.nn.init.ones_(value)
     assert not torch.equal(network(x), network(x))
@@ -165,7 +165,7 @@ def test_drop_path_is_random_in_training_alone(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_transformers_wraps_it(name):
+def test_transformers_wraps_our_networks(name):
     arguments = {key: list(value) if isinstance(value, tuple) else value for key, value in SMALL[name].items()}
     config = TimmWrapperConfig(architecture=name, num_labels=5, model_args=arguments)
     model = AutoModelForImageClassification.from_config(config).eval()
@@ -182,7 +182,7 @@ def test_pre_activation_is_shared_with_the_shortcut():
     assert torch.equal(*seen) and (seen[0] >= 0).all()
 
 
-def test_weights_start_as_timm_starts_them():
+def test_weights_are_initialised_like_timms():
     torch.manual_seed(0)
     network = timm.create_model("cifar_resnet18", num_classes=10)
     assert isinstance(network, CifarResNet)

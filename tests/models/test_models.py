@@ -37,7 +37,7 @@ def build(name="resnet18", model_args=TINY, seed=0, **changes):
 
 
 def native(folder, seed=0):
-    """The folder, with a small ResNet of transformers in it and no image processor."""
+    """The folder, after saving a small ResNet of transformers in it, without an image processor."""
     torch.manual_seed(seed)
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3)
     config.id2label = dict(enumerate(CLASSES))
@@ -52,19 +52,19 @@ def photo(size=32, seed=0):
 
 
 def logits(model, processor, image):
-    """What the model says of the image, (1, K)."""
+    """(1, K) logits of the image."""
     with torch.no_grad():
         return model(**processor(image, return_tensors="pt")).logits
 
 
 @pytest.fixture
 def offline(monkeypatch):
-    """No network, and nothing waits for it."""
+    """Hub in offline mode."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
 @pytest.mark.parametrize("name, arguments", NETWORKS)
-def test_random_weights_are_those_of_timm_and_so_is_the_seed_after(name, arguments):
+def test_random_weights_and_random_state_are_those_of_timm(name, arguments):
     model, _ = build(name, arguments, seed=3)
     after = torch.rand(4)
     torch.manual_seed(3)
@@ -75,7 +75,7 @@ def test_random_weights_are_those_of_timm_and_so_is_the_seed_after(name, argumen
 
 
 @pytest.mark.parametrize("name, arguments", NETWORKS)
-def test_published_folder_gives_the_same_logits_in_both_libraries(name, arguments, tmp_path):
+def test_a_published_folder_gives_the_same_logits_in_both_libraries(name, arguments, tmp_path):
     model, processor = build(name, arguments)
     image = photo()
     expected = logits(model, processor, image)
@@ -102,7 +102,7 @@ def test_pipeline_agrees_with_model_and_processor(name, arguments, tmp_path):
     )
 
 
-def test_published_files_are_the_ones_timm_writes(tmp_path):
+def test_published_files_are_those_of_timm(tmp_path):
     model, processor = build()
     save_published(model, processor, tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"
@@ -117,7 +117,7 @@ def test_published_files_are_the_ones_timm_writes(tmp_path):
 
 
 @pytest.mark.parametrize("name, arguments", NETWORKS)
-def test_trainer_checkpoints_load_too(name, arguments, tmp_path):
+def test_checkpoints_of_the_trainer_are_loaded(name, arguments, tmp_path):
     model, processor = build(name, arguments)
     model.save_pretrained(tmp_path)
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path).eval()
@@ -137,20 +137,20 @@ def test_processor_normalises_with_the_given_mean_and_std():
 
 
 @pytest.mark.parametrize("name", ["mini_vit", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_networks_of_fixed_size_take_the_size_of_the_data(name):
+def test_networks_of_fixed_size_use_the_size_of_the_data(name):
     arguments = {"depths": [1, 1], "num_heads": [2, 2], "embed_dim": 16} if "swin" in name else {"depth": 1}
     model, processor = build(name, arguments, image_size=64)
     assert model.config.model_args["img_size"] == 64
     assert logits(model, processor, photo()).shape == (1, 3)
 
 
-def test_gray_networks_say_so():
+def test_networks_for_one_channel_have_a_processor_for_one_channel():
     model, processor = build(model_args={**TINY, "in_chans": 1}, mean=[0.5], std=[0.5])
     assert processor.data_config["input_size"] == (1, 32, 32)
     assert model(torch.rand(2, 1, 32, 32)).logits.shape == (2, 3)
 
 
-def test_another_number_of_classes_needs_a_new_classifier(tmp_path):
+def test_another_number_of_classes_requires_a_new_classifier(tmp_path):
     model, processor = build()
     save_published(model, processor, tmp_path)
     with pytest.raises(ModelError, match="3 classes and the data 4.*reset_classifier"):
@@ -168,7 +168,7 @@ def test_the_same_classes_in_another_order_are_refused(tmp_path):
         build(str(tmp_path), None, classes=CLASSES[::-1])
 
 
-def test_a_checkpoint_keeps_its_preprocessing_unless_told(tmp_path):
+def test_a_checkpoint_keeps_its_preprocessing_unless_overridden(tmp_path):
     model, processor = build(interpolation="bicubic", crop_pct=0.9)
     save_published(model, processor, tmp_path)
     _, kept = build_model(str(tmp_path), classes=CLASSES, image_size=32)
@@ -190,7 +190,7 @@ def test_drop_path_can_be_added_to_a_checkpoint(tmp_path):
     assert model.timm_model.blocks[1].drop_path1.drop_prob == 0.5 and model.config.model_args["depth"] == 2
 
 
-def test_files_that_timm_writes_itself_load(tmp_path):
+def test_files_saved_by_timm_are_loaded(tmp_path):
     model, processor = build()
     config = {"model_config": {"label_names": CLASSES}, "model_args": TINY}
     timm.models.save_for_hf(model.timm_model, tmp_path, **config, safe_serialization=True)
@@ -198,7 +198,7 @@ def test_files_that_timm_writes_itself_load(tmp_path):
     assert torch.equal(logits(loaded, processor, photo()), logits(model, processor, photo()))
 
 
-def test_native_models_get_a_processor_and_keep_their_format(tmp_path):
+def test_transformers_models_get_a_processor_and_keep_their_format(tmp_path):
     model, processor = build(native(tmp_path / "a"), None)
     save_published(model, processor, tmp_path / "b")
     image = photo(size=45)
@@ -213,16 +213,16 @@ def test_native_models_get_a_processor_and_keep_their_format(tmp_path):
 
 
 @pytest.mark.parametrize("crop_pct", [1.0, 0.8])
-def test_the_new_processor_of_a_native_model_does_as_timm(crop_pct, tmp_path):
+def test_the_new_processor_of_a_transformers_model_agrees_with_timm(crop_pct, tmp_path):
     _, ours = build(native(tmp_path), None, crop_pct=crop_pct)
     _, theirs = build(crop_pct=crop_pct)
     image = photo(size=40)
     pixels, expected = (each(image, return_tensors="pt")["pixel_values"] for each in (ours, theirs))
     assert pixels.shape == expected.shape == (1, 3, 32, 32)
-    assert (pixels - expected).abs().max() < 0.05  # the resize is in another library, to one grey level
+    assert (pixels - expected).abs().max() < 0.05  # another library resizes; one gray level
 
 
-def test_native_models_take_known_arguments_alone(tmp_path):
+def test_transformers_models_refuse_unknown_arguments(tmp_path):
     with pytest.raises(ModelError, match="no 'drop_path_rate'"):
         build(native(tmp_path), {"drop_path_rate": 0.1})
     with pytest.raises(ModelError, match="Give mean and std"):
@@ -233,7 +233,7 @@ def test_native_models_take_known_arguments_alone(tmp_path):
         build(str(tmp_path), None, image_size=64)
 
 
-def test_native_classifiers_are_renewed(tmp_path):
+def test_classifiers_of_transformers_models_are_reset(tmp_path):
     first, _ = build(native(tmp_path), None)
     for classes in (CLASSES, ["a", "b"]):
         model, _ = build(str(tmp_path), {"reset_classifier": True}, classes=classes)
@@ -244,7 +244,7 @@ def test_native_classifiers_are_renewed(tmp_path):
         assert torch.equal(model.state_dict()[stem], first.state_dict()[stem])
 
 
-def test_native_attention_can_be_eager(tmp_path):
+def test_attention_of_transformers_models_can_be_eager(tmp_path):
     config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32)
     config.num_labels = 3
     ViTForImageClassification(config).save_pretrained(tmp_path)
@@ -252,7 +252,7 @@ def test_native_attention_can_be_eager(tmp_path):
     assert len(model(torch.rand(1, 3, 32, 32), output_attentions=True).attentions) == 1
 
 
-def test_weights_that_do_not_fit_are_not_left_random(tmp_path):
+def test_missing_or_mismatched_weights_are_refused(tmp_path):
     save_published(*build("mini_vit", {"depth": 2}), tmp_path)
     with pytest.raises(ModelError, match="lacks weights"):
         build(str(tmp_path), {"depth": 3})
@@ -277,7 +277,7 @@ def test_weights_that_do_not_fit_are_not_left_random(tmp_path):
         ("./nowhere", {}, {}, "no folder"),
     ],
 )
-def test_errors_name_the_value_and_the_way_out(name, arguments, changes, message, offline):
+def test_errors_name_the_value_and_what_to_do(name, arguments, changes, message, offline):
     with pytest.raises(ModelError, match=message) as error:
         build(name, arguments, **changes)
     assert len(str(error.value)) < 400
@@ -292,11 +292,11 @@ def test_errors_name_the_value_and_the_way_out(name, arguments, changes, message
         ("user/run", False, "user/run"),
     ],
 )
-def test_what_a_network_started_from_is_a_repository_that_exists(name, pretrained, base):
+def test_the_base_model_is_the_repository_of_the_weights(name, pretrained, base):
     assert base_model(name, pretrained) == base
 
 
-def test_folders_that_are_no_models_are_refused(tmp_path):
+def test_folders_without_a_model_are_refused(tmp_path):
     with pytest.raises(ModelError, match="no config.json"):
         build(str(tmp_path), None)
     save_published(*build(), tmp_path)

@@ -1,4 +1,4 @@
-"""Net: timm's and transformers' networks seen in one way, and looked into without leaving a trace."""
+"""Net: one interface to networks of timm and transformers, without side effects."""
 
 import copy
 
@@ -58,7 +58,7 @@ def convnext():
     return timm.create_model("convnext_atto", num_classes=CLASSES, **sizes)
 
 
-# channels and reduction of each layer, as the architectures' papers have them
+# channels and reduction of each layer, from the papers
 NETWORKS = {
     "timm resnet": (lambda make: make["resnet"]((SIZE, SIZE)), [(8, 4), (8, 8), (16, 16), (16, 32)]),
     "timm vit": (lambda make: make["vit"]((SIZE, SIZE)), [(24, 4)] * 3),
@@ -71,7 +71,7 @@ NETWORKS = {
     "native deit": (lambda make: DeiTForImageClassification(DeiTConfig(**TOKENS, **SQUARE)), [(16, 8)] * 3),
     "native swin": (lambda make: native_swin(), [(8, 4), (16, 8)]),
 }
-SEEING = [name for name in NETWORKS if name.split()[1] in ("vit", "deit", "swin")]
+WITH_ATTENTION = [name for name in NETWORKS if name.split()[1] in ("vit", "deit", "swin")]
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
@@ -98,7 +98,7 @@ def hooks(module):
 
 
 def swin_maps(swin, x):
-    """Maps at the end of each stage, block by block."""
+    """Maps of the last block of each stage."""
     (hidden, grid), maps = swin.embeddings(x), []
     for stage in swin.encoder.layers:
         for block in stage.blocks:
@@ -110,10 +110,10 @@ def swin_maps(swin, x):
 
 
 def reference_maps(net, x):
-    """Maps of all layers, as the libraries themselves give them."""
+    """Maps of all layers, from the libraries' own functions."""
     if hasattr(net.model, "forward_intermediates"):
         return net.model.forward_intermediates(x, intermediates_only=True)
-    if hasattr(net.model, "swin"):  # it gives maps after they were made smaller for the next stage
+    if hasattr(net.model, "swin"):  # its hidden states are downsampled for the next stage
         return swin_maps(net.model.swin, x)
     output = net.model(x, output_hidden_states=True)
     maps = []
@@ -125,11 +125,11 @@ def reference_maps(net, x):
     return maps
 
 
-# What it is made of
+# Parts
 
 
 @every_network
-def test_logits_are_the_models(name, net_of, x):
+def test_logits_equal_the_models_logits(name, net_of, x):
     net = net_of(name).eval()
     output = net.model(x)
     assert torch.equal(net(x), getattr(output, "logits", output)) and net(x).shape == (COUNT, CLASSES)
@@ -144,7 +144,7 @@ def test_layers_are_listed_from_input_to_output(name, net_of):
 
 
 @every_network
-def test_layers_are_what_features_give(name, net_of, x):
+def test_layer_sizes_equal_the_shapes_of_features(name, net_of, x):
     net = net_of(name).eval()
     for i, layer in enumerate(net.layers()):
         shape = net.features(x, i).shape
@@ -153,7 +153,7 @@ def test_layers_are_what_features_give(name, net_of, x):
 
 
 @every_network
-def test_features_are_the_librarys(name, net_of, x):
+def test_features_equal_the_librarys_own(name, net_of, x):
     net = net_of(name).eval()
     count = len(net.layers())
     for i, reference in enumerate(reference_maps(net, x)[-count:]):
@@ -162,7 +162,7 @@ def test_features_are_the_librarys(name, net_of, x):
 
 
 @every_network
-def test_a_layer_has_a_number_and_a_name(name, net_of, x):
+def test_a_layer_is_selected_by_number_or_name(name, net_of, x):
     net = net_of(name).eval()
     names = [layer.name for layer in net.layers()]
     assert torch.equal(net.features(x, names[-1]), net.features(x, -1))
@@ -170,7 +170,7 @@ def test_a_layer_has_a_number_and_a_name(name, net_of, x):
 
 
 @every_network
-def test_features_carry_gradient_to_images_and_parameters(name, net_of, x):
+def test_features_propagate_gradients_to_images_and_parameters(name, net_of, x):
     net = net_of(name).eval()
     x = x.clone().requires_grad_()
     net.features(x).square().sum().backward()
@@ -178,7 +178,7 @@ def test_features_carry_gradient_to_images_and_parameters(name, net_of, x):
 
 
 @every_network
-def test_the_classifier_reads_the_pooled_features(name, net_of, x):
+def test_logits_are_the_classifier_of_the_pooled_features(name, net_of, x):
     net = net_of(name).eval()
     logits, pooled, tokens = net.outputs(x)
     assert pooled.shape == (COUNT, net.num_features) and net.num_classes == CLASSES
@@ -188,7 +188,7 @@ def test_the_classifier_reads_the_pooled_features(name, net_of, x):
 
 
 @every_network
-def test_an_edit_is_what_the_rest_of_the_network_sees(name, net_of, x):
+def test_an_edited_output_is_the_input_of_later_layers(name, net_of, x):
     """Reversing the rows of any layer reverses the rows of the logits."""
     net = net_of(name).eval()
     for i in range(len(net.layers())):
@@ -198,15 +198,15 @@ def test_an_edit_is_what_the_rest_of_the_network_sees(name, net_of, x):
     assert not hooks(net)
 
 
-def test_a_wide_image_has_a_wide_map(vit_model, images):
+def test_the_map_of_a_wide_image_is_wide(vit_model, images):
     net = Net(vit_model((12, 20))).eval()
     maps = net.features(images(2, (12, 20)))
     assert maps.shape == (2, 24, 3, 5) and net.attention(images(2, (12, 20))).shape == (2, 3, 5)
     assert net.image_size == (12, 20)
 
 
-def test_patches_lie_in_the_map_as_in_the_image(vit_model, images):
-    """Only the first block's token of the changed patch changes when its own attention is off."""
+def test_patches_have_the_same_place_in_map_and_image(vit_model, images):
+    """Without attention in the first block, only the token of a changed patch changes."""
     model = vit_model((12, 20))
     nn.init.zeros_(model.blocks[0].attn.proj.weight)
     net, x = Net(model).eval(), images(1, (12, 20))
@@ -216,7 +216,7 @@ def test_patches_lie_in_the_map_as_in_the_image(vit_model, images):
     assert difference.nonzero().tolist() == [[1, 4]]
 
 
-def test_a_wrapped_timm_model_is_seen_as_the_model_itself(x):
+def test_a_wrapped_timm_model_is_read_like_the_model_itself(x):
     from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
     args = {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)}
@@ -227,7 +227,7 @@ def test_a_wrapped_timm_model_is_seen_as_the_model_itself(x):
     assert net.saliency(x, torch.eye(CLASSES)[:COUNT]).shape == (COUNT, SIZE, SIZE)
 
 
-def test_a_distilled_network_is_seen(x):
+def test_a_distilled_network_is_read(x):
     args = {"img_size": SIZE, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": CLASSES}
     net = Net(timm.create_model("deit_tiny_distilled_patch16_224", **args)).eval()
     assert net.attention(x).shape == (COUNT, 4, 4) and net(x).shape == (COUNT, CLASSES)
@@ -236,13 +236,13 @@ def test_a_distilled_network_is_seen(x):
 # Attention
 
 
-def classes_look(attention, prefix):
-    """(B, h, w) what row 0 of (B, heads, T, T) looks at."""
+def class_token_attention(attention, prefix):
+    """(B, h, w) the attention of row 0 of (B, heads, T, T)."""
     row = attention.mean(1)[:, 0, prefix:]
     return (row / row.sum(1, keepdim=True)).unflatten(1, (int(row.shape[1] ** 0.5), -1))
 
 
-def test_attention_of_timm_is_softmax_of_products(net_of, x):
+def test_attention_of_timm_is_the_softmax_of_query_key_products(net_of, x):
     net = net_of("timm vit").eval()
     block, seen = net.model.blocks[-1], []
     handle = block.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -251,20 +251,20 @@ def test_attention_of_timm_is_softmax_of_products(net_of, x):
     heads = block.attn.num_heads
     qkv = block.attn.qkv(block.norm1(seen[0])).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     attention = (qkv[0] @ qkv[1].transpose(-2, -1) / qkv.shape[-1] ** 0.5).softmax(-1)
-    torch.testing.assert_close(net.attention(x), classes_look(attention, 1), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(net.attention(x), class_token_attention(attention, 1), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name, prefix", [("native vit", 1), ("native deit", 2)])
-def test_attention_of_transformers_is_its_own(name, prefix, net_of, x):
+def test_attention_of_transformers_equals_output_attentions(name, prefix, net_of, x):
     net = net_of(name).eval()
     eager = copy.deepcopy(net.model)
     eager.set_attn_implementation("eager")
-    expected = classes_look(eager(x, output_attentions=True).attentions[-1], prefix)
+    expected = class_token_attention(eager(x, output_attentions=True).attentions[-1], prefix)
     torch.testing.assert_close(net.attention(x), expected, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", SEEING)
-def test_attention_sums_to_one_and_leaves_no_trace(name, net_of, x):
+@pytest.mark.parametrize("name", WITH_ATTENTION)
+def test_attention_sums_to_one_and_restores_hooks_modes_and_config(name, net_of, x):
     net = net_of(name).train()
     fused = [getattr(module, "fused_attn", None) for module in net.modules()]
     modes, config = flags(net), copy.deepcopy(getattr(net.model, "config", None))
@@ -278,8 +278,8 @@ def test_attention_sums_to_one_and_leaves_no_trace(name, net_of, x):
         assert all(m.config is net.model.config for m in net.modules() if type(m).__name__.endswith("Attention"))
 
 
-@pytest.mark.parametrize("name", SEEING)
-def test_watching_gives_the_attention_of_the_pass_inside(name, net_of, x):
+@pytest.mark.parametrize("name", WITH_ATTENTION)
+def test_captured_attention_is_that_of_the_last_pass(name, net_of, x):
     net = net_of(name).eval()
     with net.capturing_attention() as look:
         logits = net(x)
@@ -291,15 +291,15 @@ def test_watching_gives_the_attention_of_the_pass_inside(name, net_of, x):
     torch.testing.assert_close(second, first.flip(0), atol=1e-5, rtol=1e-5)
 
 
-def test_watching_lets_gradient_through(net_of, x):
+def test_capturing_attention_keeps_gradients(net_of, x):
     net = net_of("native vit").train()
     with net.capturing_attention():
         net(x).sum().backward()
     assert all(p.grad is not None for name, p in net.model.named_parameters() if "attention" in name)
 
 
-def test_watching_ends_after_an_exception(net_of, x):
-    for name in SEEING:
+def test_capturing_attention_removes_hooks_after_an_exception(net_of, x):
+    for name in WITH_ATTENTION:
         net = net_of(name)
         before = [getattr(module, "fused_attn", None) for module in net.modules()]
         with pytest.raises((RuntimeError, ValueError)), net.capturing_attention():
@@ -308,7 +308,7 @@ def test_watching_ends_after_an_exception(net_of, x):
 
 
 def swin_reference(windows, grid, window, shift, padded_before_shift):
-    """(B, h, w) by following each pixel of the grid: pad (before or after), shift, cut into windows."""
+    """(B, h, w) attention map from the window and position of each token: pad (before or after), shift, cut."""
     height, width = grid
     high, wide = -(-height // window), -(-width // window)
     place = torch.full((height, width), -1)
@@ -326,9 +326,9 @@ def swin_reference(windows, grid, window, shift, padded_before_shift):
                 number = (row // window) * wide + column // window
                 inside = (row % window) * window + column % window
                 place[token // width, token % width] = number * window * window + inside
-    # (B * windows, heads, T, T) -> what each token is looked at, by the mean over heads and rows
-    looked_at = windows.mean(1).mean(1).unflatten(0, (-1, high * wide)).flatten(1)
-    found = looked_at[:, place.flatten()].view(-1, height, width)
+    # (B * windows, heads, T, T) -> attention that each token receives, mean over heads and queries
+    received = windows.mean(1).mean(1).unflatten(0, (-1, high * wide)).flatten(1)
+    found = received[:, place.flatten()].view(-1, height, width)
     return found / found.sum((1, 2), keepdim=True)
 
 
@@ -336,7 +336,7 @@ SWINS = [("timm", 32), ("native", 32), ("timm", 40), ("native", 40), ("timm", 24
 
 
 @pytest.mark.parametrize("library, size", SWINS)
-def test_swin_windows_are_put_back_where_they_were(library, size, images):
+def test_swin_windows_are_merged_in_their_place(library, size, images):
     """The one stage has 8x8, 10x10 (padded) or 6x6 patches, windows of 4 and, in its last block, a shift of 2."""
     torch.manual_seed(0)
     args = {"depths": [2], "num_heads": [2]} if library == "native" else {"depths": (2,), "num_heads": (2,)}
@@ -362,7 +362,7 @@ def test_swin_windows_are_put_back_where_they_were(library, size, images):
     torch.testing.assert_close(net.attention(x), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_swin_attends_to_images_of_another_size(images):
+def test_swin_attention_has_the_size_of_the_image(images):
     """transformers' Swin takes any size; the windows are those of the image, not of the configuration."""
     torch.manual_seed(0)
     net = Net(native_swin(64, depths=[2], num_heads=[2])).eval()
@@ -381,13 +381,13 @@ def reference_saliency(net, x, y):
 
 
 @every_network
-def test_saliency_is_the_length_of_the_gradient_in_eval_mode(name, net_of, x):
+def test_saliency_is_the_norm_of_the_gradient_in_eval_mode(name, net_of, x):
     net, y = net_of(name).train(), torch.eye(CLASSES)[:COUNT]
     torch.testing.assert_close(net.saliency(x, y), reference_saliency(net, x, y), atol=1e-6, rtol=1e-4)
 
 
 @every_network
-def test_saliency_leaves_no_trace(name, net_of, x):
+def test_saliency_has_no_side_effects(name, net_of, x):
     net, y = net_of(name).train(), torch.eye(CLASSES)[:COUNT]
     frozen = next(m for m in net.modules() if "Norm" in type(m).__name__)
     frozen.eval()
@@ -400,18 +400,18 @@ def test_saliency_leaves_no_trace(name, net_of, x):
     assert not x.requires_grad and x.grad is None and not hooks(net)
 
 
-def test_saliency_works_where_gradient_is_off(net_of, x):
+def test_saliency_works_under_no_grad(net_of, x):
     net, y = net_of("timm resnet"), torch.eye(CLASSES)[:COUNT]
     with torch.no_grad():
         assert net.saliency(x, y).abs().sum() > 0
 
 
-def test_saliency_of_a_row_does_not_depend_on_the_others(net_of, x):
+def test_saliency_of_an_image_is_independent_of_the_batch(net_of, x):
     net, y = net_of("timm resnet").train(), torch.eye(CLASSES)[:COUNT]
     torch.testing.assert_close(net.saliency(x[:1], y[:1]), net.saliency(x, y)[:1], atol=1e-6, rtol=1e-4)
 
 
-def test_flags_are_restored_after_an_exception(net_of, x):
+def test_training_modes_are_restored_after_an_exception(net_of, x):
     net = net_of("timm resnet").train()
     net.model.bn1.eval()
     modes = flags(net)
@@ -420,7 +420,7 @@ def test_flags_are_restored_after_an_exception(net_of, x):
     assert flags(net) == modes
 
 
-def test_reading_layers_moves_no_buffer(net_of):
+def test_measuring_layers_changes_no_buffer(net_of):
     net = net_of("timm resnet").train()
     state, modes = copy.deepcopy(net.state_dict()), flags(net)
     net.layers()
@@ -444,7 +444,7 @@ def test_a_copy_is_independent(net_of, x):
     assert twin.features(x, 1).shape == net.features(x, 1).shape
 
 
-def test_another_network_is_seen_with_the_same_loss(net_of, x):
+def test_using_another_network_keeps_the_loss(net_of, x):
     net = net_of("timm resnet", label_smoothing=0.1)
     teacher = net.using(net_of("timm vit").model)
     assert teacher.label_smoothing == 0.1 and teacher.attention(x).shape == (COUNT, 8, 8)
@@ -462,7 +462,7 @@ def test_lower_precision_gives_float32_results(name, net_of, x):
 
 
 class Unknown(nn.Module):
-    """A network of somebody's own."""
+    """A network of neither library."""
 
     def __init__(self):
         super().__init__()
@@ -472,34 +472,34 @@ class Unknown(nn.Module):
         return self.head(self.body(x).mean((2, 3)))
 
 
-def test_any_network_can_be_trained_and_has_saliency(x):
+def test_an_unknown_network_can_be_trained_and_has_saliency(x):
     net, y = Net(Unknown()), torch.eye(CLASSES)[:COUNT]
     net.loss(net(x), y).backward()
     assert net.num_classes == CLASSES and net.saliency(x, y).shape == (COUNT, SIZE, SIZE)
 
 
 @pytest.mark.parametrize("read", [lambda net, x: net.layers("automix"), lambda net, x: net.features(x)])
-def test_a_network_without_stages_is_named_with_the_way_out(read, x):
+def test_a_network_without_stages_is_refused(read, x):
     with pytest.raises(ValueError, match="requires a list of stages.*Unknown.*timm network with `feature_info`"):
         read(Net(Unknown()), x)
 
 
-def test_a_network_without_attention_is_named_with_the_way_out(net_of, x):
+def test_a_network_without_attention_is_refused(net_of, x):
     with pytest.raises(ValueError, match="attention.*resnet18.*ViT, DeiT or Swin"):
         net_of("timm resnet").attention(x)
 
 
-def test_the_method_that_asks_is_named():
+def test_the_error_names_the_method():
     with pytest.raises(ValueError, match="^automix requires a list of stages"):
         Net(Unknown()).layers("automix")
 
 
-def test_a_network_without_a_classifier_is_named():
+def test_a_network_without_a_classifier_is_refused():
     with pytest.raises(ValueError, match="linear classifier.*Sequential"):
         _ = Net(nn.Sequential(nn.Conv2d(3, 4, 3))).classifier
 
 
 @pytest.mark.parametrize("layer", [4, -5, "layer9", None])
-def test_an_unknown_layer_lists_the_known(layer, net_of):
+def test_the_error_of_an_unknown_layer_lists_the_layers(layer, net_of):
     with pytest.raises(ValueError, match="no layer.*layer1"):
         net_of("timm resnet").layer(layer)

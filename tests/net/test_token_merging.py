@@ -1,4 +1,4 @@
-"""Merging inside a network, against the same network written out."""
+"""Token merging inside a network, compared with an explicit implementation."""
 
 import pytest
 import timm
@@ -23,8 +23,8 @@ def distilled():
     return timm.create_model("deit_tiny_distilled_patch16_224", img_size=16, num_classes=5, **shape)
 
 
-def written_out(model, x, counts):
-    """Logits, and each token's place before each block, of a timm ViT whose tokens merge."""
+def explicit_merging(model, x, counts):
+    """Logits of a timm ViT whose tokens merge, and each token's position before each block."""
     tokens = model._pos_embed(model.patch_embed(x))
     weight, kept = torch.ones(tokens.shape[:2]), model.num_prefix_tokens
     sources = [torch.arange(tokens.shape[1]).expand(len(x), -1)]
@@ -41,13 +41,13 @@ def written_out(model, x, counts):
 
 @pytest.mark.parametrize("kind", ["class token", "two tokens"])
 @torch.no_grad()
-def test_merging_is_the_network_written_out(kind, vit_model, images):
+def test_merging_equals_an_explicit_implementation(kind, vit_model, images):
     model = (vit_model() if kind == "class token" else distilled()).eval()
     net, x = Net(model), images(3)
     with net.merging_tokens(COUNTS) as look:
         logits = net(x)
         found = [look(block) for block in range(3)]
-    expected, sources = written_out(model, x, COUNTS)
+    expected, sources = explicit_merging(model, x, COUNTS)
     torch.testing.assert_close(logits, expected.float(), atol=1e-5, rtol=0)
     for (attention, place), source in zip(found, sources):
         assert torch.equal(place, source)
@@ -56,7 +56,7 @@ def test_merging_is_the_network_written_out(kind, vit_model, images):
 
 
 @torch.no_grad()
-def test_a_network_of_transformers_merges_too(images):
+def test_tokens_merge_in_a_network_of_transformers(images):
     net, x = Net(transformers_vit().eval()), images(3)
     plain = net(x)
     with net.merging_tokens((0, 0, 0)):
@@ -69,7 +69,7 @@ def test_a_network_of_transformers_merges_too(images):
 
 
 @torch.no_grad()
-def test_no_more_tokens_merge_than_can(vit_model, images):
+def test_the_number_of_merged_tokens_is_limited(vit_model, images):
     net = Net(vit_model().eval())
     with net.merging_tokens((-4, 100, 100)) as look:
         assert net(images(2)).isfinite().all()
@@ -77,14 +77,14 @@ def test_no_more_tokens_merge_than_can(vit_model, images):
     assert sizes == [17, 17, 9]
 
 
-def test_an_exception_leaves_no_hook(vit_model, images):
+def test_hooks_are_removed_after_an_exception(vit_model, images):
     net = Net(vit_model())
     with pytest.raises(RuntimeError), net.merging_tokens(COUNTS):
         raise RuntimeError
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
 
 
-def test_a_cnn_is_refused_in_words(resnet_model):
+def test_a_cnn_is_refused(resnet_model):
     with (
         pytest.raises(ValueError, match="mergemix requires a class token"),
         Net(resnet_model()).merging_tokens((), "mergemix"),
