@@ -1,11 +1,11 @@
-"""Makes hf_mixup/data/sample/{train,test}.parquet: 200 + 50 images of each class of Fashion-MNIST.
+"""Write hf_mixup/data/sample/{train,test}.parquet: 200 + 50 images of each class of Fashion-MNIST.
 
     python scripts/make_sample.py FOLDER
 
-FOLDER holds the four files of github.com/zalandoresearch/fashion-mnist, such as train-images-idx3-ubyte.gz (Debian's
-package dataset-fashion-mnist has them). Training rows come from train, test rows from t10k. The rows are drawn for each
-class by numpy's PCG64 with seed 0 and stay in the order of the file, so the same rows and pixels come out every time;
-the PNG bytes may differ between versions of Pillow.
+FOLDER contains the four files of github.com/zalandoresearch/fashion-mnist, such as train-images-idx3-ubyte.gz (also in
+Debian's package dataset-fashion-mnist). Training rows are drawn from train, test rows from t10k, for each class by
+numpy's PCG64 with seed 0, and keep the order of the file. Rows and pixels are reproducible; PNG bytes depend on the
+version of Pillow.
 """
 
 import argparse
@@ -22,34 +22,34 @@ PER_CLASS = {"train": 200, "test": 50}
 FILES = {"train": "train", "test": "t10k"}
 SEED = 0
 SIDE = 28
-# Bytes before the data in an IDX file: a magic number and one length for each dimension.
+# bytes before the data in an IDX file: a magic number and one length per dimension
 IMAGE_HEADER, LABEL_HEADER = 16, 8
 TARGET = Path(__file__).parents[1] / "hf_mixup" / "data" / "sample"
 
 
 def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images, uint8 (rows, 28, 28), and labels, uint8 (rows,), of one split."""
+    """Images (rows, 28, 28) and labels (rows,) of one split, uint8."""
     images = gzip.decompress((folder / f"{FILES[split]}-images-idx3-ubyte.gz").read_bytes())[IMAGE_HEADER:]
     labels = gzip.decompress((folder / f"{FILES[split]}-labels-idx1-ubyte.gz").read_bytes())[LABEL_HEADER:]
     return np.frombuffer(images, np.uint8).reshape(-1, SIDE, SIDE), np.frombuffer(labels, np.uint8)
 
 
 def choose(labels: np.ndarray, per_class: int) -> np.ndarray:
-    """Row numbers, sorted: `per_class` of each class, drawn without replacement."""
+    """Sorted row numbers: `per_class` of each class, drawn without replacement."""
     rng = np.random.Generator(np.random.PCG64(SEED))
     rows = [rng.choice(np.flatnonzero(labels == name), per_class, replace=False) for name in range(len(NAMES))]
     return np.sort(np.concatenate(rows))
 
 
 def png(pixels: np.ndarray) -> dict:
-    """The cell of an Image column."""
+    """The value of an Image column for one image."""
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return {"bytes": buffer.getvalue(), "path": None}
 
 
 def main() -> None:
-    """Writes both files and prints their sizes."""
+    """Write both files and print their sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder with the four .gz files")
     folder = parser.parse_args().folder

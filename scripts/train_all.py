@@ -1,4 +1,4 @@
-"""Train every method on one or more recipes and keep their records; finished runs are not repeated.
+"""Train every method on one or more recipes and collect the run records; finished runs are not repeated.
 
 python scripts/train_all.py RECIPE ... --records FOLDER [--seeds 0 1 2] [--methods NAME ...] [--field value ...]
 """
@@ -13,17 +13,17 @@ from pathlib import Path
 import hf_mixup
 from hf_mixup.runs.record import NAME, read
 
-REFUSED = 2  # the status of a run that cannot be as asked, such as attention of a network without
+REFUSED = 2  # exit status for invalid settings, such as a method that requires attention on a CNN
 TRAIN = Path(__file__).parent / "train.py"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+")
-    parser.add_argument("--records", type=Path, required=True, help="folder for one JSON a run")
+    parser.add_argument("--records", type=Path, required=True, help="folder for one JSON per run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", default=hf_mixup.available())
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder for the runs themselves")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder for the runs")
     options, fields = parser.parse_known_args()
     failed, refused = [], []
     for recipe in options.recipes:
@@ -32,13 +32,13 @@ def main():
                 name = f"{Path(recipe).stem}-{method}-{seed}"
                 status = train(recipe, method, seed, options.outputs / name, options.records / f"{name}.json", fields)
                 {REFUSED: refused, 0: []}.get(status, failed).append(name)
-    print(f"Refused, with the reason above: {', '.join(refused) or 'none'}")
+    print(f"Invalid settings, see the messages above: {', '.join(refused) or 'none'}")
     if failed:
-        sys.exit(f"Not trained: {', '.join(failed)}")
+        sys.exit(f"Failed: {', '.join(failed)}")
 
 
 def train(recipe: str, method: str, seed: int, output: Path, record: Path, fields: list[str]) -> int:
-    """Run one training unless its record is there, and give its exit status."""
+    """The exit status of one training run; 0 without training if its record exists."""
     if record.is_file():
         return 0
     command = [

@@ -1,4 +1,4 @@
-"""Write the generated parts of README.md anew: python scripts/update_readme.py"""
+"""Update the generated parts of README.md: python scripts/update_readme.py"""
 
 import json
 import re
@@ -19,7 +19,7 @@ PART = "(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
 
 
 def updated(text: str) -> str:
-    """The README's text with its generated parts made anew."""
+    """The README's text with updated generated parts."""
     costs, speed = (json.loads((SPEED / f"{name}.json").read_text()) for name in ("step", "batch"))
     golden = {name: row.get("golden", "") for name, row in ROWS.items()}
     parts = {"methods": method_table(costs["methods"], golden), "speed": speed_table(speed)}

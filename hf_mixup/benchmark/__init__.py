@@ -1,1 +1,1 @@
-"""What mixing costs and what it gives: measured, kept as records, never asserted by tests."""
+"""Measurements of speed and accuracy, written to records; no test asserts their values."""

@@ -1,4 +1,4 @@
-"""The table of methods, made from the methods themselves and from what was measured."""
+"""The README's table of methods, from their class attributes and the record of step costs."""
 
 from dataclasses import fields
 
@@ -13,8 +13,9 @@ HEAD = (
 def method_table(costs: dict[str, dict], golden: dict[str, str]) -> str:
     """A Markdown table, one row a method.
 
-    `costs`: by method, `extra_passes` and `relative` cost of a training step, as `hf_mixup.benchmark.step` records
-    them. `golden`: by method, whose numbers it is checked against. What is not there stays empty.
+    `costs`: `extra_passes` and `relative` cost of a training step by method, from the record of
+    `hf_mixup.benchmark.step`. `golden`: the code that a method's tests compare with, by method. Missing values give
+    empty cells.
     """
     return "\n".join([*HEAD, *(_row(name, load(name), costs.get(name), golden.get(name, "")) for name in available())])
 
@@ -28,7 +29,7 @@ def _row(name: str, method: Method, cost: dict | None, golden: str) -> str:
 
 
 def needs(method: Method) -> str:
-    """What a method must be given: batches alone, or the network, inside a training step or not."""
+    """What a method requires: the network, a training step, or only a batch."""
     if method.needs or method.needs_net:
         return method.needs or "the network"
     return "a training step" if method.needs_forward else "any batch"

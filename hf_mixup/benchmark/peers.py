@@ -1,7 +1,7 @@
-"""The same methods of other libraries, wherever they are installed: images and labels in, soft targets out.
+"""The same methods in other libraries, if installed: images and labels in, images and soft targets out.
 
-Each function takes a method, whether each image has a draw of its own, and the number of classes, and gives a call
-`(images, labels)`, or None where the library has no such thing.
+Each function takes the name of a method, whether each image has its own draw, and the number of classes. It returns a
+function of `(images, labels)`, or None if the library does not have the method.
 """
 
 import importlib
@@ -18,7 +18,7 @@ Call = Callable[[Tensor, Tensor], object]
 
 
 def _soft(labels: Tensor, partner: Tensor, lam: Tensor | float, classes: int) -> Tensor:
-    """Soft targets, where a library leaves them to its user."""
+    """Soft targets, for libraries that do not return them."""
     own, other = (F.one_hot(rows.long(), classes).float() for rows in (labels, partner))
     lam = torch.as_tensor(lam, dtype=torch.float32).reshape(-1, 1)
     return lam * own + (1 - lam) * other
@@ -54,7 +54,7 @@ def kornia(method: str, per_image: bool, classes: int) -> Call | None:
     def call(images, labels):
         mixed, (*_, drawn) = mix(images, labels)
         drawn = drawn.reshape(-1, 3)
-        # its share of a mixup is the partner's
+        # kornia returns the partner's share for mixup
         lam = 1 - drawn[:, 2] if method == "mixup" else drawn[:, 2]
         return mixed, _soft(drawn[:, 0], drawn[:, 1], lam, classes)
 
@@ -87,19 +87,19 @@ def mlxops_aug(method: str, per_image: bool, classes: int) -> Call | None:
 
 
 PEERS = {"timm": timm, "torchvision": torchvision, "kornia": kornia, "mixup": mixup, "mlxops-aug": mlxops_aug}
-# what OpenMixup's configurations give to its GridMix, whose defaults are not for small images
+# from OpenMixup's configurations; the defaults of its GridMix are for large images
 GRIDMIX = {"n_holes": (2, 6), "hole_aspect_ratio": 1.0, "cut_area_ratio": (0.5, 1), "cut_aspect_ratio": (0.5, 2)}
 
 
 def openmixup(path: Path, method: str, per_image: bool, classes: int, **given) -> Call | None:
-    """A method of the OpenMixup checkout at `path`, whose file is loaded alone: the package wants an old stack.
+    """A method of the OpenMixup checkout at `path`. Only its file is loaded, because the package requires old versions.
 
-    Its `.cuda()` calls do nothing while it runs on a CPU. `given` goes to the function: features, block_num.
+    Its `.cuda()` calls have no effect. `given` are arguments of its function, such as features and block_num.
     """
     file = path / "openmixup" / "models" / "augments" / f"{method}.py"
     if per_image or not file.is_file():
         return None
-    mix = getattr(_alone(file), method)
+    mix = getattr(_load_file(file), method)
 
     def call(images, labels):
         more = {"fmix": {"size": tuple(images.shape[-2:])}, "gridmix": GRIDMIX}.get(method, {})
@@ -114,11 +114,11 @@ def openmixup(path: Path, method: str, per_image: bool, classes: int, **given) -
     return call
 
 
-def _alone(file: Path) -> types.ModuleType:
-    """The module in `file`, with the little that it takes from its package."""
+def _load_file(file: Path) -> types.ModuleType:
+    """The module in `file`, with stubs for its imports from the package."""
     utils = types.ModuleType("openmixup.models.utils")
     utils.to_2tuple = lambda value: value if isinstance(value, tuple) else (value, value)
-    utils.batch_shuffle_ddp = None  # for several processes
+    utils.batch_shuffle_ddp = None  # only for several processes
     for name in ("openmixup", "openmixup.models"):
         sys.modules.setdefault(name, types.ModuleType(name))
     sys.modules.setdefault("openmixup.models.utils", utils)
@@ -129,7 +129,7 @@ def _alone(file: Path) -> types.ModuleType:
 
 
 def candidates(method: str, per_image: bool, classes: int, checkout: Path | None, **given) -> dict[str, Call]:
-    """Every installed library's call for this method, by the library's name."""
+    """The function of every installed library that has the method, by the library's name."""
     found = {}
     for name, make in PEERS.items():
         try:

@@ -1,6 +1,6 @@
-"""Where the time of a mix goes: python -m hf_mixup.benchmark.profile
+"""Operators of one mix and their processor time: python -m hf_mixup.benchmark.profile
 
-The operators of one call, `out` given, by their own processor time: what limits a case of the speed record.
+Profiles the cases of the speed benchmark with `out` given.
 """
 
 import argparse
@@ -17,13 +17,13 @@ CALLS, SHOWN = 20, 6
 
 
 def operators(call: Callable[[], object]) -> dict:
-    """Operators a call, their milliseconds in all, and those that take most."""
+    """Number of operators per call, their total milliseconds, and the most expensive ones."""
     for _ in range(3):
         call()
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
         for _ in range(CALLS):
             call()
-    events = sorted(seen.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    events = sorted(profiled.key_averages(), key=lambda event: -event.self_cpu_time_total)
     return {
         "operators": round(sum(event.count for event in events) / CALLS),
         "milliseconds": _milliseconds(sum(event.self_cpu_time_total for event in events)),
@@ -38,7 +38,9 @@ def _milliseconds(microseconds: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", type=Path, default=Path("hub_cards/speed/profile.json"), help="file to write")
-    parser.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="cases with one of these words")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="WORD", help="only cases that contain one of these words"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = []

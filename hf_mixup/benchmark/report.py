@@ -1,7 +1,7 @@
-"""The records of speed as Markdown tables."""
+"""Speed records as Markdown tables."""
 
 OURS = ("ours", "ours, out", "ours, in place")
-# heading, image side, memory kept by the process, which of our calls
+# heading, image side, memory kept by the process, name of our call
 COLUMNS = (
     ("32 px, out", 32, True, "ours, out"),
     ("64 px, out", 64, True, "ours, out"),
@@ -16,7 +16,7 @@ HEAD = (
 
 
 def speed_table(record: dict) -> str:
-    """A row a method on one thread; a cell has its milliseconds, times the floor, and times faster than a peer."""
+    """One row per method on one thread: milliseconds, multiple of the floor, speedup over the fastest library."""
     found = {_key(case): case["milliseconds"] for case in record["cases"] if case["threads"] == 1}
     names = dict.fromkeys((case["case"], case["per_image"]) for case in record["cases"])
     rows = []
@@ -43,7 +43,7 @@ def _cell(times: dict | None, call: str) -> str:
 
 
 def input_table(record: dict) -> str:
-    """A row a path or limit, a column a size and a number of workers: images/s, and the share that a model waits."""
+    """One row per path or limit, one column per size and number of workers: images/s, share of a step spent waiting."""
     columns = [f"{case['size']} px, {case['workers']} worker(s)" for case in record["cases"]]
     found = [case["paths"] | case["limits"] for case in record["cases"]]
     rows = [f"| {name} | {' | '.join(_rate(case[name]) for case in found)} |" for name in found[0]]

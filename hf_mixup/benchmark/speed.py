@@ -1,8 +1,8 @@
-"""How long mixing a batch takes, beside every other library that is installed: python -m hf_mixup.benchmark.speed
+"""Time to mix a batch, compared with other installed libraries: python -m hf_mixup.benchmark.speed
 
-A case is a method, a size of batch, and one draw for it or one an image; all candidates of a case take turns. Each case
-is written to the record at once, and those that the record has are not run again. Floor is one read and one write of
-the batch: `torch.add(x, 1, out=buffer)`.
+A case is a method, a batch size, and one draw per batch or per image; in each round all candidates of a case run once.
+Each case is written to the record as soon as it is measured; cases in the record are not measured again. The floor is
+one read and one write of the batch: `torch.add(x, 1, out=buffer)`.
 """
 
 import argparse
@@ -26,15 +26,15 @@ from .timing import Times, batch, interleaved, machine, write
 
 SIZES = ((128, 3, 32, 32), (128, 3, 64, 64), (64, 3, 224, 224))
 CLASSES = 100
-CELLS = {32: 4, 64: 7, 224: 7}  # a side, of the teacher's map, by image side
-# what is compared: the paper's method, with the options under which a peer does the same work
+CELLS = {32: 4, 64: 7, 224: 7}  # side of the teacher's map, by image side
+# the papers' methods, with options for which other libraries do the same work
 STATIC = ("mixup", "cutmix", "resizemix", "fmix", "gridmix", "smoothmix", "saliencymix", "hmix", "gmix")
 VARIANTS = {
     "resizemix nearest": {"name": "resizemix", "interpolation": "nearest"},
     "saliencymix spectral": {"name": "saliencymix", "detector": "spectral"},
 }
 GRIDS = {32: (2, 4, 8, 16), 64: (2, 4, 8), 224: (2, 4, 8)}
-# page faults of large fresh tensors cost more than mixing them; glibc can be told to keep its memory
+# page faults of new large tensors cost more than mixing; with these settings glibc keeps its memory
 KEPT_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
@@ -43,7 +43,7 @@ KEPT_MEMORY = {
 
 
 def cases() -> Iterator[dict]:
-    """Every method, one draw a batch and one an image, at every size."""
+    """Every method, with one draw per batch and per image, at every size."""
     for size in SIZES:
         for name in (*STATIC, *VARIANTS):
             for per_image in (False, True):
@@ -53,8 +53,8 @@ def cases() -> Iterator[dict]:
             yield {"case": f"puzzlemix grid {grid}", "per_image": False, "size": size}
 
 
-class Given:
-    """In place of a network: a saliency map and a teacher's map that are there already."""
+class PrecomputedMaps:
+    """A saliency map and a teacher's map, in place of networks."""
 
     def __init__(self, size: tuple[int, ...]):
         count, cells = size[0], CELLS[size[-1]]
@@ -66,62 +66,62 @@ class Given:
         return self.map
 
 
-def method_of(case: dict, given: Given, **arguments):
-    """The method of a case, with what is given in the place of its networks."""
+def method_of(case: dict, maps: PrecomputedMaps, **arguments):
+    """The method of a case, with precomputed maps in place of its networks."""
     name = case["case"]
     if name.startswith("puzzlemix"):
         return load("puzzlemix", grids=(int(name.split()[-1]),), **arguments)
     if name == "attentivemix":
         method = load("attentivemix", top_k=None, teacher=None, **arguments)
-        method.activity = lambda net, x: given.activity
+        method.activity = lambda net, x: maps.activity
         return method
     return load(VARIANTS.get(name, name), per_image=case["per_image"], **arguments)
 
 
 def ours(case: dict, x: Tensor, labels: Tensor) -> dict[str, Callable[[], object]]:
-    """Our calls: into a fresh tensor, into a kept one, and in place."""
-    given, kept, written = Given(case["size"]), torch.empty_like(x), x.clone()
+    """Our functions: with a new output tensor, with a reused one, and in place."""
+    maps, buffer, own = PrecomputedMaps(case["size"]), torch.empty_like(x), x.clone()
 
     def call(images, out, **arguments):
-        method, rng = method_of(case, given, **arguments), generator(0)
+        method, rng = method_of(case, maps, **arguments), generator(0)
 
         def mix():
             y = targets(labels, CLASSES)
-            mixed, mix = method.mix(given, images, y, rng, out)
+            mixed, mix = method.mix(maps, images, y, rng, out)
             return mixed, mix(y)
 
         return mix
 
-    calls = {"ours": call(x, None), "ours, out": call(x, kept)}
+    calls = {"ours": call(x, None), "ours, out": call(x, buffer)}
     if not case["case"].startswith("puzzlemix"):
-        calls["ours, in place"] = call(written, written, pairing="halves")
+        calls["ours, in place"] = call(own, own, pairing="halves")
     return calls
 
 
 def peers(case: dict, x: Tensor, labels: Tensor, checkout: Path | None) -> dict[str, Callable[[], object]]:
-    """The other libraries' calls, each on images of its own since some write to them."""
-    name, given, more = case["case"].split()[0], Given(case["size"]), {}
+    """Functions of other libraries, each with its own copy of the images, because some write to them."""
+    name, maps, more = case["case"].split()[0], PrecomputedMaps(case["size"]), {}
     if name == "puzzlemix":
         power = int(case["case"].split()[-1]).bit_length() - 1
-        more = {"features": given.map, "block_num": (power, power + 1), "n_labels": 3, "t_eps": 0.8, "neigh_size": 4}
+        more = {"features": maps.map, "block_num": (power, power + 1), "n_labels": 3, "t_eps": 0.8, "neigh_size": 4}
     elif name == "attentivemix":
-        more = {"features": given.activity[:, None], "top_k": None, "grid_scale": x.shape[-1] // CELLS[x.shape[-1]]}
+        more = {"features": maps.activity[:, None], "top_k": None, "grid_scale": x.shape[-1] // CELLS[x.shape[-1]]}
     found = candidates(name, case["per_image"], CLASSES, checkout, **more)
     return {peer: partial(mix, x.clone(), labels) for peer, mix in found.items()}
 
 
 def measure(case: dict, seconds: float, checkout: Path | None) -> dict[str, dict]:
-    """Times of the floor, ours and the peers' that run, by name; of those that do not, the error."""
+    """Times of floor, our functions and other libraries', by name; the error of a library whose function fails."""
     x, labels = batch(case["size"], CLASSES)
     buffer = torch.empty_like(x)
-    calls, broken = {"floor": lambda: torch.add(x, 1, out=buffer), **ours(case, x, labels)}, {}
+    calls, failed = {"floor": lambda: torch.add(x, 1, out=buffer), **ours(case, x, labels)}, {}
     for name, call in peers(case, x, labels, checkout).items():
         try:
             call()
             calls[name] = call
-        except Exception as error:  # another library's, of any kind: it is reported in its place
-            broken[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-    return {name: asdict(Times.of(taken)) for name, taken in interleaved(calls, seconds).items()} | broken
+        except Exception as error:  # of another library: recorded instead of its time
+            failed[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+    return {name: asdict(Times.from_seconds(taken)) for name, taken in interleaved(calls, seconds).items()} | failed
 
 
 def main() -> None:
@@ -131,7 +131,7 @@ def main() -> None:
         return
     for threads in options.threads:
         for kept in (0, 1):
-            # threads and memory are set for a whole process
+            # threads and memory settings apply to a whole process
             environment = {key: value for key, value in os.environ.items() if key not in KEPT_MEMORY}
             environment |= {"OMP_NUM_THREADS": str(threads)} | (KEPT_MEMORY if kept else {})
             command = [sys.executable, "-m", __spec__.name, *sys.argv[1:]]
@@ -141,7 +141,7 @@ def main() -> None:
 
 
 def _measure_all(options: argparse.Namespace) -> None:
-    """Add to the record the cases that it lacks, with this process's threads and memory."""
+    """Measure the cases that are not in the record, with this process's threads and memory settings."""
     [threads] = options.threads
     torch.set_num_threads(threads)
     record = json.loads(options.record.read_text()) if options.record.is_file() else {"cases": []}
@@ -171,12 +171,14 @@ def _line(case: dict) -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--record", type=Path, default=Path("hub_cards/speed/batch.json"), help="file to write to and resume"
+        "--record", type=Path, default=Path("hub_cards/speed/batch.json"), help="file to write and resume"
     )
-    parser.add_argument("--seconds", type=float, default=1.5, help="for each case")
+    parser.add_argument("--seconds", type=float, default=1.5, help="time for each case")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="cases with one of these words")
-    parser.add_argument("--openmixup", type=Path, help="a checkout of OpenMixup, timed too")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="WORD", help="only cases that contain one of these words"
+    )
+    parser.add_argument("--openmixup", type=Path, help="checkout of OpenMixup to compare with")
     parser.add_argument("--kept_memory", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 

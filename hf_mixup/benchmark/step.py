@@ -1,8 +1,8 @@
-"""What a method adds to a whole training step: python -m hf_mixup.benchmark.step
+"""Cost of a training step with each method, relative to one without mixing: python -m hf_mixup.benchmark.step
 
-Forward, backward and optimizer step of a small ResNet (methods that read attention: a small ViT) on 32 images of 32
-pixels, one thread. A method and no mixing take turns; each method is written to the record at once, and those that the
-record has are not run again.
+Forward, backward and optimizer step of a small ResNet (a small ViT for methods that read attention) on 32 images of 32
+pixels, one thread; steps with and without the method alternate. Each method is written to the record as soon as it is
+measured; methods in the record are not measured again.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from ..trainer import MixupStep
 from .timing import batch, interleaved, machine, write
 
 BATCH, SIDE, CLASSES = 32, 32, 10
-COUNTED, DRAWS = 8, 12  # images of a batch whose operations are counted, and batches
+COUNTED, DRAWS = 8, 12  # images and batches for counting operations
 NETWORKS = {
     "ResNet-18, CIFAR stem": ("cifar_resnet18", {}),
     "ViT, 6 blocks of width 192, patches of 4": (
@@ -31,7 +31,7 @@ NETWORKS = {
         {"img_size": SIDE, "patch_size": 4, "depth": 6},
     ),
 }
-# where the defaults cannot run alone: a teacher is a copy of the network
+# in place of defaults that download a teacher: a copy of the network
 ARGUMENTS = {"attentivemix": {"teacher": None}, "supermix": {"teacher": None}}
 VARIANTS = {
     "puzzlemix half resolution": {"name": "puzzlemix", "saliency_scale": 0.5},
@@ -40,14 +40,14 @@ VARIANTS = {
 
 
 def methods() -> Iterator[tuple[str, dict]]:
-    """What is measured, by the name it has in the record."""
+    """Names in the record, and arguments, of what is measured."""
     for name in available():
         yield name, {"name": name, **ARGUMENTS.get(name, {})}
     yield from VARIANTS.items()
 
 
 def make_net(network: str) -> Net:
-    """One of the NETWORKS, with the same weights each time."""
+    """One of the NETWORKS, with reproducible weights."""
     name, changes = NETWORKS[network]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -56,7 +56,7 @@ def make_net(network: str) -> Net:
 
 
 def make(network: str, arguments: dict, count: int = BATCH) -> Callable[[], None]:
-    """One training step, as a call; ValueError where the network is not one that the method can read."""
+    """A function that runs one training step. Raises ValueError if the method does not support the network."""
     net = make_net(network)
     method = load(**arguments).train()
     method.build(net)
@@ -80,19 +80,19 @@ def make(network: str, arguments: dict, count: int = BATCH) -> Callable[[], None
 
 
 def extra_passes(network: str, arguments: dict) -> float:
-    """What a step computes beyond a plain one, in forward passes of the network: by counting, the mean of some draws.
+    """Operations that a method adds to a step, in forward passes of the network; mean over DRAWS batches.
 
-    A gradient for the input alone counts one, a whole backward pass two.
+    A gradient of the input alone is one pass, a complete backward pass two.
     """
     plain, mixed = make(network, {"name": "erm"}, COUNTED), make(network, arguments, COUNTED)
-    mixed()  # some methods keep a batch for the next one
+    mixed()  # some methods use the previous batch
     added = sum(_operations(mixed) for _ in range(DRAWS)) / DRAWS - _operations(plain)
     net, (x, _) = make_net(network), batch((COUNTED, 3, SIDE, SIDE), CLASSES)
     return round(added / _operations(lambda: net(x)), 2)
 
 
-class Counter(TorchDispatchMode):
-    """Counts multiplications and additions of products and convolutions."""
+class OperationCounter(TorchDispatchMode):
+    """Counts multiplications and additions of matrix products and convolutions."""
 
     def __init__(self):
         super().__init__()
@@ -106,36 +106,36 @@ class Counter(TorchDispatchMode):
 
 
 def _operations(call: Callable[[], None]) -> int:
-    with Counter() as counter:
+    with OperationCounter() as counter:
         call()
     return counter.operations
 
 
 def measure(arguments: dict, seconds: float, rounds: int) -> dict:
-    """Cost of a method's step relative to one without mixing, on the first network that it can read."""
+    """Cost of a step relative to one without mixing, on the first network that the method supports."""
     for network in NETWORKS:
         try:
             mixed = make(network, arguments)
             mixed()
         except (ValueError, TypeError) as error:
-            refused = error
+            unsupported = error
             continue
         taken = interleaved({"none": make(network, {"name": "erm"}), "method": mixed}, seconds, rounds, rounds, 1)
         ratios = [method / none for method, none in zip(taken["method"], taken["none"], strict=True)]
         return {
             "network": network,
             "extra_passes": extra_passes(network, arguments),
-            "relative": round(middle(ratios), 4),
+            "relative": round(interquartile_mean(ratios), 4),
             "mean": round(statistics.mean(ratios), 4),
             "spread": round(statistics.stdev(ratios), 4),
             "rounds": len(ratios),
             "seconds_without": round(statistics.median(taken["none"]), 4),
         }
-    raise refused
+    raise unsupported
 
 
-def middle(values: list[float]) -> float:
-    """The mean of the middle half, which neighbours on the machine do not move."""
+def interquartile_mean(values: list[float]) -> float:
+    """The mean of the middle half, which load of other processes hardly changes."""
     quarter = len(values) // 4
     return statistics.mean(sorted(values)[quarter : len(values) - quarter])
 
@@ -151,13 +151,13 @@ def main() -> None:
         found = measure(arguments, 0, options.rounds)
         record["methods"][name] = found
         write(options.record, record)
-        print(f"{name}: {found['relative']:.2f}x of a step without, {found['network']}", flush=True)
+        print(f"{name}: {found['relative']:.2f}x of a step without mixing, {found['network']}", flush=True)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--record", type=Path, default=Path("hub_cards/speed/step.json"), help="file to write to and resume"
+        "--record", type=Path, default=Path("hub_cards/speed/step.json"), help="file to write and resume"
     )
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--only", nargs="+", help="names of methods")

@@ -1,4 +1,4 @@
-"""Fair timing: candidates take turns in random order, on one clock, until the budget is used."""
+"""Timing of candidates in rounds: each round runs all of them in random order, until the time is used."""
 
 import json
 import os
@@ -21,7 +21,7 @@ PACKAGES += ("transformers", "datasets", "accelerate", "huggingface_hub", "pillo
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds a call: median, lower and upper quartile, of `rounds` calls."""
+    """Milliseconds per call: median, lower and upper quartile over `rounds` calls."""
 
     median: float
     low: float
@@ -29,13 +29,13 @@ class Times:
     rounds: int
 
     @classmethod
-    def of(cls, seconds: list[float]) -> "Times":
+    def from_seconds(cls, seconds: list[float]) -> "Times":
         low, median, high = quartiles([1e3 * second for second in seconds])
         return cls(round(median, 4), round(low, 4), round(high, 4), len(seconds))
 
 
 def quartiles(values: list[float]) -> list[float]:
-    """Lower quartile, median and upper quartile, each one of the values."""
+    """Lower quartile, median and upper quartile, without interpolation."""
     ordered = sorted(values)
     return [ordered[min(int(len(ordered) * share), len(ordered) - 1)] for share in (0.25, 0.5, 0.75)]
 
@@ -43,10 +43,10 @@ def quartiles(values: list[float]) -> list[float]:
 def interleaved(
     calls: dict[str, Callable[[], object]], seconds: float, fewest: int = 7, most: int = 400, warm_up: int = 3
 ) -> dict[str, list[float]]:
-    """Seconds that each of `calls` took, round by round: all in every round, in an order of its own.
+    """Seconds of each of `calls` in each round; every round runs all of them in a new random order.
 
-    One thread: processor time of the thread, which neighbours do not lengthen; more: wall time. Rounds end after
-    `seconds`, but not before the `fewest` are done; the `warm_up` rounds before them do not count.
+    With one thread, the thread's processor time, which other processes do not affect; else wall time. Runs for
+    `seconds`, at least `fewest` and at most `most` rounds, after `warm_up` rounds that are not counted.
     """
     clock = time.thread_time if torch.get_num_threads() == 1 and not torch.cuda.is_available() else _wall
     order, taken = list(calls), {name: [] for name in calls}
@@ -69,13 +69,13 @@ def _wall() -> float:
 
 
 def batch(size: tuple[int, int, int, int], classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The images and class numbers that are mixed, the same each time."""
+    """Reproducible images and class numbers."""
     rng = generator(0)
     return torch.randn(size, generator=rng), torch.randint(classes, size[:1], generator=rng)
 
 
 def machine() -> dict:
-    """What the numbers were measured on."""
+    """Hardware and versions, for records."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -105,5 +105,5 @@ def _processor() -> str:
 
 
 def write(path: Path, record: dict) -> None:
-    """Write a record, atomically."""
+    """Write a record atomically."""
     atomic_write(path, json.dumps(record, indent=1) + "\n")

@@ -39,7 +39,7 @@ def test_every_round_calls_each_candidate_once():
 
 
 def test_times_are_milliseconds_in_order():
-    times = timing.Times.of([0.004, 0.001, 0.002, 0.003, 0.005])
+    times = timing.Times.from_seconds([0.004, 0.001, 0.002, 0.003, 0.005])
     assert (times.low, times.median, times.high, times.rounds) == (2.0, 3.0, 4.0, 5)
 
 
