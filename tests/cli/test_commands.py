@@ -1,6 +1,7 @@
 """Every command in a README is accepted by its program's parser; no command runs."""
 
 import argparse
+import importlib
 import re
 import runpy
 import shlex
@@ -67,6 +68,8 @@ def accepts_recipe(words: list[str]) -> bool:
 def hf_accepts(words: list[str]) -> bool:
     """Whether the `hf` command accepts the arguments; it raises if not."""
     group, context = app, None
+    if not hasattr(group, "make_context"):  # a Typer application, before huggingface_hub 2
+        group = importlib.import_module("typer.main").get_command(app)
     while True:
         context = group.make_context(words[0] if context is None else context.info_name, words, parent=context)
         rest = [*context._protected_args, *context.args]
