@@ -60,7 +60,7 @@ class PrecomputedMaps:
         count, cells = size[0], CELLS[size[-1]]
         rng = generator(1)
         self.map = torch.rand(count, *size[-2:], generator=rng)
-        self.activity = torch.rand(count, cells, cells, generator=rng)
+        self.activation = torch.rand(count, cells, cells, generator=rng)
 
     def saliency(self, x: Tensor, y: Tensor) -> Tensor:
         return self.map
@@ -73,7 +73,7 @@ def method_of(case: dict, maps: PrecomputedMaps, **arguments):
         return load("puzzlemix", grids=(int(name.split()[-1]),), **arguments)
     if name == "attentivemix":
         method = load("attentivemix", top_k=None, teacher=None, **arguments)
-        method.activity = lambda net, x: maps.activity
+        method.activation = lambda net, x: maps.activation
         return method
     return load(VARIANTS.get(name, name), per_image=case["per_image"], **arguments)
 
@@ -105,7 +105,7 @@ def peers(case: dict, x: Tensor, labels: Tensor, checkout: Path | None) -> dict[
         power = int(case["case"].split()[-1]).bit_length() - 1
         more = {"features": maps.map, "block_num": (power, power + 1), "n_labels": 3, "t_eps": 0.8, "neigh_size": 4}
     elif name == "attentivemix":
-        more = {"features": maps.activity[:, None], "top_k": None, "grid_scale": x.shape[-1] // CELLS[x.shape[-1]]}
+        more = {"features": maps.activation[:, None], "top_k": None, "grid_scale": x.shape[-1] // CELLS[x.shape[-1]]}
     found = candidates(name, case["per_image"], CLASSES, checkout, **more)
     return {peer: partial(mix, x.clone(), labels) for peer, mix in found.items()}
 
