@@ -88,9 +88,9 @@ def read_recipe(path: Path, fields: Fields, above: tuple[Path, ...] = ()) -> dic
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
-        asked = f" It is the base of {above[-1]}; the path is relative to that file." if above else ""
+        base = f" It is the base of {above[-1]}; the path is relative to that file." if above else ""
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"Cannot read the recipe {chain[-1]}: {reason}.{asked}") from None
+        raise ConfigError(f"Cannot read the recipe {chain[-1]}: {reason}.{base}") from None
     values = load_yaml(text, str(path))
     if not isinstance(values, dict):
         found = "empty" if values is None else f"a {type(values).__name__}"

@@ -16,12 +16,12 @@ NUMBER = re.compile(
 )  # digits alone stay text, because they were quoted
 SINGULAR = {
     bool: "true or false",
-    int: "a whole number",
+    int: "an integer",
     float: "a number",
     str: "text (in quotes)",
     dict: "a mapping of plain data (finite numbers, text, lists)",
 }
-PLURAL = {float: "a list of numbers", int: "a list of whole numbers"}
+PLURAL = {float: "a list of numbers", int: "a list of integers"}
 RANGES = {  # of fields that TrainingArguments does not check
     "learning_rate": "(0, inf)",  # min_lr is divided by it
     "weight_decay": "[0, inf)",
@@ -121,7 +121,7 @@ def expected(field: Field) -> str:
         if is_enum(kind):
             names.append("one of " + ", ".join(member.value for member in kind))
         elif get_origin(kind) is list:
-            names.append(PLURAL.get(get_args(kind)[0], "a list of words"))
+            names.append(PLURAL.get(get_args(kind)[0], "a list of strings"))
         else:
             names.append(SINGULAR.get(kind, ""))
     return " or ".join(dict.fromkeys(filter(None, names)))

@@ -70,8 +70,8 @@ def _unwindow(received: Tensor, architecture: Architecture, batch: int, image: t
     size, shift = _pair(block.window_size), _pair(block.shift_size)
     rows, columns = _pair(block.input_resolution)
     if not timm:  # transformers keeps the resolution of the configuration's image, whatever the input's size
-        whole = architecture.image_size
-        rows, columns = (-(-n * side // full) for n, side, full in zip((rows, columns), image, whole))
+        full = architecture.image_size
+        rows, columns = (-(-n * side // most) for n, side, most in zip((rows, columns), image, full))
     high, wide = -(-rows // size[0]), -(-columns // size[1])
     windows = received.reshape(batch, high, wide, *size)
     padded = windows.transpose(2, 3).reshape(batch, high * size[0], wide * size[1])

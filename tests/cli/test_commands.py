@@ -28,7 +28,7 @@ def commands() -> list[str]:
         for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):
             found += [part for line in block.replace("\\\n", " ").splitlines() for part in line.split(" && ")]
         prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-        found += [words for words in re.findall(r"`([^`]+)`", prose) if words.startswith(OURS)]
+        found += [arguments for arguments in re.findall(r"`([^`]+)`", prose) if arguments.startswith(OURS)]
     shown = (" ".join(command.split()) for command in found)
     return [command for command in dict.fromkeys(shown) if command and "..." not in command]
 
@@ -39,16 +39,16 @@ class Accepted(Exception):
 
 @pytest.fixture
 def accepts(monkeypatch):
-    """`accepts(program, words)`: whether argparse in this script or module accepts the arguments."""
+    """`accepts(program, arguments)`: whether argparse in this script or module accepts the arguments."""
     read = argparse.ArgumentParser.parse_known_args
 
     def stop(parser, args=None, namespace=None):
         _, rest = read(parser, args, namespace)
         raise Accepted(rest)
 
-    def accepts(program: str, words: list[str]) -> bool:
+    def accepts(program: str, arguments: list[str]) -> bool:
         monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
-        monkeypatch.setattr(sys, "argv", [program, *words])
+        monkeypatch.setattr(sys, "argv", [program, *arguments])
         monkeypatch.delitem(sys.modules, program, raising=False)  # runpy warns about a loaded module
         with pytest.raises(Accepted) as found:
             (runpy.run_path if program.endswith(".py") else runpy.run_module)(program, run_name="__main__")
@@ -57,25 +57,25 @@ def accepts(monkeypatch):
     return accepts
 
 
-def accepts_recipe(words: list[str]) -> bool:
+def accepts_recipe(arguments: list[str]) -> bool:
     """Whether the parser of recipes accepts the arguments; it exits or raises if not."""
-    if words == ["--help"]:
+    if arguments == ["--help"]:
         return True
-    assert (ROOT / words[0]).is_file(), words[0]
-    return parse(words).output_dir != ""
+    assert (ROOT / arguments[0]).is_file(), arguments[0]
+    return parse(arguments).output_dir != ""
 
 
-def hf_accepts(words: list[str]) -> bool:
+def hf_accepts(arguments: list[str]) -> bool:
     """Whether the `hf` command accepts the arguments; it raises if not."""
     group, context = app, None
     if not hasattr(group, "make_context"):  # a Typer application, before huggingface_hub 2
         group = importlib.import_module("typer.main").get_command(app)
     while True:
-        context = group.make_context(words[0] if context is None else context.info_name, words, parent=context)
+        context = group.make_context(arguments[0] if context is None else context.info_name, arguments, parent=context)
         rest = [*context._protected_args, *context.args]
         if not hasattr(group, "resolve_command"):
             return not rest
-        name, group, words = group.resolve_command(context, rest)
+        name, group, arguments = group.resolve_command(context, rest)
 
 
 def test_commands_are_found_in_the_readmes():
@@ -97,12 +97,12 @@ def test_launched_commands_are_accepted(command, monkeypatch):
 @pytest.mark.parametrize("command", [command for command in commands() if command.startswith(OURS[1:])])
 def test_scripts_and_modules_accept_their_arguments(command, monkeypatch, accepts):
     monkeypatch.chdir(ROOT)
-    _, *words = shlex.split(command)
-    program, *words = words[1:] if words[0] == "-m" else words
+    _, *arguments = shlex.split(command)
+    program, *arguments = arguments[1:] if arguments[0] == "-m" else arguments
     if program in ("scripts/train.py", "hf_mixup"):
-        assert accepts_recipe(words)
+        assert accepts_recipe(arguments)
     else:
-        assert accepts(program, words)
+        assert accepts(program, arguments)
 
 
 @pytest.mark.parametrize("command", [command for command in commands() if command.startswith("hf ")])

@@ -70,7 +70,7 @@ def test_min_lr_is_passed_to_the_cosine_schedule_only():
         ({"flip": -0.5}, ["flip is -0.5", "[0, 1]"]),
         ({"erasing": 1.5}, ["erasing is 1.5", "[0, 1]"]),
         ({"image_size": 0}, ["image_size is 0", "[1, inf)"]),
-        ({"image_size": 32.5}, ["image_size is 32.5", "a whole number"]),
+        ({"image_size": 32.5}, ["image_size is 32.5", "an integer"]),
         ({"learning_rate": float("nan")}, ["learning_rate is nan", "(0, inf)"]),
         ({"learning_rate": 0.0}, ["learning_rate is 0.0", "(0, inf)"]),
         ({"per_device_train_batch_size": 0}, ["per_device_train_batch_size is 0", "[1, inf)"]),

@@ -43,7 +43,7 @@ def test_1e_3_is_a_number(write):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("image_size: wide", ["image_size is 'wide'", "a whole number"]),
+        ("image_size: wide", ["image_size is 'wide'", "an integer"]),
         ("learning_rate: fast", ["learning_rate is 'fast'", "a number"]),
         ("streaming: maybe", ["streaming is 'maybe'", "true or false"]),
         ("streaming: 1", ["streaming is 1", "true or false"]),
@@ -53,7 +53,7 @@ def test_1e_3_is_a_number(write):
         ("method_args: 0.2", ["method_args is 0.2", "a mapping"]),
         ("method_args: {when: 2020-01-01}", ["method_args is", "plain data"]),
         ("model_args: &a {inside: *a}", ["model_args is", "plain data"]),
-        ("num_examples: .inf", ["num_examples is inf", "a whole number"]),
+        ("num_examples: .inf", ["num_examples is inf", "an integer"]),
         ("optim: best", ["optim is 'best'", "adamw_torch"]),
     ],
 )
@@ -138,7 +138,7 @@ def test_another_method_on_the_command_line_drops_the_recipes_arguments(write):
         (["--method"], ["--method", "requires a value"]),
         (["--model", "a", "b"], ["--model", "one value, not 2", "'a b'"]),
         (["--seed.x", "1"], ["seed", "has no parts"]),
-        (["--image_size", "wide"], ["image_size is 'wide' in the command line", "a whole number"]),
+        (["--image_size", "wide"], ["image_size is 'wide' in the command line", "an integer"]),
         (["--model_args", "{layers: [1"], ["--model_args", "not valid YAML"]),
         (["--recipe", "other"], ["'recipe'", "the command line"]),
     ],
@@ -215,8 +215,8 @@ def test_arguments_of_an_inner_method_are_dropped_if_its_name_changes(write):
     ],
 )
 def test_an_invalid_recipe_is_refused_with_file_and_reason(write, text, words):
-    said = message(write(text))
-    assert [word for word in words if word not in said] == []
+    error = message(write(text))
+    assert [word for word in words if word not in error] == []
 
 
 def test_an_error_in_a_base_names_the_base(write):

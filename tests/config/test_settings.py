@@ -65,10 +65,10 @@ def test_a_run_evaluates_at_eval_image_size(data, tmp_path):
 
 
 def test_a_network_of_fixed_size_is_evaluated_at_that_size(tmp_path):
-    asked = {"classes": ["a", "b"], "image_size": 32, "eval_size": 48}
+    options = {"classes": ["a", "b"], "image_size": 32, "eval_size": 48}
     with pytest.raises(ModelError, match="32 px in training and 48 px in evaluation. Give one size, or"):
-        build_model("vit_tiny_patch16_224", model_args=VIT, **asked)
-    model, processor = build_model("vit_tiny_patch16_224", model_args={**VIT, "dynamic_img_size": True}, **asked)
+        build_model("vit_tiny_patch16_224", model_args=VIT, **options)
+    model, processor = build_model("vit_tiny_patch16_224", model_args={**VIT, "dynamic_img_size": True}, **options)
     assert model(torch.zeros(1, 3, *processor.data_config["input_size"][1:])).logits.shape == (1, 2)
     save_published(model, processor, tmp_path)
     with pytest.raises(ModelError, match="Give one size"):

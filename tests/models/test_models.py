@@ -173,9 +173,9 @@ def test_a_checkpoint_keeps_its_preprocessing_unless_overridden(tmp_path):
     save_published(model, processor, tmp_path)
     _, kept = build_model(str(tmp_path), classes=CLASSES, image_size=32)
     assert kept.data_config == processor.data_config
-    _, told = build(str(tmp_path), None, image_size=64, mean=(0, 0, 0), std=(1, 1, 1), crop_pct=1.0)
-    assert told.data_config["input_size"] == (3, 64, 64) and told.data_config["mean"] == (0, 0, 0)
-    assert (told.data_config["interpolation"], told.data_config["crop_pct"]) == ("bicubic", 1.0)
+    _, overridden = build(str(tmp_path), None, image_size=64, mean=(0, 0, 0), std=(1, 1, 1), crop_pct=1.0)
+    assert overridden.data_config["input_size"] == (3, 64, 64) and overridden.data_config["mean"] == (0, 0, 0)
+    assert (overridden.data_config["interpolation"], overridden.data_config["crop_pct"]) == ("bicubic", 1.0)
 
 
 def test_a_checkpoint_of_fixed_size_refuses_another(tmp_path):

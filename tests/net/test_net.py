@@ -281,11 +281,11 @@ def test_attention_sums_to_one_and_restores_hooks_modes_and_config(name, net_of,
 @pytest.mark.parametrize("name", WITH_ATTENTION)
 def test_captured_attention_is_that_of_the_last_pass(name, net_of, x):
     net = net_of(name).eval()
-    with net.capturing_attention() as look:
+    with net.capturing_attention() as read_attention:
         logits = net(x)
-        first = look()
+        first = read_attention()
         net(x.flip(0))
-        second = look()
+        second = read_attention()
     torch.testing.assert_close(logits, net(x), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(first, net.attention(x))
     torch.testing.assert_close(second, first.flip(0), atol=1e-5, rtol=1e-5)

@@ -44,9 +44,9 @@ def explicit_merging(model, x, counts):
 def test_merging_equals_an_explicit_implementation(kind, vit_model, images):
     model = (vit_model() if kind == "class token" else distilled()).eval()
     net, x = Net(model), images(3)
-    with net.merging_tokens(COUNTS) as look:
+    with net.merging_tokens(COUNTS) as read_attention:
         logits = net(x)
-        found = [look(block) for block in range(3)]
+        found = [read_attention(block) for block in range(3)]
     expected, sources = explicit_merging(model, x, COUNTS)
     torch.testing.assert_close(logits, expected.float(), atol=1e-5, rtol=0)
     for (attention, place), source in zip(found, sources):
@@ -61,9 +61,9 @@ def test_tokens_merge_in_a_network_of_transformers(images):
     plain = net(x)
     with net.merging_tokens((0, 0, 0)):
         torch.testing.assert_close(net(x), plain, atol=1e-5, rtol=0)
-    with net.merging_tokens(COUNTS) as look:
+    with net.merging_tokens(COUNTS) as read_attention:
         assert (net(x) - plain).abs().max() > 1e-5
-        attention, place = look(2)
+        attention, place = read_attention(2)
     assert attention.shape == (3, 3, 12, 12) and place.shape == (3, 17)
     assert torch.equal(net(x), plain)
 
@@ -71,9 +71,9 @@ def test_tokens_merge_in_a_network_of_transformers(images):
 @torch.no_grad()
 def test_the_number_of_merged_tokens_is_limited(vit_model, images):
     net = Net(vit_model().eval())
-    with net.merging_tokens((-4, 100, 100)) as look:
+    with net.merging_tokens((-4, 100, 100)) as read_attention:
         assert net(images(2)).isfinite().all()
-        sizes = [int(look(block)[1].max()) + 1 for block in range(3)]
+        sizes = [int(read_attention(block)[1].max()) + 1 for block in range(3)]
     assert sizes == [17, 17, 9]
 
 
