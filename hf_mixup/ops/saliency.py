@@ -1,6 +1,5 @@
 """Saliency of image batches without a network, and pooling of saliency maps."""
 
-from collections import Counter
 from functools import lru_cache
 
 import torch
@@ -46,8 +45,9 @@ def fine_grained(light: Tensor) -> Tensor:
     exact = torch.float32 if LEVELS * light[0].numel() < 2**24 else torch.float64
     total = F.pad(light.cumsum(1, dtype=exact).cumsum(2), (1, 0, 1, 0))
     brighter = darker = torch.zeros_like(light)
-    # windows larger than the image are equal
-    for window, times in Counter(min(window, max(light.shape[1:])) for window in WINDOWS).items():
+    windows = [min(window, max(light.shape[1:])) for window in WINDOWS]  # those larger than the image are equal
+    for window in dict.fromkeys(windows):
+        times = windows.count(window)
         contrast = light - _surround(light, total, window).float()
         brighter = brighter + times * contrast.clamp(min=0).floor()
         darker = darker + times * (-contrast).clamp(min=0).floor()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zipfile
 from pathlib import Path
 
 from ..errors import CheckpointError
@@ -14,7 +15,13 @@ COMPLETE, UNVERIFIED, INTERRUPTED = "complete", "unverified", "interrupted"
 
 
 def write(folder: Path) -> None:
-    """Flush all files of a checkpoint to the disk, then write its manifest. Hidden files are not listed."""
+    """Flush all files of a checkpoint to the disk, then write its manifest. Hidden files are not listed.
+
+    OSError if a file of torch.save is cut off: on a full disk, torch 2.7 truncates the file without an error.
+    """
+    for path in (*folder.glob("*.pt"), *folder.glob("*.pth")):
+        if not zipfile.is_zipfile(path):
+            raise OSError(f"{path.name} was not written completely")
     flush_to_disk(folder)
     _write(folder, {name: _entry(path) for name, path in _files(folder).items()})
     flush_to_disk(folder)
