@@ -47,7 +47,7 @@ def fine_grained(light: Tensor) -> Tensor:
     brighter = darker = torch.zeros_like(light)
     windows = [min(window, max(light.shape[1:])) for window in WINDOWS]  # those larger than the image are equal
     for window in dict.fromkeys(windows):
-        times = windows.count(window)
+        times = sum(other == window for other in windows)
         contrast = light - _surround(light, total, window).float()
         brighter = brighter + times * contrast.clamp(min=0).floor()
         darker = darker + times * (-contrast).clamp(min=0).floor()
