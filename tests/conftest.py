@@ -1,5 +1,6 @@
-"""Shared by all tests: one thread, no network, and networks small enough to build for each test."""
+"""Fixtures for all tests, which run in one thread and offline: small networks, images, and a check for device syncs."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,6 +22,12 @@ CLASSES = 5
 SIZE = (16, 16)
 
 
+def pytest_collection_finish():
+    """Exclude all that is imported from garbage collection, which accelerate requests at each training."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def rng() -> torch.Generator:
     return torch.Generator().manual_seed(7)
@@ -28,13 +35,13 @@ def rng() -> torch.Generator:
 
 @pytest.fixture
 def seeded():
-    """`seeded(3)`: a generator of that seed."""
+    """`seeded(3)`: a generator with that seed."""
     return lambda seed: torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture
 def images():
-    """`images(6, size=(16, 16))`: a batch of random images in [0, 1], whole numbers up to 255 for uint8."""
+    """`images(6, size=(16, 16))`: a batch of random images in [0, 1], or [0, 255] for integer dtypes."""
 
     def make(count=6, size=SIZE, channels=3, dtype=torch.float32, seed=0) -> Tensor:
         x = torch.rand(count, channels, *size, generator=torch.Generator().manual_seed(seed))
@@ -45,12 +52,12 @@ def images():
 
 @pytest.fixture
 def one_hot():
-    """`one_hot(6)`: targets of images whose classes go round 0, 1, 2, ..."""
+    """`one_hot(6)`: one-hot targets of the classes 0, 1, 2, ..., repeated."""
     return lambda count=6, classes=CLASSES: torch.eye(classes)[torch.arange(count) % classes]
 
 
 def resnet(size=SIZE, classes=CLASSES, **args):
-    """timm's ResNet, four stages of 8 to 16 channels, with BatchNorm and without dropout."""
+    """timm's ResNet with four stages of 8 to 16 channels, with BatchNorm and without dropout."""
     torch.manual_seed(0)
     overlay = {"input_size": (3, *size)}
     stages = {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)}
@@ -58,7 +65,7 @@ def resnet(size=SIZE, classes=CLASSES, **args):
 
 
 def vit(size=SIZE, classes=CLASSES, **args):
-    """timm's ViT: three blocks, patches of 4 pixels, a class token."""
+    """timm's ViT with three blocks, patches of 4 pixels and a class token."""
     torch.manual_seed(0)
     shape = {"patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 3}
     return timm.create_model("vit_tiny_patch16_224", img_size=size, num_classes=classes, **{**shape, **args})
@@ -66,7 +73,7 @@ def vit(size=SIZE, classes=CLASSES, **args):
 
 @pytest.fixture
 def make_net():
-    """`make_net("cnn", (16, 16))`: a Net in training mode, of random weights that are the same each time."""
+    """`make_net("cnn", (16, 16))`: a Net in training mode, with the same random weights at each call."""
 
     def make(kind="cnn", size=SIZE, classes=CLASSES, **args) -> Net:
         model = {"cnn": resnet, "vit": vit}[kind](size, classes)
@@ -94,15 +101,15 @@ def _storages(values) -> list:
 
 
 class Watch(TorchDispatchMode):
-    """Raises when a value of the watched tensors, or of one made from them, is read: on a GPU the host would wait.
+    """Fails when a value of the watched tensors, or of tensors computed from them, is read: that would sync a GPU.
 
-    With `host`, the only generator that draws on the CPU, so are draws from any other one.
+    With `host`, the only generator on the CPU, tensors drawn from other generators are watched too.
     """
 
     def __init__(self, *tensors: Tensor, host: torch.Generator | None = None):
         super().__init__()
         self.host = host
-        # the storages are kept, so that no address is used twice
+        # keep the storages, so that no address is reused
         self.kept = {storage._cdata: storage for storage in _storages(tensors)}
         self.python = WatchPython(self)
 
@@ -137,7 +144,7 @@ class Watch(TorchDispatchMode):
 
 
 class WatchPython(TorchFunctionMode):
-    """The reads that a CPU tensor does without the dispatcher."""
+    """Fails at reads of CPU tensors that bypass the dispatcher."""
 
     def __init__(self, watch: Watch):
         super().__init__()
@@ -151,5 +158,5 @@ class WatchPython(TorchFunctionMode):
 
 @pytest.fixture
 def watch():
-    """`with watch(x, y, host=rng):` fails where something made from `x` or `y`, or not drawn by `rng`, is read."""
+    """`with watch(x, y, host=rng):` fails if a value computed from `x` or `y`, or not drawn by `rng`, is read."""
     return Watch

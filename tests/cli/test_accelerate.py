@@ -1,4 +1,4 @@
-"""The files of recipes/accelerate start what they say. ddp.yaml and ddp_machines.yaml run in test_distributed.py."""
+"""The configuration files of recipes/accelerate. test_distributed.py launches ddp.yaml and ddp_machines.yaml."""
 
 from pathlib import Path
 
@@ -14,9 +14,9 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def launched(name: str, *words) -> dict[str, str]:
-    """The environment that `accelerate launch` would give to the processes of a configuration."""
-    given = ["--config_file", str(FILES / f"{name}.yaml"), *map(str, words), "script.py"]
-    options, *_ = _validate_launch_command(launch_command_parser().parse_args(given))
+    """The environment that `accelerate launch` creates for the processes of a configuration file."""
+    argv = ["--config_file", str(FILES / f"{name}.yaml"), *map(str, words), "script.py"]
+    options, *_ = _validate_launch_command(launch_command_parser().parse_args(argv))
     if options.multi_gpu or options.use_fsdp:
         return prepare_multi_gpu_env(options)
     return prepare_simple_launcher_cmd_env(options)[1]
@@ -26,7 +26,7 @@ PRECISIONS = {"one_process": "no", "bf16": "bf16", "fp16": "fp16", "ddp": "no", 
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
-def test_the_precision_is_the_file_s(name):
+def test_the_precision_is_that_of_the_file(name):
     assert launched(name)["ACCELERATE_MIXED_PRECISION"] == PRECISIONS[name]
 
 
@@ -35,31 +35,50 @@ def test_every_file_is_tested():
 
 
 @pytest.mark.parametrize("name", ["ddp", "ddp_machines"])
-def test_any_file_takes_another_precision_on_the_command_line(name):
+def test_the_command_line_overrides_the_precision(name):
     assert launched(name, "--mixed_precision", "bf16")["ACCELERATE_MIXED_PRECISION"] == "bf16"
 
 
-def test_the_network_is_split_by_fsdp_alone():
+def test_only_fsdp_shards_the_network():
     assert [name for name in PRECISIONS if launched(name).get("ACCELERATE_USE_FSDP") == "true"] == ["fsdp"]
 
 
 @pytest.fixture
 def tiny(tmp_path):
     """A recipe of one step."""
-    return recipe_of(tmp_path / "recipe.yaml", folder_of(tmp_path / "data"), max_steps=1, save_strategy="no")
+    return tiny_recipe(tmp_path)
 
 
-def run(name: str, recipe: Path, *words) -> str:
-    """What is said on the error stream by a recipe, started with a configuration."""
-    launch = ("-m", "accelerate.commands.launch", "--config_file", FILES / f"{name}.yaml")
-    process = python(*launch, ROOT / "scripts" / "train.py", recipe, "--output_dir", recipe.parent / "run", *words)
-    return process.communicate()[1]
+def tiny_recipe(folder: Path) -> Path:
+    return recipe_of(folder / "recipe.yaml", folder_of(folder / "data"), max_steps=1, save_strategy="no")
 
 
-def test_bfloat16_trains_on_a_cpu_and_the_record_says_so(tiny):
-    said = run("bf16", tiny)
-    record = record_of(tiny.parent / "run")
-    assert (record["status"], record["mixed_precision"]) == ("finished", "bf16"), said
+def launch(name: str, recipe: Path, *options) -> tuple[int, str, str]:
+    """Train a recipe with a configuration file of recipes/accelerate; returns exit status, stdout and stderr."""
+    launcher = ("-m", "accelerate.commands.launch", "--config_file", FILES / f"{name}.yaml", *options)
+    process = python(*launcher, ROOT / "scripts" / "train.py", recipe, "--output_dir", recipe.parent / "run")
+    printed, errors = process.communicate()
+    return process.returncode, printed, errors
+
+
+@pytest.fixture(scope="module")
+def bfloat16(tmp_path_factory):
+    """The run's folder and the launch of bf16.yaml, with an option that starts one process where two are expected."""
+    recipe = tiny_recipe(tmp_path_factory.mktemp("bfloat16"))
+    return recipe.parent / "run", *launch("bf16", recipe, "--cpu", "--num_processes", 2)
+
+
+def test_bfloat16_trains_on_a_cpu_and_is_in_the_record(bfloat16):
+    folder, status, _, errors = bfloat16
+    assert status == 0, errors
+    record = record_of(folder)
+    assert (record["status"], record["mixed_precision"]) == ("finished", "bf16")
+
+
+def test_a_launcher_that_starts_one_process_of_two_gets_a_warning(bfloat16):
+    _, _, printed, errors = bfloat16
+    assert "1 process(es) on cpu" in printed
+    assert "Warning: the launcher was to start several processes and started one" in errors
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -75,9 +94,10 @@ def test_float16_on_a_cpu_is_refused(tiny, monkeypatch, capsys):
 
 
 @GPU
-def test_float16_trains_with_a_scaler_that_checkpoints_keep(tiny):
-    words = ("--use_cpu", "false", "--max_steps", 4, "--save_strategy", "steps", "--save_steps", 2)
-    said = run("fp16", tiny, *words)
-    record = record_of(tiny.parent / "run")
-    assert (record["status"], record["mixed_precision"]) == ("finished", "fp16"), said
-    assert (tiny.parent / "run" / "checkpoint-4" / "scaler.pt").is_file()
+def test_float16_trains_on_a_gpu_and_checkpoints_hold_the_scaler(tmp_path):
+    fields = {"use_cpu": False, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    status, _, errors = launch("fp16", recipe_of(tmp_path / "recipe.yaml", folder_of(tmp_path / "data"), **fields))
+    assert status == 0, errors
+    record = record_of(tmp_path / "run")
+    assert (record["status"], record["mixed_precision"]) == ("finished", "fp16")
+    assert (tmp_path / "run" / "checkpoint-4" / "scaler.pt").is_file()

@@ -1,4 +1,4 @@
-"""What a wrong recipe, command line, data set or folder gets: one paragraph, exit 2, and nothing written."""
+"""Wrong recipes, arguments, data sets and folders: one message, exit status 2, and nothing is written."""
 
 import io
 import os
@@ -22,25 +22,25 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def refused(tmp_path, data, capfd):
-    """`refused("--alpha", "1")`: what the command line says when it refuses these words; how it does so is checked."""
+    """`refused("--alpha", "1")`: the message of the command line, which exits with 2 and writes nothing."""
 
     def run(*argv, recipe=None, output=tmp_path / "run") -> str:
         before = content(tmp_path)
         recipe = recipe or recipe_of(tmp_path / "recipe.yaml", data)
         before["recipe.yaml"] = recipe.read_bytes() if recipe.is_file() else None
         assert start(recipe, "--output_dir", output, *argv) == 2
-        said = [line for line in capfd.readouterr().err.splitlines() if "examples/s" not in line and line.strip()]
-        assert len(said) == 1, said
-        assert "Traceback" not in said[0]
+        lines = [line for line in capfd.readouterr().err.splitlines() if "examples/s" not in line and line.strip()]
+        assert len(lines) == 1, lines
+        assert "Traceback" not in lines[0]
         assert content(tmp_path) == {name: text for name, text in before.items() if text is not None}
         assert not (tmp_path / "run").is_dir() or any((tmp_path / "run").iterdir())
-        return said[0]
+        return lines[0]
 
     return run
 
 
 def parquet_of(root: Path, labels: list, column: str = "label", images: list[bytes] | None = None) -> Path:
-    """A data set of parquet files; both splits hold these labels."""
+    """Create a data set of parquet files, with the same labels in both splits."""
     root.mkdir()
     if images is None:
         buffer = io.BytesIO()
@@ -54,28 +54,32 @@ def parquet_of(root: Path, labels: list, column: str = "label", images: list[byt
     return root
 
 
-WORDS = {
+ARGUMENTS = {
     "unknown key": (["--lerning_rate", "1"], "lerning_rate", "learning_rate"),
-    "key of habit": (["--alpha", "1"], "alpha", "method_args.alpha"),
+    "argument of the method": (["--alpha", "1"], "alpha", "method_args.alpha"),
     "unknown method": (["--method", "cutmx"], "cutmx", "cutmix"),
     "unknown argument": (["--method_args.alhpa", "1"], "alhpa", "alpha"),
     "alpha below zero": (["--method_args.alpha", "-1"], "-1", "0 (no mixing) or above"),
     "alpha not finite": (["--method_args.alpha", ".inf"], "inf", "finite"),
-    "alpha no number": (["--method_args.alpha", "abc"], "'abc'", "number"),
+    "alpha not a number": (["--method_args.alpha", "abc"], "'abc'", "number"),
     "alpha a list": (["--method_args.alpha", "[1, 2]"], "[1, 2]", "number"),
-    "probability of two": (["--method_args.prob", "2"], "2", "from 0 to 1"),
+    "probability of two": (["--method_args.prob", "2"], "2", "0 to 1"),
     "weights below zero": (["--method", "choice", "--method_args.weights", "[1, -1]"], "-1", "finite"),
-    "weights too few": (["--method", "choice", "--method_args.weights", "[1]"], "1 weights", "one weight a method"),
-    "no methods": (["--method", "choice", "--method_args.methods", "[]"], "0 methods", "weight a method"),
-    "argument inside": (["--method", "choice", "--method_args.methods", "[{name: mixup, alhpa: 1}]"], "alhpa", "alpha"),
-    "method inside": (["--method", "choice", "--method_args.methods", "[{name: mixp}]"], "mixp", "mixup"),
+    "too few weights": (["--method", "choice", "--method_args.weights", "[1]"], "1 weights", "one per method"),
+    "no methods": (["--method", "choice", "--method_args.methods", "[]"], "0 methods", "one per method"),
+    "unknown argument inside": (
+        ["--method", "choice", "--method_args.methods", "[{name: mixup, alhpa: 1}]"],
+        "alhpa",
+        "alpha",
+    ),
+    "unknown method inside": (["--method", "choice", "--method_args.methods", "[{name: mixp}]"], "mixp", "mixup"),
     "no name inside": (["--method", "choice", "--method_args.methods", "[{alpha: 1}]"], "alpha", '"name"'),
-    "argument of a base": (
+    "unknown argument of a base": (
         ["--method", "transmix", "--method_args.base", "{name: cutmix, alhpa: 1}"],
         "alhpa",
         "alpha",
     ),
-    "base unknown": (["--method", "transmix", "--method_args.base", "{name: cutmi}"], "cutmi", "cutmix"),
+    "unknown base": (["--method", "transmix", "--method_args.base", "{name: cutmi}"], "cutmi", "cutmix"),
     "attention of a CNN": (["--method", "transmix"], "resnet18", "ViT"),
     "too many layers": (["--method", "manifoldmix", "--method_args.layers", "[0, 9]"], "9", "layers up to 4"),
     "unknown layer": (["--method", "automix", "--method_args.layer", "stem9"], "stem9", "layer3"),
@@ -107,7 +111,7 @@ WORDS = {
 
 @pytest.fixture(scope="module")
 def ten_classes(tmp_path_factory):
-    """The folder of a finished run on ten classes."""
+    """The folder of a finished run with ten classes."""
     folder = tmp_path_factory.mktemp("ten")
     assert (
         start(recipe_of(folder / "r.yaml", eval_strategy="no"), "--output_dir", folder / "run", "--max_steps", 1) == 0
@@ -115,14 +119,14 @@ def ten_classes(tmp_path_factory):
     return folder / "run"
 
 
-@pytest.mark.parametrize("name", WORDS)
-def test_wrong_words_are_answered_with_the_value_and_the_way_out(name, refused, request):
-    argv, value, way_out = WORDS[name]
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_wrong_arguments_are_reported_with_the_value_and_the_way_out(name, refused, request):
+    argv, value, way_out = ARGUMENTS[name]
     if "{model}" in argv:
         argv = [str(request.getfixturevalue("ten_classes")) if word == "{model}" else word for word in argv]
-    said = refused(*argv)
-    assert value in said and way_out in said
-    assert "abcdefgh" not in said
+    message = refused(*argv)
+    assert value in message and way_out in message
+    assert "abcdefgh" not in message
 
 
 FILES = {
@@ -137,41 +141,41 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_wrong_recipe_is_refused(name, tmp_path, refused):
-    text, answer = FILES[name]
+    text, expected = FILES[name]
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(text)
-    assert answer in refused(recipe=recipe)
+    assert expected in refused(recipe=recipe)
 
 
-def test_a_recipe_that_is_not_there_gets_the_nearest_ones(tmp_path, refused):
+def test_the_message_for_a_missing_recipe_names_similar_ones(tmp_path, refused):
     assert "quickstart" in refused(recipe=Path("quikstart.yaml"))
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2, 7], [0, 1, None, 1], [0, 1, -1, 1]])
-def test_a_label_outside_the_classes_is_named_by_row(labels, tmp_path, refused):
+def test_a_label_outside_the_classes_is_reported_with_its_row(labels, tmp_path, refused):
     root = parquet_of(tmp_path / "data", [0, 1, 2, 1])
     table = parquet.read_table(root / "test-00000.parquet").set_column(1, "label", pa.array(labels, pa.int64()))
     parquet.write_table(table, root / "test-00000.parquet")
     wrong = next(row for row, label in enumerate(labels) if label not in (0, 1, 2))
-    said = refused("--data", root)
-    assert f"Row {wrong}" in said and repr(labels[wrong]) in said
+    message = refused("--data", root)
+    assert f"Row {wrong}" in message and repr(labels[wrong]) in message
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_an_image_that_does_not_decode_is_named_by_row_before_anything_is_written(split, tmp_path, refused):
+def test_an_image_that_does_not_decode_is_reported_with_its_row_before_anything_is_written(split, tmp_path, refused):
     root = folder_of(tmp_path / "data")
     (root / split / "dog" / "1.png").write_bytes(b"no image")
-    said = refused("--data", root)
-    assert "Row 7" in said and repr(split) in said and "skip_corrupt" in said
+    message = refused("--data", root)
+    assert "Row 7" in message and repr(split) in message and "skip_corrupt" in message
 
 
-def test_an_image_that_does_not_decode_while_training_leaves_nothing_either(tmp_path, refused):
+def test_an_image_that_does_not_decode_in_training_is_reported_and_nothing_is_written(tmp_path, refused):
     root = folder_of(tmp_path / "data")
     (root / "train" / "dog" / "1.png").write_bytes(b"no image")
     assert "Row 7" in refused("--data", root, "--random_resized_crop", 0.5, 1)
 
 
-def test_bad_images_are_skipped_and_counted_where_the_recipe_says_so(tmp_path):
+def test_images_that_do_not_decode_are_skipped_and_counted_with_skip_corrupt(tmp_path):
     root = folder_of(tmp_path / "data")
     for name in ("train/dog/1.png", "train/cat/0.png", "test/dog/3.png"):
         (root / name).write_bytes(b"no image")
@@ -188,23 +192,23 @@ def test_an_empty_split_is_refused(tmp_path, refused):
     assert "empty" in refused("--data", root)
 
 
-def test_a_data_set_without_a_split_to_evaluate_on_is_refused(tmp_path, refused):
+def test_a_data_set_without_an_evaluation_split_is_refused(tmp_path, refused):
     assert "eval_split" in refused("--data", folder_of(tmp_path / "data", splits=("train",)))
 
 
-def test_a_stream_of_unknown_length_needs_an_end(tmp_path, refused):
-    said = refused("--data", folder_of(tmp_path / "data"), "--streaming")
-    assert "num_examples" in said and "max_steps" in said
+def test_a_stream_of_unknown_length_requires_num_examples_or_max_steps(tmp_path, refused):
+    message = refused("--data", folder_of(tmp_path / "data"), "--streaming")
+    assert "num_examples" in message and "max_steps" in message
 
 
-def test_an_output_folder_that_holds_another_run_stays_as_it_is(tmp_path, ten_classes, refused):
+def test_an_output_folder_with_a_run_of_another_recipe_is_refused_and_unchanged(tmp_path, ten_classes, refused):
     shutil.copytree(ten_classes, tmp_path / "run")
-    said = refused()
-    assert "another recipe" in said and "data was 'sample'" in said
+    message = refused()
+    assert "another recipe" in message and "data was 'sample'" in message
     assert "another recipe" in refused("--resume")
 
 
-def test_a_folder_with_somebody_elses_model_or_record_stays_as_it_is(tmp_path, refused):
+def test_an_output_folder_with_a_foreign_model_or_record_is_refused_and_unchanged(tmp_path, refused):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.safetensors").write_bytes(b"weights")
     assert "choose another" in refused()
@@ -221,14 +225,14 @@ def test_an_output_folder_that_is_a_file_or_cannot_be_written_is_refused(tmp_pat
         assert "/proc/self/run" in refused(output=Path("/proc/self/run"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
 def test_an_output_folder_without_permission_is_refused(tmp_path, refused):
     (tmp_path / "locked").mkdir(mode=0o500)
     assert "choose another" in refused(output=tmp_path / "locked" / "run")
 
 
 class Broken(BatchNormAct2d):
-    """A layer whose bug shows in training only."""
+    """A layer that raises an error in training only."""
 
     def forward(self, x):
         if self.training:
@@ -241,10 +245,10 @@ def broken_resnet(pretrained=False, **arguments):
     return create_model("resnet18", norm_layer=Broken, **arguments)
 
 
-def test_a_bug_in_training_keeps_its_traceback(tmp_path, data):
+def test_an_error_that_is_not_of_the_package_keeps_its_traceback(tmp_path, data):
     recipe = recipe_of(tmp_path / "recipe.yaml", data)
-    words = ["--model", "broken_resnet", "--model_args", "{layers: [1, 1, 1, 1], channels: [8, 8, 8, 8]}"]
+    arguments = ["--model", "broken_resnet", "--model_args", "{layers: [1, 1, 1, 1], channels: [8, 8, 8, 8]}"]
     with pytest.raises(ValueError, match="a bug deep inside") as caught:
-        start(recipe, "--output_dir", tmp_path / "run", *words)
+        start(recipe, "--output_dir", tmp_path / "run", *arguments)
     assert not isinstance(caught.value, MixupError)
     assert not (tmp_path / "run").exists()

@@ -1,5 +1,6 @@
-"""A run that was interrupted or killed from outside ends as if it had not been."""
+"""Interrupted and killed runs, resumed, equal an uninterrupted one bit for bit."""
 
+import os
 import random
 import signal
 import time
@@ -7,84 +8,88 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.cli import command, folder_of, recipe_of, record_of, start
+from fixtures.cli import folder_of, fork, recipe_of, record_of, start, status_of
 from safetensors.torch import load_file
 
 TIMINGS = ("images_per_s", "wall_s", "peak_mb")
-STEPS = 40
+STEPS = 20
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory):
-    """The command line of a run with everything that has a state: a generator, averaged weights, dropout, crops."""
+def argv(tmp_path_factory):
+    """The command line of a run with all kinds of state: a generator, EMA weights, dropout, random crops."""
     root = tmp_path_factory.mktemp("resume")
     data = folder_of(root / "data", rows=10)
     fields = {"save_strategy": "steps", "save_steps": 1, "method": "automix", "method_args": {"update_prob": 0.7}}
-    fields |= {"ema_decay": 0.9, "crop_padding": 2, "num_train_epochs": 8}
+    fields |= {"ema_decay": 0.9, "crop_padding": 2, "num_train_epochs": 4}
     fields |= {"model_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "drop_rate": 0.1}}
     recipe = recipe_of(root / "recipe.yaml", data, **fields)
     return [recipe]
 
 
 @pytest.fixture(scope="module")
-def whole(words, tmp_path_factory):
-    """The folder of the run that nobody interrupted."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    assert start(*words, "--output_dir", folder) == 0
+def reference(argv, tmp_path_factory):
+    """The folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    assert start(*argv, "--output_dir", folder) == 0
     assert record_of(folder)["steps"] == STEPS
     return folder
 
 
-def interrupted(words: list, folder: Path, number: int, step: int) -> tuple[int, str]:
-    """The exit status and errors of a run in its own process, sent a signal when checkpoint `step` is there."""
-    process = command(*words, "--output_dir", folder)
-    while process.poll() is None and not (folder / f"checkpoint-{step}").is_dir():
+def interrupted(argv: list, folder: Path, number: int, step: int) -> int:
+    """Send a signal to a run in a fork of this process when the folder of `step` exists; the run's exit status."""
+    child = fork(lambda: start(*argv, "--output_dir", folder))
+    while not (folder / f"checkpoint-{step}").is_dir() and is_running(child):
         time.sleep(0.002)
-    process.send_signal(number)
-    _, said = process.communicate()
-    assert any(folder.glob("checkpoint-*")), said
+    os.kill(child, number)
+    status = status_of(child)
+    assert any(folder.glob("checkpoint-*"))
     assert record_of(folder)["status"] == "running"
-    return process.returncode, said
+    return status
 
 
-def assert_alike(folder: Path, whole: Path) -> None:
-    """The weights of both runs are equal bit for bit, and so are their records, apart from timings."""
+def is_running(child: int) -> bool:
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+def assert_same_run(folder: Path, reference: Path) -> None:
+    """The weights of both runs are equal bit for bit, and their records are equal except for timings."""
     for name in ("model.safetensors", "method.safetensors"):
-        one, other = load_file(folder / name), load_file(whole / name)
+        one, other = load_file(folder / name), load_file(reference / name)
         assert one.keys() == other.keys()
         assert not [key for key in one if not torch.equal(one[key], other[key])]
-    one, other = record_of(folder), record_of(whole)
+    one, other = record_of(folder), record_of(reference)
     for run in (one, other):
         [run.pop(name) for name in TIMINGS]
     assert one == other
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_resume_ends_with_the_same_bits(words, whole, tmp_path, capsys):
-    status, said = interrupted(words, tmp_path / "run", signal.SIGINT, step=7)
-    assert status == 130 and "Traceback" not in said
-    assert f"Continue with: python -m hf_mixup {words[0]} --output_dir {tmp_path / 'run'} --resume" in said
-    assert start(*words, "--output_dir", tmp_path / "run") == 2
-    assert start(*words, "--output_dir", tmp_path / "run", "--resume") == 0
-    assert_alike(tmp_path / "run", whole)
+def test_ctrl_c_saves_a_checkpoint_from_which_the_run_resumes_to_the_same_bits(argv, reference, tmp_path, capfd):
+    status = interrupted(argv, tmp_path / "run", signal.SIGINT, step=7)
+    errors = capfd.readouterr().err
+    assert status == 130 and "Traceback" not in errors
+    assert f"Continue with: python -m hf_mixup {argv[0]} --output_dir {tmp_path / 'run'} --resume" in errors
+    assert start(*argv, "--output_dir", tmp_path / "run") == 2
+    assert start(*argv, "--output_dir", tmp_path / "run", "--resume") == 0
+    assert_same_run(tmp_path / "run", reference)
 
 
-def test_a_run_killed_at_any_step_resumes_to_the_same_bits(words, whole, tmp_path):
+def test_a_run_killed_at_any_step_resumes_to_the_same_bits(argv, reference, tmp_path):
     step = random.randrange(2, STEPS - 10)
-    status, _ = interrupted(words, tmp_path / "run", signal.SIGKILL, step)
-    assert status == -signal.SIGKILL
-    assert start(*words, "--output_dir", tmp_path / "run", "--resume") == 0, f"killed after step {step}"
-    assert_alike(tmp_path / "run", whole)
+    assert interrupted(argv, tmp_path / "run", signal.SIGKILL, step) == -signal.SIGKILL
+    assert start(*argv, "--output_dir", tmp_path / "run", "--resume") == 0, f"killed after step {step}"
+    assert_same_run(tmp_path / "run", reference)
 
 
-def test_resuming_with_other_values_or_other_data_is_refused(words, tmp_path, capsys):
+def test_resuming_with_other_values_or_other_data_is_refused(tmp_path, capsys):
     folder = tmp_path / "run"
     data = folder_of(tmp_path / "data")
-    mine = [recipe_of(tmp_path / "recipe.yaml", data), "--output_dir", folder, "--max_steps", 1]
-    assert start(*mine) == 0
+    argv = [recipe_of(tmp_path / "recipe.yaml", data), "--output_dir", folder, "--max_steps", 1]
+    assert start(*argv) == 0
     (folder / "run.json").write_text((folder / "run.json").read_text().replace('"finished"', '"running"'))
-    assert start(*mine, "--resume", "--learning_rate", 0.5) == 2
+    assert start(*argv, "--resume", "--learning_rate", 0.5) == 2
     assert "learning_rate was 0.05 and is 0.5" in capsys.readouterr().err
     (data / "train" / "cat" / "0.png").write_bytes((data / "train" / "cat" / "1.png").read_bytes())
-    assert start(*mine, "--resume") == 2
+    assert start(*argv, "--resume") == 2
     assert "data revision" in capsys.readouterr().err
     assert list(folder.glob("checkpoint-1/model.safetensors"))

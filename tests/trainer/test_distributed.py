@@ -1,11 +1,8 @@
-"""Two processes on the CPU (gloo) train one network. One launch runs all cases of distributed_worker.py."""
+"""Two CPU processes (gloo) train one network: two launches, of one machine and of two, run distributed_worker.py."""
 
 import json
 import os
-import shutil
-import signal
 import socket
-import time
 from pathlib import Path
 
 import distributed_worker
@@ -17,69 +14,41 @@ from transformers import AutoModelForImageClassification
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 METHODS = ("static", "saliency", "learned", "hidden", "choice")
-LAUNCH = (
-    "-m",
-    "accelerate.commands.launch",
-    "--config_file",
-    ROOT / "recipes/accelerate/ddp.yaml",
-    "--num_processes",
-    2,
-)
-LAUNCH += ("--main_process_port", 0)
+CASES = (*METHODS, "recursive", "gradients", "evaluation", "repeated", "best", "resumed", "sharded", "fsdp_scripts")
+LAUNCH = ("-m", "accelerate.commands.launch", "--num_processes", 2, "--config_file")
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    """A recipe that saves at each step, in a folder of its own."""
+def runs(tmp_path_factory):
+    """The folder of all results and runs, with recipes that save at each step."""
     root = tmp_path_factory.mktemp("runs")
-    fields = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 20, "method": "automix"}
+    fields = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 4, "method": "automix"}
     data = folder_of(root / "data", rows=8)
     vit = {"image_size": 28, "optimizer": "adamw", "learning_rate": 1e-3, "max_grad_norm": 1, "method": "cutmix"}
     recipe_of(root / "vit.yaml", data, **fields | distributed_worker.VIT | vit | {"num_train_epochs": 2})
-    return recipe_of(root / "recipe.yaml", data, **fields)
+    recipe_of(root / "recipe.yaml", data, **fields)
+    return root
 
 
 @pytest.fixture(scope="module")
-def killed(recipe):
-    """The status and words of a run on two processes, in `killed`, the second of which was killed in its middle."""
-    folder = recipe.parent / "killed"
-    process = python(*LAUNCH, "-m", "hf_mixup", recipe, "--output_dir", folder)
-    while process.poll() is None and not (folder / "checkpoint-5").is_dir():
-        time.sleep(0.002)
-    [second] = [number for number in children(process.pid) if "RANK=1" in variables(number)]
-    os.kill(second, signal.SIGKILL)
-    said = process.communicate()[1]
-    return process.returncode, said
-
-
-def children(parent: int) -> list[int]:
-    """The processes that a process started."""
-    return [int(number) for number in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-
-
-def variables(process: int) -> list[str]:
-    return Path(f"/proc/{process}/environ").read_text().split("\0")
+def launch(runs):
+    """Exit status and stderr of the launch of all cases on two processes."""
+    options = (ROOT / "recipes/accelerate/ddp.yaml", "--main_process_port", 0)
+    groups = ("killed", ",".join(CASES), "killed_under_the_launcher")
+    process = python(*LAUNCH, *options, WORKER, runs, *groups, environment={"RUNS": str(runs)})
+    errors = process.communicate()[1]
+    return process.returncode, errors
 
 
 @pytest.fixture(scope="module")
-def runs(recipe, killed):
-    """The folder of the recipe and of `killed`."""
-    return recipe.parent
-
-
-@pytest.fixture(scope="module")
-def results(runs):
-    """`results("static")`: what a case returned, a dict for each process."""
-    cases = (*METHODS, "recursive", "gradients", "evaluation", "repeated", "best", "resumed", "sharded")
-    cases += ("fsdp_scripts",)
-    two = python(*LAUNCH, WORKER, runs, *cases, environment={"RUNS": str(runs)})
-    said = two.communicate()[1]
-    assert two.returncode == 0, said
+def results(runs, launch):
+    """`results("static")`: what a case returned, a dict for each rank."""
+    assert (runs / "fsdp_scripts-2-0.json").is_file(), launch[1]
     return lambda case: [json.loads((runs / f"{case}-2-{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_all_processes_hold_the_same_bits_after_training(method, results):
+def test_all_ranks_hold_the_same_bits_after_training(method, results):
     for found in results(method):
         assert found["equal"] and found["moved"]
         assert found["steps"] == (10 if method == "choice" else 3)
@@ -91,13 +60,13 @@ def test_the_step_is_wrapped_for_several_processes(method, results):
 
 
 @pytest.mark.parametrize("method", ["static", "saliency", "learned", "hidden"])
-def test_each_process_draws_for_itself(method, results):
+def test_each_rank_has_its_own_draws(method, results):
     one, other = (found["drawn"] for found in results(method))
     assert len(one) == len(other) >= 6  # three steps of two micro-batches; AutoMix draws twice in each
     assert not {tuple(draw) for draw in one} & {tuple(draw) for draw in other}
 
 
-def test_what_is_of_one_process_stays_there(results):
+def test_per_rank_state_is_not_shared_between_ranks(results):
     one, other = results("recursive")
     assert one["before"] == one["after"] and other["before"] == other["after"]
     assert not {*one["before"]} & {*other["before"]}
@@ -105,14 +74,14 @@ def test_what_is_of_one_process_stays_there(results):
 
 @pytest.fixture(scope="module")
 def alone(runs, results):
-    """The gradients of each split on one process."""
+    """The gradients of each of SPLITS on one process."""
     return {
         name: distributed_worker.gradients_of(*how[:2], **how[2]) for name, how in distributed_worker.SPLITS.items()
     }
 
 
 @pytest.mark.parametrize("split", distributed_worker.SPLITS)
-def test_gradients_do_not_depend_on_processes_and_accumulation(split, alone, runs):
+def test_gradients_do_not_depend_on_the_number_of_processes_and_accumulation(split, alone, runs):
     network, method, _, *bf16 = split.split()
     whole = alone[f"{network} {method} 1"]  # of one batch of 64 rows, in float32
     two = [load_file(runs / f"gradients-{split}-2-{rank}.safetensors") for rank in range(2)]
@@ -123,7 +92,7 @@ def test_gradients_do_not_depend_on_processes_and_accumulation(split, alone, run
 
 
 def far(one: dict, other: dict) -> float:
-    """The distance of two gradients over the length of the second."""
+    """The norm of the difference of two gradients, divided by the norm of the second."""
     one, other = (torch.cat([found[name].flatten().double() for name in sorted(other)]) for found in (one, other))
     return float((one - other).norm() / other.norm())
 
@@ -136,58 +105,61 @@ def test_evaluation_counts_each_row_once(results):
         assert found["logits"] == pytest.approx(alone["logits"], rel=1e-5)
 
 
-def test_repeated_augmentation_gives_each_process_a_copy_of_the_same_rows(results):
+def test_repeated_augmentation_gives_each_rank_a_copy_of_the_same_rows(results):
     one, other = results("repeated")
     assert one["rows"] == other["rows"] and len(set(one["rows"])) == len(one["rows"]) == 96  # 6 steps of 2 x 16, twice
     assert not {*one["seeds"]} & {*other["seeds"]}
     assert "leave it out" in one["sync_bn"] and one["sync_bn"] == other["sync_bn"]
 
 
-def test_processes_know_the_same_best_checkpoint(results):
+def test_all_ranks_load_the_same_best_checkpoint(results):
     for found in results("best"):
         assert found == {"best": "checkpoint-2", "equal": True, "files": ["checkpoint-2"]}
 
 
-def test_a_network_in_parts_trains_as_a_whole_one_and_resumes_to_the_same_bits(results, runs):
+def test_a_sharded_model_trains_as_an_unsharded_one_and_resumes_to_the_same_bits(results, runs):
     for found in results("sharded"):
         assert found["exits"][:3] == [0, 0, 0]
-        assert 0.3 < sum(found["held"]) / len(found["held"]) < 0.7
-    split, cut, unsplit = (load_file(runs / name / "model.safetensors") for name in ("split", "split-cut", "unsplit"))
-    assert all(torch.equal(split[name], cut[name]) for name in split)
-    assert record_of(runs / "split-cut")["epochs"] == record_of(runs / "split")["epochs"]
-    assert split.keys() == unsplit.keys() and far(split, unsplit) < 1e-5
-    for name in ("split", "split/checkpoint-4"):
+        assert 0.3 < sum(found["shares"]) / len(found["shares"]) < 0.7
+    sharded, resumed, unsharded = (
+        load_file(runs / name / "model.safetensors") for name in ("sharded", "resumed", "unsharded")
+    )
+    assert all(torch.equal(sharded[name], resumed[name]) for name in sharded)
+    assert record_of(runs / "resumed")["epochs"] == record_of(runs / "sharded")["epochs"]
+    assert sharded.keys() == unsharded.keys() and far(sharded, unsharded) < 1e-5
+    for name in ("sharded", "sharded/checkpoint-4"):
         loaded = AutoModelForImageClassification.from_pretrained(runs / name).state_dict()
-        assert all(torch.equal(loaded[f"timm_model.{name}"], value) for name, value in split.items())
+        assert all(torch.equal(loaded[f"timm_model.{name}"], value) for name, value in sharded.items())
 
 
 @pytest.mark.parametrize("arguments", ["TrainingArguments", "MixupConfig"])
-def test_fsdp_moves_all_parameters_of_a_script_as_ddp_does(arguments, results):
+def test_fsdp_trains_all_parameters_of_a_script_as_ddp_does(arguments, results):
     for found in results("fsdp_scripts"):
-        assert found[arguments]["moved"] == found[arguments]["of"] > 0
-        assert found[arguments]["far"] < 1e-6
+        assert found[arguments]["changed"] == found[arguments]["all"] > 0
+        assert found[arguments]["distance"] < 1e-6
 
 
 def test_an_optimizer_created_before_sharding_is_refused(results):
     for found in results("fsdp_scripts"):
-        assert "does not hold" in found["stale"] and "they would never move" in found["stale"]
+        assert "does not hold" in found["old optimizer"] and "they would never move" in found["old optimizer"]
 
 
-def test_what_cannot_train_with_a_network_in_parts_is_refused_by_name(results):
+def test_what_a_sharded_model_cannot_train_with_is_refused_by_name(results):
     for found in results("sharded"):
         assert set(found["exits"][3:]) == {2}
-    for words, said in results("sharded")[0]["refused"].items():
-        assert "FSDP" in said and words.split()[0 if "ema" in words else 1].removeprefix("--") in said
+    for words, message in results("sharded")[0]["messages"].items():
+        assert "FSDP" in message and words.split()[0 if "ema" in words else 1].removeprefix("--") in message
 
 
-def test_a_process_that_is_killed_ends_the_run_with_the_way_out(killed, recipe):
-    status, said = killed
-    folder = recipe.parent / "killed"
+def test_a_killed_process_ends_the_run_with_the_command_that_continues_it(launch, runs):
+    status, errors = launch
     assert status not in (0, None)
-    assert "Process 0 stopped, because another process of this run ended" in said
-    assert f"The last complete checkpoint is {folder}/checkpoint-" in said
-    command = f"accelerate launch --multi_gpu --num_processes 2 -m hf_mixup {recipe} --output_dir {folder} --resume"
-    assert f"Continue with: {command}" in said
+    for folder in (runs / "killed", runs / "killed-under-the-launcher"):
+        assert (
+            "Process 0 stopped, because another process of this run ended: see the last message of that process for "
+            f"the cause. The last complete checkpoint is {folder}/checkpoint-4. Continue with: accelerate launch "
+            f"--multi_gpu --num_processes 2 -m hf_mixup {runs}/recipe.yaml --output_dir {folder} --resume"
+        ) in errors
 
 
 def test_a_killed_run_of_two_processes_resumes_to_the_same_bits(results, runs):
@@ -204,62 +176,58 @@ def assert_same_end(folder: Path, whole: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def broken(recipe):
-    """Statuses and words of the two machines of a run whose second fails, each with a folder of its own."""
-    return on_two_machines(recipe.parent, "broken")
-
-
-@pytest.fixture(scope="module")
-def machines(recipe, broken):
-    """What each of two machines found after that."""
-    root = recipe.parent
-    shutil.copytree(root / "machine-0" / "run", root / "machine-0" / "half")
-    statuses, said = zip(*on_two_machines(root, "machines"))
-    assert statuses == (0, 0), said
-    return [json.loads((root / f"machines-2-{rank}.json").read_text()) for rank in range(2)]
-
-
-def on_two_machines(root: Path, case: str) -> list[tuple[int, str]]:
-    """A case of distributed_worker.py as ddp_machines.yaml starts it, twice on this machine; each half's end."""
+def two_machines(runs):
+    """Exit status and stderr of each launch of ddp_machines.yaml as on two machines, whose second fails at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = ("-m", "accelerate.commands.launch", "--config_file", ROOT / "recipes/accelerate/ddp_machines.yaml")
-    words += ("--num_processes", 2, "--main_process_port", port)
-    halves = []
+    options = (ROOT / "recipes/accelerate/ddp_machines.yaml", "--main_process_port", port, "--machine_rank")
+    launches = []
     for rank in range(2):
-        (root / f"machine-{rank}").mkdir(exist_ok=True)
-        environment, place = {"RUNS": str(root)}, root / f"machine-{rank}"
-        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        start = (*words, "--machine_rank", rank, WORKER, root, case)
-        halves.append(python(*start, environment=environment, cwd=place))
-    said = [half.communicate()[1] for half in halves]
-    return [(half.returncode, words) for half, words in zip(halves, said)]
+        folder = runs / f"machine-{rank}"
+        folder.mkdir()
+        environment = {"RUNS": str(runs), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        groups = ("failed", "machines", "failed_under_the_launcher")
+        launches.append(python(*LAUNCH, *options, rank, WORKER, runs, *groups, environment=environment, cwd=folder))
+    errors = [process.communicate()[1] for process in launches]
+    return [(process.returncode, text) for process, text in zip(launches, errors)]
 
 
-def test_an_error_on_one_machine_ends_the_run_on_all(broken, recipe):
-    (first, said), (second, cause) = broken
+@pytest.fixture(scope="module")
+def machines(runs, two_machines):
+    """What the case `machines` returned on each machine, after the run of `failed`."""
+    assert (runs / "machines-2-0.json").is_file(), two_machines
+    return [json.loads((runs / f"machines-2-{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_an_error_on_one_machine_ends_the_run_on_all(two_machines, runs):
+    (first, errors), (second, cause) = two_machines
     assert first != 0 and second != 0
-    assert "Row 3 cannot be read: the disk is gone." in cause and "Row 3" not in said
-    assert "Process 0 stopped, because another process of this run ended" in said
-    assert f"The last complete checkpoint is {recipe.parent}/machine-0/run/checkpoint-5" in said
-    assert "--num_processes 2 --num_machines 2 --machine_rank 0 --main_process_ip 127.0.0.1 --main_process_port" in said
+    assert cause.count("Row 3 cannot be read: the disk is gone.") == 2 and "Row 3" not in errors
+    assert (
+        "--num_processes 2 --num_machines 2 --machine_rank 0 --main_process_ip 127.0.0.1 --main_process_port" in errors
+    )
+    for name in ("run", "failed-under-the-launcher"):
+        assert (
+            "Process 0 stopped, because another process of this run ended: see the last message of that process for "
+            f"the cause. The last complete checkpoint is {runs}/machine-0/{name}/checkpoint-5. Continue with: "
+        ) in errors
 
 
-def test_machines_with_folders_of_their_own_resume_to_the_same_bits(machines, results, runs):
+def test_machines_with_separate_disks_resume_to_the_same_bits(machines, results, runs):
     assert [found["exits"][1] for found in machines] == [0, 0]
     for rank in range(2):
         assert_same_end(runs / f"machine-{rank}" / "run", runs / "whole")
 
 
-def test_machines_that_lack_a_checkpoint_refuse_to_resume(machines):
+def test_resuming_is_refused_where_one_machine_lacks_the_checkpoints(machines):
     assert [found["exits"][0] for found in machines] == [2, 2]
     for found in machines:
-        assert "No checkpoint is complete on all machines" in found["told"]
-        assert "rank 1: none" in found["told"] and "[4, 5]" in found["told"]
+        assert "No checkpoint is complete on all machines" in found["message"]
+        assert "rank 1: none" in found["message"] and "[4, 5]" in found["message"]
 
 
-def test_machines_with_one_folder_leave_one_record(machines, runs):
+def test_machines_with_a_shared_folder_write_one_record(machines, runs):
     assert [found["exits"][2] for found in machines] == [0, 0]
     assert record_of(runs / "shared")["world_size"] == 2 and record_of(runs / "shared")["status"] == "finished"
     assert sorted(path.name for path in (runs / "shared").glob("*.json")) == ["config.json", "run.json"]

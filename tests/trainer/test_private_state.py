@@ -1,4 +1,4 @@
-"""What a method keeps of training images stays with its process and is never published."""
+"""Per-rank state of a method, which holds training images, is saved in checkpoints and never published."""
 
 import torch
 from fixtures.training import make
@@ -13,23 +13,23 @@ def trained(folder, **changes):
     return trainer
 
 
-def test_a_published_folder_holds_no_training_image(tmp_path):
+def test_a_published_folder_holds_no_training_images(tmp_path):
     trainer = trained(tmp_path / "run")
     assert len(trainer.method.images)
     save_extra(tmp_path, trainer.step, None)
     assert not {"images", "targets", "logits"} & load_file(tmp_path / "method.safetensors").keys()
 
 
-def test_a_checkpoint_keeps_it_for_each_process(tmp_path):
+def test_a_checkpoint_holds_it_for_each_rank(tmp_path):
     trained(tmp_path)
-    kept = load_file(tmp_path / "checkpoint-2" / "method-rank0.safetensors")
-    assert kept.keys() == {"images", "targets", "logits"}
+    state = load_file(tmp_path / "checkpoint-2" / "method-rank0.safetensors")
+    assert state.keys() == {"images", "targets", "logits"}
 
 
-def test_a_resumed_run_remembers_the_batch_before(tmp_path):
-    whole = trained(tmp_path / "whole")
+def test_a_resumed_run_mixes_with_the_images_of_the_batch_before(tmp_path):
+    reference = trained(tmp_path / "reference")
     trained(tmp_path / "stopped")
     resumed = make(tmp_path / "stopped", method="recursivemix", max_steps=3, save_strategy="no")
     resumed.train(resume_from_checkpoint=str(tmp_path / "stopped" / "checkpoint-2"))
-    one, other = whole.step.state_dict(), resumed.step.state_dict()
+    one, other = reference.step.state_dict(), resumed.step.state_dict()
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

@@ -1,4 +1,4 @@
-"""What a user's Trainer script already has works when only the name of the class changes."""
+"""A user's Trainer script with MixupTrainer instead of Trainer: data sets, arguments, optimizers, saving, pushing."""
 
 import datasets
 import numpy as np
@@ -73,7 +73,7 @@ class Counter(TrainerCallback):
 
 
 def script(cls, folder, data, **given):
-    """A stock script: evaluates, saves, keeps two checkpoints and ends with the best."""
+    """Run a user's script: train, evaluate and save each step, keep two checkpoints, load the best at the end."""
     torch.manual_seed(0)
     args = arguments(
         folder,
@@ -93,7 +93,7 @@ def script(cls, folder, data, **given):
 
 
 @pytest.mark.parametrize("data", [formatted, transformed])
-def test_a_stock_script_needs_another_class_name_only(tmp_path, data):
+def test_a_script_for_trainer_runs_with_mixup_trainer(tmp_path, data):
     seen = []
     for cls in (Trainer, MixupTrainer):
         trainer, metrics = script(cls, tmp_path / cls.__name__, data())
@@ -103,10 +103,12 @@ def test_a_stock_script_needs_another_class_name_only(tmp_path, data):
         assert len(kept) == 2 and best[1:] in kept
         seen.append((counter.steps, set(metrics), len(losses(trainer)), len(losses(trainer, "eval_accuracy"))))
     assert seen[0] == seen[1]
-    assert metrics["eval_accuracy"] == trainer.state.best_metric  # transformers 5.23's own does not load this network
+    assert (
+        metrics["eval_accuracy"] == trainer.state.best_metric
+    )  # transformers 5.23's Trainer does not load this network
 
 
-def test_the_evaluation_is_that_of_the_stock_trainer(tmp_path):
+def test_evaluation_equals_that_of_trainer(tmp_path):
     model, data = native_vit(), Learnable()
     ours = MixupTrainer(model, arguments(tmp_path), train_dataset=data, eval_dataset=data, compute_metrics=accuracy)
     ours.train()
@@ -116,7 +118,7 @@ def test_the_evaluation_is_that_of_the_stock_trainer(tmp_path):
     torch.testing.assert_close(ours.predict(data).predictions, stock.predict(data).predictions)
 
 
-def test_mixup_is_the_method_of_plain_arguments_and_mixes_in_training_only(tmp_path):
+def test_plain_training_arguments_select_mixup_which_mixes_in_training_only(tmp_path):
     model, data = timm_resnet(), Learnable()
     seen = Seen(model)
     trainer = MixupTrainer(model, arguments(tmp_path), train_dataset=data, eval_dataset=data)
@@ -128,7 +130,7 @@ def test_mixup_is_the_method_of_plain_arguments_and_mixes_in_training_only(tmp_p
     assert all(are_rows(x, data.x) for x in seen.evaluating)
 
 
-def test_given_optimizer_and_scheduler_are_used(tmp_path):
+def test_a_given_optimizer_and_scheduler_are_used(tmp_path):
     model, watcher = timm_resnet(), Watcher()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.125)
     given = {"optimizers": (optimizer, get_constant_schedule(optimizer)), "callbacks": [watcher]}
@@ -139,7 +141,7 @@ def test_given_optimizer_and_scheduler_are_used(tmp_path):
     assert losses(trainer, "learning_rate") == [0.125]
 
 
-def test_a_given_optimizer_trains_the_methods_networks_at_its_own_rate(tmp_path):
+def test_a_given_optimizer_trains_the_methods_networks_with_its_learning_rate(tmp_path):
     model = timm_resnet()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.125)
     given = {"optimizers": (optimizer, None), "method": "automix"}
@@ -150,7 +152,7 @@ def test_a_given_optimizer_trains_the_methods_networks_at_its_own_rate(tmp_path)
     assert not alike(before, trainer.step.method.generator.state_dict())
 
 
-def test_a_scheduler_that_does_not_know_the_methods_networks_is_refused(tmp_path):
+def test_a_given_scheduler_is_refused_if_the_method_has_networks(tmp_path):
     model = timm_resnet()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.125)
     given = {"optimizers": (optimizer, get_constant_schedule(optimizer)), "method": "automix"}
@@ -159,22 +161,51 @@ def test_a_scheduler_that_does_not_know_the_methods_networks_is_refused(tmp_path
         trainer.train()
 
 
+def test_a_given_optimizer_of_another_model_is_refused(tmp_path):
+    optimizer = torch.optim.SGD(timm_resnet().parameters(), lr=0.125)
+    trainer = MixupTrainer(timm_resnet(), arguments(tmp_path), train_dataset=Rows(), optimizers=(optimizer, None))
+    with pytest.raises(ValueError, match="does not hold .* parameters that have gradients.*they would never move"):
+        trainer.train()
+
+
+def test_a_given_optimizer_may_hold_a_part_of_the_parameters(tmp_path):
+    model, watcher = timm_resnet(), Watcher()
+    optimizer = torch.optim.SGD(model.timm_model.fc.parameters(), lr=0.125)
+    given = {"optimizers": (optimizer, None), "callbacks": [watcher]}
+    MixupTrainer(model, arguments(tmp_path), train_dataset=Rows(), **given).train()
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, watcher.weights[0][name])}
+    assert changed == {"timm_model.fc.weight", "timm_model.fc.bias"}
+
+
+def test_a_subclass_whose_optimizer_leaves_out_parameters_is_refused(tmp_path):
+    class ClassifierTrainer(MixupTrainer):
+        def create_optimizer(self, model=None):
+            self.optimizer = torch.optim.SGD(self.model.timm_model.fc.parameters(), lr=0.125)
+            return self.optimizer
+
+    trainer = ClassifierTrainer(timm_resnet(), arguments(tmp_path), train_dataset=Rows())
+    with pytest.raises(
+        ValueError, match="does not hold .* parameters that have gradients.*'net.model.timm_model.conv1"
+    ):
+        trainer.train()
+
+
 @pytest.mark.parametrize("method", ["mixup", "automix"])
-def test_model_init_makes_the_network_that_is_trained(tmp_path, method):
-    made = []
+def test_model_init_creates_the_network_that_is_trained(tmp_path, method):
+    created = []
 
     def model_init():
-        made.append(timm_resnet())
-        return made[-1]
+        created.append(timm_resnet())
+        return created[-1]
 
     trainer = MixupTrainer(model_init=model_init, args=arguments(tmp_path), train_dataset=Rows(), method=method)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.train()
-    assert trainer.model is made[-1] is trainer.step.net.model
+    assert trainer.model is created[-1] is trainer.step.net.model
     assert not alike(before, trainer.model.state_dict())
 
 
-def test_the_best_checkpoint_is_one_that_was_saved(tmp_path):
+def test_the_best_checkpoint_is_none_if_the_best_step_was_not_saved(tmp_path):
     scores = iter([3.0, 1.0, 0.0, 2.0])
     args = arguments(
         tmp_path,
@@ -194,7 +225,7 @@ def test_the_best_checkpoint_is_one_that_was_saved(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
 
 
-def test_a_run_leaves_no_pickle_but_the_optimizers_state_in_checkpoints(tmp_path):
+def test_a_run_writes_no_pickles_but_the_optimizers_state_in_checkpoints(tmp_path):
     args = arguments(tmp_path, save_strategy="steps", save_steps=2)
     trainer = MixupTrainer(timm_resnet(), args, train_dataset=Rows(), method="automix")
     trainer.train()
@@ -208,18 +239,18 @@ def test_a_run_leaves_no_pickle_but_the_optimizers_state_in_checkpoints(tmp_path
 
 @pytest.mark.parametrize("folder", ["final", "checkpoint-4"])
 @pytest.mark.parametrize("model", [native_resnet, native_vit, timm_resnet])
-def test_a_saved_model_loads_by_from_pretrained(tmp_path, model, folder):
+def test_a_saved_model_loads_with_from_pretrained(tmp_path, model, folder):
     args = arguments(tmp_path, save_strategy="steps", save_steps=4)
     trainer = MixupTrainer(model(), args, train_dataset=Rows(), method="cutmix")
     trainer.train()
     trainer.save_model(tmp_path / "final")
-    again = type(trainer.model).from_pretrained(tmp_path / folder)
-    assert alike(again.state_dict(), trainer.model.state_dict())
+    loaded = type(trainer.model).from_pretrained(tmp_path / folder)
+    assert alike(loaded.state_dict(), trainer.model.state_dict())
 
 
-def test_a_network_that_is_not_transformers_trains_and_is_saved(tmp_path, resnet_model):
+def test_a_plain_torch_network_trains_saves_and_resumes(tmp_path, resnet_model):
     args = arguments(tmp_path, save_strategy="steps", save_steps=2, remove_unused_columns=False)
     MixupTrainer(resnet_model(), args, train_dataset=Rows(), method="mixup").train()
-    again = MixupTrainer(resnet_model(), args, train_dataset=Rows(), method="mixup")
-    again.train(resume_from_checkpoint=tmp_path / "checkpoint-2")
-    assert alike(weights(tmp_path / "checkpoint-4"), again.model.state_dict())
+    resumed = MixupTrainer(resnet_model(), args, train_dataset=Rows(), method="mixup")
+    resumed.train(resume_from_checkpoint=tmp_path / "checkpoint-2")
+    assert alike(weights(tmp_path / "checkpoint-4"), resumed.model.state_dict())

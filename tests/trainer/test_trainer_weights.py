@@ -1,4 +1,4 @@
-"""Averaged weights, timm's optimizers with layer decay, and where learning rates end."""
+"""EMA weights, timm's optimizers with layer decay, and learning rate schedules."""
 
 import copy
 
@@ -14,7 +14,7 @@ DECAY = 0.75
 
 
 def averaged(steps: list[dict], decay: float) -> dict:
-    """The average of weights by the definition: each step, `decay` of it and the rest of the new."""
+    """The exponential moving average of the weights of all steps: `decay` x average + (1 - `decay`) x new weights."""
     ema = {name: value.clone() for name, value in steps[0].items()}
     for step in steps[1:]:
         for name, value in step.items():
@@ -30,7 +30,7 @@ def trained(folder, choice, **changes):
     return trainer, watcher
 
 
-def test_the_average_after_three_steps_is_the_closed_form(tmp_path):
+def test_the_ema_after_three_steps_equals_its_definition(tmp_path):
     trainer, watcher = trained(tmp_path, "ema")
     expected = averaged(watcher.weights, DECAY)
     for name, value in trainer.ema.average.module.state_dict().items():
@@ -38,7 +38,7 @@ def test_the_average_after_three_steps_is_the_closed_form(tmp_path):
 
 
 @pytest.mark.parametrize("choice", ["model", "ema"])
-def test_the_chosen_weights_are_evaluated_and_training_goes_on_with_its_own(tmp_path, choice):
+def test_the_chosen_weights_are_evaluated_and_the_model_keeps_the_trained_ones(tmp_path, choice):
     trainer, watcher = trained(tmp_path, choice)
     chosen = watcher.weights[-1] if choice == "model" else averaged(watcher.weights, DECAY)
     model, data = copy.deepcopy(trainer.model).eval(), Learnable(16)
@@ -49,10 +49,10 @@ def test_the_chosen_weights_are_evaluated_and_training_goes_on_with_its_own(tmp_
     assert alike(trainer.model.state_dict(), watcher.weights[-1])
 
 
-@pytest.mark.parametrize(("choice", "beside"), [("model", "ema.safetensors"), ("ema", "trained.safetensors")])
-def test_the_chosen_weights_are_saved_as_the_model_and_the_others_beside(tmp_path, choice, beside):
+@pytest.mark.parametrize(("choice", "second"), [("model", "ema.safetensors"), ("ema", "trained.safetensors")])
+def test_the_chosen_weights_are_saved_as_the_model_and_the_others_in_a_second_file(tmp_path, choice, second):
     trainer, _ = trained(tmp_path, choice, save_strategy="steps", save_steps=3)
-    saved, other = weights(tmp_path / "checkpoint-3"), load_file(tmp_path / "checkpoint-3" / beside)
+    saved, other = weights(tmp_path / "checkpoint-3"), load_file(tmp_path / "checkpoint-3" / second)
     own, ema = trainer.model.state_dict(), trainer.ema.average.module.state_dict()
     assert alike(saved, own if choice == "model" else ema)
     assert alike(other, ema if choice == "model" else own)
@@ -67,7 +67,7 @@ def test_evaluating_between_steps_does_not_change_the_training(tmp_path):
     assert alike(*ends)
 
 
-def test_the_best_model_at_the_end_is_the_best_average(tmp_path):
+def test_the_best_model_at_the_end_is_the_best_ema(tmp_path):
     every = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
     best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
     trainer, _ = trained(tmp_path, "ema", **every, **best)
@@ -90,7 +90,7 @@ def test_layer_decay_lowers_the_learning_rate_of_each_layer_below_the_head(tmp_p
     assert [found[name] for name in of_layers] == pytest.approx([0.005, 0.01, 0.04, 0.08])
 
 
-def test_layer_decay_lasts_through_the_schedule(tmp_path):
+def test_layer_decay_holds_through_the_schedule(tmp_path):
     changes = {"optimizer": "adamw", "layer_decay": 0.5, "learning_rate": 0.08, "min_lr": 0.008, "max_steps": 2}
     trainer = make(tmp_path, timm_vit(), method="erm", **changes)
     trainer.train()
@@ -99,7 +99,7 @@ def test_layer_decay_lasts_through_the_schedule(tmp_path):
     assert found["patch_embed.proj.weight"] == pytest.approx(0.0005)
 
 
-def test_norms_biases_and_positions_do_not_decay(tmp_path):
+def test_norms_biases_and_position_embeddings_have_no_weight_decay(tmp_path):
     trainer = make(tmp_path, timm_vit(), optimizer="adamw", weight_decay=0.1)
     names = {id(parameter): name for name, parameter in trainer.model.timm_model.named_parameters()}
     groups = trainer.create_optimizer().param_groups
@@ -108,7 +108,7 @@ def test_norms_biases_and_positions_do_not_decay(tmp_path):
     assert not kept & {"head.weight", "blocks.0.attn.qkv.weight"}
 
 
-def test_the_learning_rate_ends_at_its_floor(tmp_path):
+def test_the_learning_rate_ends_at_min_lr(tmp_path):
     trainer = make(tmp_path, method="erm", learning_rate=0.05, min_lr=0.01, max_steps=4)
     trainer.train()
     assert losses(trainer, "learning_rate")[0] == 0.05
@@ -116,7 +116,7 @@ def test_the_learning_rate_ends_at_its_floor(tmp_path):
 
 
 @pytest.mark.parametrize("min_lr", [0.0, 0.01])
-def test_a_generator_has_a_learning_rate_and_a_floor_of_its_own(tmp_path, min_lr):
+def test_a_generator_has_its_own_initial_and_final_learning_rate(tmp_path, min_lr):
     arguments = {"generator_lr": 0.2, "generator_min_lr": 0.04}
     trainer = make(tmp_path, method="automix", method_args=arguments, min_lr=min_lr, max_steps=4)
     optimizer = trainer.create_optimizer()
@@ -128,7 +128,7 @@ def test_a_generator_has_a_learning_rate_and_a_floor_of_its_own(tmp_path, min_lr
     assert ends == pytest.approx([0.04 if one else min_lr for one in own])
 
 
-def test_a_generator_has_a_momentum_of_its_own_where_there_is_one(tmp_path):
+def test_a_generator_has_its_own_momentum_if_the_optimizer_has_momentum(tmp_path):
     arguments = {"method": "automix", "method_args": {"generator_momentum": 0.0}}
     trainer = make(tmp_path, **arguments)
     optimizer = trainer.create_optimizer()
@@ -148,20 +148,20 @@ def scheduled(trainer, steps):
     return [trainer.args.learning_rate * scheduler.lr_lambdas[0](step) for step in range(steps + 1)]
 
 
-def test_a_warm_up_may_be_told_in_epochs(tmp_path):
+def test_the_warm_up_can_be_given_in_epochs(tmp_path):
     plan = {"method": "erm", "max_steps": -1, "learning_rate": 0.1}
     epochs = make(tmp_path, warmup_epochs=2, num_train_epochs=5, **plan)
     steps = make(tmp_path, warmup_steps=16, num_train_epochs=5, **plan)
     for trainer in (epochs, steps):
         trainer.create_optimizer()
     assert scheduled(epochs, 40) == scheduled(steps, 40) and scheduled(epochs, 40)[16] == 0.1
-    # max_steps ends the run early, and an epoch of 64 rows still has 8 steps, or 4 of two batches
+    # max_steps ends the run early; an epoch of 64 rows has 8 steps, or 4 with two batches a step
     short = make(tmp_path, **plan | {"max_steps": 20}, warmup_epochs=2, gradient_accumulation_steps=2)
     short.create_optimizer()
     assert scheduled(short, 20)[8] == 0.1 > scheduled(short, 20)[7]
 
 
-def test_the_learning_rate_may_change_once_an_epoch(tmp_path):
+def test_the_learning_rate_can_be_constant_in_each_epoch(tmp_path):
     plan = {"method": "erm", "max_steps": -1, "num_train_epochs": 5, "learning_rate": 0.1, "min_lr": 0.01}
     by_step = make(tmp_path, warmup_epochs=1, **plan)
     by_epoch = make(tmp_path, warmup_epochs=1, lr_per_epoch=True, **plan)
@@ -176,11 +176,11 @@ def test_the_learning_rate_may_change_once_an_epoch(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "efficientnet_b0"])
-def test_batchnorm_is_synchronised_where_there_are_several_processes(architecture):
+def test_batchnorm_is_synchronised_if_there_are_several_processes(architecture):
     def norms(model):
         return [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
 
-    with torch.device("meta"):  # on CPUs torch cannot
+    with torch.device("meta"):  # torch does not synchronise BatchNorm on CPUs
         model, _ = build_model(architecture, classes=["a", "b"], image_size=32)
     names, count = [*model.state_dict()], len(norms(model))
     synchronise_batchnorm(model, 1)
@@ -192,7 +192,7 @@ def test_batchnorm_is_synchronised_where_there_are_several_processes(architectur
         synchronise_batchnorm(timm_resnet(), 2)
 
 
-def test_every_parameter_of_network_and_method_is_in_one_group(tmp_path):
+def test_every_parameter_of_network_and_method_is_in_exactly_one_group(tmp_path):
     trainer = make(tmp_path, method="automix")
     optimizer = trainer.create_optimizer()
     found = [id(p) for group in optimizer.param_groups for p in group["params"]]
@@ -200,7 +200,7 @@ def test_every_parameter_of_network_and_method_is_in_one_group(tmp_path):
     assert len(found) == len(set(found)) and set(found) == trained
 
 
-def test_an_unknown_argument_of_the_optimizer_is_named(tmp_path):
+def test_an_unknown_argument_of_the_optimizer_is_reported_by_name(tmp_path):
     trainer = make(tmp_path, data=Rows(), optimizer="adamw", optimizer_args={"betta": 1})
     with pytest.raises(ValueError, match="adamw.*betta"):
         trainer.create_optimizer()
