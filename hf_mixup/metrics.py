@@ -11,7 +11,7 @@ BINS = 15  # of the calibration error (Guo et al., 2017)
 TOP = 5
 CHUNK = 4096  # rows in float64 at a time: 33 MB at 1,000 classes
 CITATION = "Guo et al., On Calibration of Modern Neural Networks, 2017 (arXiv:1706.04599), for the calibration error."
-INPUTS = "predictions: logits, (N, K) floats. references: class numbers, (N,) integers."
+INPUTS = "predictions: logits, (N, K) floats. references: class indices, (N,) integers."
 
 
 def compute_metrics(prediction) -> dict[str, float]:
@@ -35,7 +35,7 @@ def _metrics(logits, labels) -> dict[str, float]:
 
 
 def checked_arrays(logits, labels) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (N, K) and labels (N,) as arrays. Raises ValueError for other shapes, types or class numbers."""
+    """Logits (N, K) and labels (N,) as arrays. Raises ValueError for other shapes, types or class indices."""
     if isinstance(logits, (tuple, list)) and len(logits) and np.ndim(logits[0]) > 1:
         raise ValueError(
             f"Predictions are {len(logits)} arrays, not one (N, K) array of logits. Leave eval_do_concat_batches true, "
@@ -95,7 +95,7 @@ def ece(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
 
 
 class ClassificationMetric(evaluate.Metric):
-    """One of the four numbers as an `evaluate` metric of logits and class numbers; subclasses set `key`."""
+    """One of the four numbers as an `evaluate` metric of logits and class indices; subclasses set `key`."""
 
     key: ClassVar[str]
 

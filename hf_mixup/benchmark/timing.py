@@ -69,7 +69,7 @@ def _wall() -> float:
 
 
 def batch(size: tuple[int, int, int, int], classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Reproducible images and class numbers."""
+    """Reproducible images and class indices."""
     rng = generator(0)
     return torch.randn(size, generator=rng), torch.randint(classes, size[:1], generator=rng)
 

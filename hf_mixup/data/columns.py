@@ -69,7 +69,7 @@ def find_classes(feature: object, values: pa.ChunkedArray, where: str) -> list[s
 
 
 def encode(values: pa.ChunkedArray, classes: list[str], where: str) -> np.ndarray:
-    """The class numbers, int64 (rows,), all in 0..K-1; DataError names the first row with another label."""
+    """The class indices, int64 (rows,), all in 0..K-1; DataError names the first row with another label."""
     if is_text(values.type):
         numbers = pc.index_in(values, pa.array(classes, values.type))
     elif pa.types.is_integer(values.type):
@@ -99,7 +99,7 @@ def bad_label(value: object, what: str, classes: list[str], count: int | None = 
 
 
 def integer_labels(dataset: datasets.Dataset, column: str) -> np.ndarray:
-    """The class numbers of a column of integers, int64 (rows,)."""
+    """The class indices of a column of integers, int64 (rows,)."""
     values = column_values(dataset, column)
     if not pa.types.is_integer(values.type) or values.null_count:
         raise DataError(

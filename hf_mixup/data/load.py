@@ -64,7 +64,7 @@ def load_data(
     skip_corrupt: bool = False,
     token: str | None = None,
 ) -> Data:
-    """Both splits, checked and with class numbers as labels; `data` is "sample", a folder or a Hub id.
+    """Both splits, checked and with class indices as labels; `data` is "sample", a folder or a Hub id.
 
     A folder holds `train/cat/1.png` or parquet files named after their splits; "train+validation" concatenates splits.
     `revision` pins a Hub commit (its sha is looked up) or the fingerprint of local files.

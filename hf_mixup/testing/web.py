@@ -115,7 +115,7 @@ def paged(request: Request, items: list, size: int) -> JSONResponse:
         start = max(0, int(request.query_params.get("cursor", 0)))
         size = max(1, min(size, int(request.query_params.get("limit", size))))
     except ValueError as error:
-        raise bad_request(f"cursor and limit must be whole numbers ({error})") from error
+        raise bad_request(f"cursor and limit must be integers ({error})") from error
     headers = {}
     if start + size < len(items):
         query = [(key, value) for key, value in request.query_params.multi_items() if key != "cursor"]

@@ -27,7 +27,7 @@ def check_supported(trainer) -> None:
 
 def _check_arguments(trainer) -> None:
     if trainer.args.label_smoothing_factor:
-        raise ValueError("label_smoothing_factor supports class numbers only: set MixupConfig.label_smoothing.")
+        raise ValueError("label_smoothing_factor supports class indices only: set MixupConfig.label_smoothing.")
     if trainer.compute_loss_func is not None:
         raise ValueError(
             "compute_loss_func would not be called: the loss is the method's. Choose a task or MixupConfig.loss."
