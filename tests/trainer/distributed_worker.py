@@ -45,7 +45,7 @@ from hf_mixup.trainer import MixupTrainer, checkpointing
 CNN = {"model": "resnet18", "model_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}}
 VIT = {"model": "vit_tiny_patch16_224", "model_args": {"patch_size": 7, "embed_dim": 24, "depth": 2, "num_heads": 2}}
 SIZE = 28
-# transformers' own ResNet, whose gradients the stock Trainer scales by accumulation and processes
+# transformers' ResNet, whose gradients transformers' Trainer scales by accumulation steps and processes
 NATIVE = {**CNN}
 NATIVE_CONFIG = ResNetConfig(
     embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], layer_type="basic", num_labels=10
@@ -253,7 +253,7 @@ def resumed() -> dict:
     """An uninterrupted run, and the run of the case `killed` resumed."""
     root = Path(os.environ["RUNS"])
     recipe = str(root / "recipe.yaml")
-    exits = [main([recipe, "--output_dir", str(root / "whole")])]
+    exits = [main([recipe, "--output_dir", str(root / "reference")])]
     exits += [main([recipe, "--output_dir", str(root / "killed"), "--resume"])]
     return {"exits": exits}
 
@@ -390,16 +390,16 @@ def run(results: str, cases: str) -> None:
 
 
 def run_in_a_fork(results: str, cases: str) -> None:
-    """As `run`, in a fork of this process. An error in the fork ends the fork only: its results are then missing."""
+    """As `run`, in a fork of this process. If the fork fails, its results are missing."""
     child = os.fork()
     if child:
         os.waitpid(child, 0)
         return
     try:
-        # the forks of all ranks meet in a file: the launcher's address serves one process group
+        # a store of its own: the launcher's serves one process group
+        store = f"file://{results}/{cases.split(',')[0]}.store"
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        meeting = f"file://{results}/{cases.split(',')[0]}.store"
-        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
+        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
         run(results, cases)
     except BaseException:
         traceback.print_exc()

@@ -83,12 +83,12 @@ def alone(runs, results):
 @pytest.mark.parametrize("split", distributed_worker.SPLITS)
 def test_gradients_do_not_depend_on_the_number_of_processes_and_accumulation(split, alone, runs):
     network, method, _, *bf16 = split.split()
-    whole = alone[f"{network} {method} 1"]  # of one batch of 64 rows, in float32
+    expected = alone[f"{network} {method} 1"]  # of one batch of 64 rows, in float32
     two = [load_file(runs / f"gradients-{split}-2-{rank}.safetensors") for rank in range(2)]
-    assert all(torch.equal(two[0][name], two[1][name]) for name in whole)
-    assert far(whole, alone[f"{network} erm 1"]) > 0.02 or method == "erm"
+    assert all(torch.equal(two[0][name], two[1][name]) for name in expected)
+    assert far(expected, alone[f"{network} erm 1"]) > 0.02 or method == "erm"
     for found in (alone[split], two[0]):
-        assert found.keys() == whole.keys() and far(found, whole) < (0.02 if bf16 else 1e-5)
+        assert found.keys() == expected.keys() and far(found, expected) < (0.02 if bf16 else 1e-5)
 
 
 def far(one: dict, other: dict) -> float:
@@ -109,7 +109,7 @@ def test_repeated_augmentation_gives_each_rank_a_copy_of_the_same_rows(results):
     one, other = results("repeated")
     assert one["rows"] == other["rows"] and len(set(one["rows"])) == len(one["rows"]) == 96  # 6 steps of 2 x 16, twice
     assert not {*one["seeds"]} & {*other["seeds"]}
-    assert "leave it out" in one["sync_bn"] and one["sync_bn"] == other["sync_bn"]
+    assert "Leave sync_bn out" in one["sync_bn"] and one["sync_bn"] == other["sync_bn"]
 
 
 def test_all_ranks_load_the_same_best_checkpoint(results):
@@ -144,7 +144,7 @@ def test_an_optimizer_created_before_sharding_is_refused(results):
         assert "does not hold" in found["old optimizer"] and "they would never move" in found["old optimizer"]
 
 
-def test_what_a_sharded_model_cannot_train_with_is_refused_by_name(results):
+def test_settings_that_fsdp_does_not_support_are_refused_by_name(results):
     for found in results("sharded"):
         assert set(found["exits"][3:]) == {2}
     for words, message in results("sharded")[0]["messages"].items():
@@ -164,14 +164,14 @@ def test_a_killed_process_ends_the_run_with_the_command_that_continues_it(launch
 
 def test_a_killed_run_of_two_processes_resumes_to_the_same_bits(results, runs):
     assert [found["exits"] for found in results("resumed")] == [[0, 0], [0, 0]]
-    assert_same_end(runs / "killed", runs / "whole")
+    assert_same_end(runs / "killed", runs / "reference")
 
 
-def assert_same_end(folder: Path, whole: Path) -> None:
+def assert_same_end(folder: Path, reference: Path) -> None:
     for name in ("model.safetensors", "method.safetensors"):
-        one, other = (load_file(run / name) for run in (folder, whole))
+        one, other = (load_file(run / name) for run in (folder, reference))
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-    assert record_of(folder)["final"] == record_of(whole)["final"]
+    assert record_of(folder)["final"] == record_of(reference)["final"]
     assert record_of(folder)["world_size"] == 2
 
 
@@ -217,7 +217,7 @@ def test_an_error_on_one_machine_ends_the_run_on_all(two_machines, runs):
 def test_machines_with_separate_disks_resume_to_the_same_bits(machines, results, runs):
     assert [found["exits"][1] for found in machines] == [0, 0]
     for rank in range(2):
-        assert_same_end(runs / f"machine-{rank}" / "run", runs / "whole")
+        assert_same_end(runs / f"machine-{rank}" / "run", runs / "reference")
 
 
 def test_resuming_is_refused_where_one_machine_lacks_the_checkpoints(machines):
