@@ -327,15 +327,15 @@ def fsdp_scripts() -> dict:
     return found
 
 
-def killed(folder="killed") -> None:
-    """A run in which rank 1 is killed while step 5 is saved."""
+def killed(folder="killed", step=5) -> None:
+    """A run in which rank 1 is killed while `step` is saved."""
     save, saved = checkpointing.save_rank_state, []
 
-    def save_or_die(directory, step, rank):
+    def save_or_die(directory, *args):
         saved.append(directory)
-        if rank == 1 and len(saved) == 5:
+        if PartialState().process_index == 1 and len(saved) == step:
             os.kill(os.getpid(), signal.SIGKILL)
-        save(directory, step, rank)
+        save(directory, *args)
 
     checkpointing.save_rank_state = save_or_die
     root = Path(os.environ["RUNS"])
@@ -343,7 +343,7 @@ def killed(folder="killed") -> None:
 
 
 def killed_under_the_launcher() -> None:
-    killed("killed-under-the-launcher")
+    killed("killed-under-the-launcher", step=2)
 
 
 def on_own_disk(name: str) -> list[str]:
@@ -352,21 +352,21 @@ def on_own_disk(name: str) -> list[str]:
     return [str(root / "recipe.yaml"), "--output_dir", str(root / f"machine-{os.environ['GROUP_RANK']}" / name)]
 
 
-def failed(name="run") -> None:
-    """A run on two machines that fails on the second, which cannot read its data any more."""
-    step = MixupTrainer.training_step
+def failed(name="run", after=5) -> None:
+    """A run on two machines whose second cannot read its data any more after so many steps."""
+    training_step = MixupTrainer.training_step
 
     def fail_on_rank_1(trainer, *args, **kwargs):
-        if trainer.state.global_step == 5 and trainer.args.process_index == 1:
+        if trainer.state.global_step == after and trainer.args.process_index == 1:
             raise DataError("Row 3 cannot be read: the disk is gone.")
-        return step(trainer, *args, **kwargs)
+        return training_step(trainer, *args, **kwargs)
 
     MixupTrainer.training_step = fail_on_rank_1
     sys.exit(main(on_own_disk(name)))
 
 
 def failed_under_the_launcher() -> None:
-    failed("failed-under-the-launcher")
+    failed("failed-under-the-launcher", after=1)
 
 
 def machines() -> dict:

@@ -22,7 +22,7 @@ LAUNCH = ("-m", "accelerate.commands.launch", "--num_processes", 2, "--config_fi
 def runs(tmp_path_factory):
     """The folder of all results and runs, with recipes that save at each step."""
     root = tmp_path_factory.mktemp("runs")
-    fields = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 4, "method": "automix"}
+    fields = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 3, "method": "automix"}
     data = folder_of(root / "data", rows=8)
     vit = {"image_size": 28, "optimizer": "adamw", "learning_rate": 1e-3, "max_grad_norm": 1, "method": "cutmix"}
     recipe_of(root / "vit.yaml", data, **fields | distributed_worker.VIT | vit | {"num_train_epochs": 2})
@@ -154,10 +154,10 @@ def test_settings_that_fsdp_does_not_support_are_refused_by_name(results):
 def test_a_killed_process_ends_the_run_with_the_command_that_continues_it(launch, runs):
     status, errors = launch
     assert status not in (0, None)
-    for folder in (runs / "killed", runs / "killed-under-the-launcher"):
+    for folder, step in ((runs / "killed", 4), (runs / "killed-under-the-launcher", 1)):
         assert (
             "Process 0 stopped, because another process of this run ended: see the last message of that process for "
-            f"the cause. The last complete checkpoint is {folder}/checkpoint-4. Continue with: accelerate launch "
+            f"the cause. The last complete checkpoint is {folder}/checkpoint-{step}. Continue with: accelerate launch "
             f"--multi_gpu --num_processes 2 -m hf_mixup {runs}/recipe.yaml --output_dir {folder} --resume"
         ) in errors
 
@@ -207,10 +207,10 @@ def test_an_error_on_one_machine_ends_the_run_on_all(two_machines, runs):
     assert (
         "--num_processes 2 --num_machines 2 --machine_rank 0 --main_process_ip 127.0.0.1 --main_process_port" in errors
     )
-    for name in ("run", "failed-under-the-launcher"):
+    for name, step in (("run", 5), ("failed-under-the-launcher", 1)):
         assert (
             "Process 0 stopped, because another process of this run ended: see the last message of that process for "
-            f"the cause. The last complete checkpoint is {runs}/machine-0/{name}/checkpoint-5. Continue with: "
+            f"the cause. The last complete checkpoint is {runs}/machine-0/{name}/checkpoint-{step}. Continue with: "
         ) in errors
 
 
