@@ -6,7 +6,7 @@ from .cli import push, train
 
 
 def main(argv: list[str]) -> int:
-    """The exit status of the command: 0, or 2 for bad input, 1 for a failure outside, 130 when interrupted."""
+    """Run the command; return 0, 1 (disk, network or another process failed), 2 (bad input) or 130 (interrupted)."""
     return push.main(argv[1:]) if argv[:1] == ["push"] else train.main(argv)
 
 

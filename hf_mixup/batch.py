@@ -21,8 +21,8 @@ class BatchMixup(nn.Module):
 
     `images` (B, C, H, W), `labels` int (B,) or float (B, K); targets are float32 (B, K). In eval mode, images are
     returned unchanged. Random draws depend on `seed` (None: torch's initial seed) and the rank, and in a DataLoader
-    worker also on the worker's seed, which differs in each epoch. `out`: a tensor like `images` for the mixed images,
-    so that no memory is allocated. `inplace` writes to `images` and requires `pairing="halves"`.
+    worker also on the worker's seed, which differs in each epoch. To allocate no memory, give `out`, a tensor like
+    `images`, in each call; `inplace` writes to `images` and requires `pairing="halves"`.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class BatchMixup(nn.Module):
                 f"or rows of {self.num_classes} floats."
             )
         if out is not None and self.inplace:
-            raise ValueError("out was given, but inplace writes to the images: give only one of them.")
+            raise ValueError("out was given, but inplace=True writes to the images: give only one of out and inplace.")
         if out is not None:
             _check_out(out, images)
         out = images if self.inplace else out
@@ -73,8 +73,8 @@ class BatchMixup(nn.Module):
             worker = torch.utils.data.get_worker_info()
             seed = torch.initial_seed() if self.seed is None else self.seed
             # not the worker's id: workers are restarted in each epoch, which would repeat the draws
-            of_worker = worker.seed % 2**63 if worker else 0
-            self._rng, self._rng_pid = generator(seed % 2**63, _rank(), of_worker), os.getpid()
+            worker_seed = worker.seed % 2**63 if worker else 0
+            self._rng, self._rng_pid = generator(seed % 2**63, _rank(), worker_seed), os.getpid()
         return self._rng
 
     def __getstate__(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ CONNECTION_LOST = (
 
 @contextmanager
 def raise_on_all_ranks() -> Iterator[None]:
-    """Raise an error that one rank meets inside on all ranks: there the original, elsewhere PeerProcessError.
+    """If the code inside fails on one rank, raise its error on that rank and PeerProcessError on all others.
 
     The code inside must not wait for other ranks.
     """
@@ -47,7 +47,7 @@ def raise_on_all_ranks() -> Iterator[None]:
 
 
 def on_main_process(call: Callable[[], Result]) -> Result | None:
-    """The result of `call` on the main process, None on the other ranks, which wait; a MixupError is raised on all."""
+    """Run `call` on the main process and return its result, None on other ranks; raise a MixupError on all ranks."""
     state, failure, result = PartialState(), None, None
     if state.is_main_process:
         try:
@@ -65,6 +65,7 @@ def on_main_process(call: Callable[[], Result]) -> Result | None:
 
 
 def _broadcast(state: PartialState, value: object) -> object:
+    """The main process's `value`, on all ranks."""
     values = [value]
     if state.num_processes > 1:
         broadcast_object_list(values)
@@ -72,35 +73,35 @@ def _broadcast(state: PartialState, value: object) -> object:
 
 
 def is_connection_lost(error: BaseException) -> bool:
-    """Whether an error says that the connection to another process of the run is lost."""
+    """Whether `error` means that the connection to another process of the run is lost."""
     if not isinstance(error, RuntimeError) or PartialState().num_processes == 1:
         return False
     return isinstance(error, DistError) or any(message in str(error) for message in CONNECTION_LOST)
 
 
 def num_machines() -> int:
-    """The number of machines of the run, as its launcher counts them."""
+    """The number of machines of the run, counted by the processes with local rank 0."""
     return sum(gather_object([int(PartialState().is_local_main_process)]))
 
 
 def has_separate_disks(folder: Path) -> bool:
-    """Whether `folder`, which exists, is on some machine another one than on the first."""
+    """Whether the machines of the run do not share the disk of `folder`, which must exist."""
     if num_machines() == 1:
         return False
     state = PartialState()
     [token] = broadcast_object_list([secrets.token_hex(8)])
-    mark = folder / f".lock-{token}"
+    marker = folder / f".lock-{token}"
     if state.is_main_process:
-        mark.touch()
+        marker.touch()
     state.wait_for_everyone()
-    found = gather_object([mark.exists()])
+    visible = gather_object([marker.exists()])
     if state.is_main_process:
-        mark.unlink()
-    return not all(found)
+        marker.unlink()
+    return not all(visible)
 
 
 def broadcast_buffers(module: nn.Module, exclude: Collection[str] = ()) -> None:
-    """Copy the first rank's buffers, such as BatchNorm statistics, which differ between ranks, to all ranks."""
+    """Copy the buffers of rank 0, such as BatchNorm statistics, to all ranks, except those named in `exclude`."""
     state = PartialState()
     if state.num_processes > 1:
         for name, buffer in module.named_buffers():

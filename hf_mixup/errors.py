@@ -7,10 +7,10 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 class MixupError(Exception):
-    """Base class. The message names the value that is wrong, and what to do."""
+    """Base class. The message gives the wrong value, and what to do."""
 
     exit_status = BAD_INPUT
-    every_rank = False  # whether each rank prints it; by default one process per machine
+    every_rank = False  # whether each rank prints the message; by default, one rank per machine does
 
 
 class ConfigError(MixupError, ValueError):
@@ -22,8 +22,8 @@ class DataError(MixupError, ValueError):
 
     def __init__(self, message: str):
         # torch re-raises the error of a loader worker with the worker's whole traceback as its message
-        own = message.rpartition(f"{__name__}.{type(self).__name__}: ")[2]
-        super().__init__(" ".join(line.strip() for line in own.splitlines() if line.strip()))
+        original = message.rpartition(f"{__name__}.{type(self).__name__}: ")[2]
+        super().__init__(" ".join(line.strip() for line in original.splitlines() if line.strip()))
 
 
 class DataUnreachable(DataError):
@@ -88,8 +88,8 @@ class TrainingInterrupted(KeyboardInterrupt):
     exit_status = INTERRUPTED
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """The sentence " Did you mean 'x'?", or "" if no choice is similar; the case of letters is ignored."""
     by_lower = {choice.lower(): choice for choice in choices}
-    found = get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
-    return f" Did you mean {by_lower[found[0]]!r}?" if found else ""
+    similar = get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
+    return f" Did you mean {by_lower[similar[0]]!r}?" if similar else ""

@@ -24,7 +24,7 @@ def compute_metrics(prediction) -> dict[str, float]:
 
 
 def _metrics(logits, labels) -> dict[str, float]:
-    """All four numbers."""
+    """The four numbers of `compute_metrics`, for logits (N, K) and labels (N,)."""
     rank, nll, confidence = scores(*checked_arrays(logits, labels))
     return {
         "top1": float(np.mean(rank < 1)),
@@ -55,7 +55,8 @@ def checked_arrays(logits, labels) -> tuple[np.ndarray, np.ndarray]:
         )
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise ValueError(
-            f"Labels range from {labels.min()} to {labels.max()}, but the model has {logits.shape[1]} classes."
+            f"Labels range from {labels.min()} to {labels.max()}, but the model has {logits.shape[1]} classes: "
+            f"give class indices from 0 to {logits.shape[1] - 1}."
         )
     return logits, labels
 
@@ -77,20 +78,20 @@ def _chunks(logits: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray
 
 def _chunk(rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`scores` of one chunk of float64 logits."""
-    own = rows[np.arange(len(rows)), labels][:, None]
-    before = (rows == own) & (np.arange(rows.shape[1]) < labels[:, None])
-    rank = np.where(np.isnan(rows).any(1), rows.shape[1], ((rows > own) | before).sum(1))
+    label_logit = rows[np.arange(len(rows)), labels][:, None]
+    tied = (rows == label_logit) & (np.arange(rows.shape[1]) < labels[:, None])
+    rank = np.where(np.isnan(rows).any(1), rows.shape[1], ((rows > label_logit) | tied).sum(1))
     highest = rows.max(1, keepdims=True)
     total = np.exp(rows - highest).sum(1)  # at least 1, so its log is accurate
-    return rank, (np.log(total) + (highest - own)[:, 0]), 1 / total
+    return rank, (np.log(total) + (highest - label_logit)[:, 0]), 1 / total
 
 
-def ece(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error, 0 to 1: |accuracy - confidence| in bins (l, u] of equal width, weighted by images."""
+def ece(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
+    """Expected calibration error, 0 to 1: |accuracy - confidence| in bins (l, u] of equal width, weighted by size."""
     if np.isnan(confidence).any():
         return float("nan")
     index = np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="left")  # i: edge i-1 < confidence <= edge i
-    gap = np.bincount(index, right.astype(np.float64) - confidence)
+    gap = np.bincount(index, correct.astype(np.float64) - confidence)
     return float(np.abs(gap).sum() / len(confidence))
 
 

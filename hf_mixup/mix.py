@@ -16,8 +16,8 @@ class Mix:
 
     `index`: (B, K) long; column 0 is the row itself in methods that mix pairs.
     `weight`: (B, K) float32; rows sum to one unless the method declares `free_weights`.
-    `mask`: (B or 1, K-1, H, W) in [0, 1], the shares of columns 0..K-2 (the last column has the rest); None where the
-    method has no mask. For pairs it is one where the row's own image is visible.
+    `mask`: (B or 1, K-1, H, W) in [0, 1], the shares of images 0..K-2 in each pixel (image K-1 has the rest); None if
+    the method has no mask. For pairs it is one where the row's own image is visible.
     A mask may be given as a function, which is called when `mask` is first read.
     """
 
@@ -42,9 +42,9 @@ class Mix:
         mask: Tensor | Callable[[], Tensor] | None = None,
         device: torch.device | None = None,
     ) -> Mix:
-        """Mix each row with one partner: `lam` (B,) or (1,) is the row's own share, `partner` (B,) the other row.
+        """The `Mix` of each row with one partner; `lam` (B,) or (1,) is the row's own share, `partner` (B,) indices.
 
-        `device`: of the result, by default that of `lam`. `index` and `weight` are built when they are first read.
+        `device` of the result, by default the device of `lam`. `index` and `weight` are built when they are first read.
         """
         device = device or lam.device
         mix = cls(None, None, mask)
@@ -54,7 +54,7 @@ class Mix:
 
     @classmethod
     def none(cls, x: Tensor) -> Mix:
-        """Mix nothing: every row of `x` (B, ...) keeps itself."""
+        """The `Mix` of a batch `x` (B, ...) that is not mixed: each row has weight one."""
         own = torch.arange(len(x), device=x.device)
         return cls(own[:, None], torch.ones(len(x), 1, device=x.device))
 

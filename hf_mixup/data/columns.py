@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import DataError, nearest
+from ..errors import DataError, did_you_mean
 
 
 def check_columns(features: datasets.Features | None, names: list[str], image: str, label: str, where: str) -> None:
@@ -31,7 +31,7 @@ def check_columns(features: datasets.Features | None, names: list[str], image: s
 def _advice(features: dict, names: list[str], column: str, role: str) -> str:
     wanted = datasets.Image if role == "image" else datasets.ClassLabel
     fitting = [name for name, feature in features.items() if isinstance(feature, wanted) and name != column]
-    return f" Columns of type {wanted.__name__}: {fitting}." if fitting else nearest(column, set(names) - {column})
+    return f" Columns of type {wanted.__name__}: {fitting}." if fitting else did_you_mean(column, set(names) - {column})
 
 
 def _holds_image_files(feature: object) -> bool:
@@ -91,7 +91,7 @@ def bad_label(value: object, what: str, classes: list[str], count: int | None = 
     """The error message for a label outside the classes; `count` is the number of such rows, if known."""
     known, hint = f"0..{len(classes) - 1}", ""
     if isinstance(value, str):
-        known, hint = f"the {len(classes)} classes", nearest(value, classes)
+        known, hint = f"the {len(classes)} classes", did_you_mean(value, classes)
     if value is None or value == -1:
         hint = " None and -1 mark rows without a label, as in hidden test splits: choose another split, or drop them."
     others = f" ({count} such row(s))" if count else ""

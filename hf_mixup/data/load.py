@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import datasets
 
-from ..errors import DataError, nearest
+from ..errors import DataError, did_you_mean
 from .columns import check_columns, column_values, find_classes, with_classes
 from .open_dataset import OpenedDataset, Split, Splits, open_splits
 from .streaming.cache import cache_split
@@ -145,7 +145,7 @@ def _select_split(splits: Splits, split: str, data: str, option: str) -> Split:
     parts = split.split("+")
     for part in parts:
         if part not in splits:
-            hint = nearest(part, splits)
+            hint = did_you_mean(part, splits)
             raise DataError(
                 f"{data!r} has no split {part!r}, only {sorted(splits)}.{hint} Pass {option}=... with one of them."
             )

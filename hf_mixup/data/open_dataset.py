@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ..errors import DataError, DataUnreachable, nearest
+from ..errors import DataError, DataUnreachable, did_you_mean
 from ..hub.retry import is_transient, reason, retried, status_of
 from .streaming.parquet import read_footer
 from .streaming.remote_files import HUB_FILE, LOGIN, TOKEN, file_sizes, read_range
@@ -188,7 +188,7 @@ def _hub_message(data: str, revision: str | None, error: Exception) -> str:
     if isinstance(error, RevisionNotFoundError):
         return f"Data set {data!r} has no revision {revision!r}: give a branch, a tag or a commit sha, or leave it out."
     if isinstance(error, (RepositoryNotFoundError, HFValidationError)):
-        hint = nearest(data, SUGGESTED_IDS) or _similar_folder(data)
+        hint = did_you_mean(data, SUGGESTED_IDS) or _similar_folder(data)
         return f"Data set {data!r} is neither a local folder nor readable on the Hub.{hint} {LOGIN}"
     if status in (401, 403):
         return f"The Hub denies access to data set {data!r} ({status}). {TOKEN if status == 401 else LOGIN}"
@@ -205,7 +205,7 @@ def _similar_folder(data: str) -> str:
         is_path = data.startswith((".", "/", "~")) or data.count("/") > 1
         return f" (The folder {str(path.parent)!r} does not exist either.)" if is_path else ""
     names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
-    return nearest(path.name, names)
+    return did_you_mean(path.name, names)
 
 
 def fingerprint(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""The methods, one per file: the files of this directory are the registry."""
+"""The methods, one per file; the registry is the list of the files in this folder."""
 
 import difflib
 from dataclasses import fields

@@ -11,7 +11,7 @@ STEP_MARGIN = 2 / 255  # step size minus the largest noise, in PuzzleMix's code
 
 
 class PixelRange:
-    """Converts between normalised images and pixel values 0 to 1; `mean` and `std` of each channel."""
+    """Converts between normalised images and pixels in [0, 1]; `mean`, `std` per channel, on the device of `like`."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], like: Tensor) -> None:
         self.mean, self.std = (
@@ -34,7 +34,7 @@ def attack(
 ) -> tuple[Tensor, Tensor]:
     """Images with adversarial noise, scaled by a random factor in [0, 1), and the loss gradient at the random start.
 
-    Both (B, C, H, W). `gradient(x)` is the loss gradient of images; `max_noise` per pixel, in units of 0 to 1.
+    Both (B, C, H, W). `gradient(images)` is the gradient of the loss; `max_noise`: largest change of pixels in [0, 1].
     """
     start = torch.empty(x.shape, device=x.device).uniform_(-max_noise, max_noise, generator=on_device(rng, x.device))
     start = pixels.clip_noise(x, start)

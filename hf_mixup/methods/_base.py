@@ -23,11 +23,11 @@ class Method(nn.Module):
 
     paper: ClassVar[str] = ""  # arXiv id, or a URL if there is none
     title: ClassVar[str] = ""  # name in tables and cards
-    group: ClassVar[str] = "static"  # static | policy | hidden | saliency | attention | learned | loss
+    group: ClassVar[str] = "static"  # baseline | static | policy | hidden | saliency | attention | learned | loss
     pairings: ClassVar[tuple[str, ...]] = PAIRINGS  # values of `pairing` that the method supports
     free_weights: ClassVar[bool] = False  # rows of `Mix.weight` need not sum to one
     private: ClassVar[tuple[str, ...]] = ()  # buffers with training data: per-rank state, not uploaded
-    needs: ClassVar[str] = ""  # what the method requires, if more than "the network"
+    needs: ClassVar[str] = ""  # requirement in the table of methods, if not "the network"
     needs_net = False  # `mix` reads the network, so collators cannot run the method
     needs_forward = False  # `forward` does more than `mix`, so collators cannot run the method
 
@@ -40,7 +40,7 @@ class Method(nn.Module):
         self = super().__new__(cls)
         nn.Module.__init__(self)
         self.step, self.total_steps = 0, 1  # optimizer steps done and planned, set by the trainer
-        self.outer_prob = 1.0  # share of rows that the method around this one mixes
+        self.outer_prob = 1.0  # share of rows that a surrounding `choice` mixes
         self.loaded = False  # the state was loaded from a file; `build_once` keeps it
         # for draws that must be equal on all ranks; set by the trainer before each step
         self.common_rng: torch.Generator | None = None
@@ -139,7 +139,7 @@ class Method(nn.Module):
         return len(x) if self.per_image else 1
 
     def skips(self, x: Tensor, rng: torch.Generator) -> bool:
-        """Whether the whole batch is not mixed: one row, eval mode, or skipped by `prob`."""
+        """Whether the whole batch stays unmixed: one row, eval mode, or drawn with probability 1 - `prob`."""
         if len(x) == 1 or not self.training:
             return True
         return self.prob < 1 and not self.per_image and float(torch.rand((), generator=rng)) >= self.prob
@@ -161,17 +161,17 @@ class Method(nn.Module):
 def _restore_rows(x: Tensor, mixed: Tensor, mix: Mix, skipped: Tensor) -> tuple[Tensor, Mix]:
     """`mixed` and `mix` with the rows `skipped` (B,) restored from `x`."""
     skipped = skipped.to(x.device, non_blocking=True)
-    own = torch.zeros_like(mix.weight)
-    own[:, 0] = 1
+    unmixed_weight = torch.zeros_like(mix.weight)
+    unmixed_weight[:, 0] = 1
     index = mix.index.clone()
     index[:, 0] = torch.where(skipped, torch.arange(len(x), device=x.device), index[:, 0])
     mask = mix.mask
     if mask is not None:
-        own_mask = torch.zeros_like(mask[:1])
-        own_mask[:, 0] = 1
-        mask = torch.where(skipped[:, None, None, None], own_mask, mask)
+        unmixed_mask = torch.zeros_like(mask[:1])
+        unmixed_mask[:, 0] = 1
+        mask = torch.where(skipped[:, None, None, None], unmixed_mask, mask)
     mixed = torch.where(skipped[:, None, None, None], x, mixed)
-    return mixed, Mix(index, torch.where(skipped[:, None], own, mix.weight), mask)
+    return mixed, Mix(index, torch.where(skipped[:, None], unmixed_weight, mix.weight), mask)
 
 
 def _to_plain(value: Any) -> Any:

@@ -13,24 +13,24 @@ Edit = Callable[[Tensor], Tensor]
 
 
 @contextmanager
-def editing_map(net: Net, layer: int | str, image: tuple[int, int], edit: Edit, edit_prefix: Edit) -> Iterator[None]:
+def editing_map(net: Net, layer: int | str, size: tuple[int, int], edit: Edit, edit_prefix: Edit) -> Iterator[None]:
     """Apply `edit` to the map (B, C, h, w) of a layer in every pass inside the context, in float32.
 
-    `image`: height and width of the images. `edit_prefix` is applied to class and distillation tokens (B, T, C).
+    `size`: height and width of the images. `edit_prefix` is applied to class and distillation tokens (B, T, C).
     """
 
     def change(hidden: Tensor) -> Tensor:
         with without_autocast(hidden.device):
-            wide = hidden.float()
+            full = hidden.float()
             if hidden.dim() == 3:
-                prefix, tokens = wide.tensor_split([net.architecture.prefix_tokens], 1)
-                height = round((tokens.shape[1] * image[0] / image[1]) ** 0.5)
+                prefix, tokens = full.tensor_split([net.architecture.prefix_tokens], 1)
+                height = round((tokens.shape[1] * size[0] / size[1]) ** 0.5)
                 changed = edit(tokens.mT.unflatten(2, (height, -1))).flatten(2).mT
                 changed = torch.cat([edit_prefix(prefix), changed], 1)
             elif net.architecture.channels_last:
-                changed = edit(wide.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+                changed = edit(full.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             else:
-                changed = edit(wide)
+                changed = edit(full)
             return changed.to(hidden.dtype)
 
     with net.editing(layer, change):

@@ -68,7 +68,7 @@ def variance(mask: Tensor, lam: Tensor) -> Tensor:
 
 
 def lam_curve(lam: Tensor, k: float) -> Tensor:
-    """`lam` in [0, 1] pulled towards 1/2, more for a smaller `k`; 0, 1/2 and 1 stay. A negative `k` changes nothing.
+    """`lam` in [0, 1] moved towards 1/2, more for a smaller `k`; 0, 1/2 and 1 do not change, nor does a negative `k`.
 
     SAMix, section 4 (arXiv 2111.15454).
     """
@@ -101,7 +101,7 @@ class MixBlock(nn.Module):
 
         `z` (N, C, h, w) features of the batch, `lam` (N,) or (1,), `partner` (N,).
         """
-        # products overflow in float16, and bfloat16 sums lose lam
+        # products overflow in float16; rounding to bfloat16 removes the effect of lam
         with without_autocast(z.device):
             own, other, lam = gather_pairs(z, lam, partner)
             if self.lam_channel:
@@ -174,5 +174,5 @@ class ShareBlock(nn.Module):
             queries, keys, values = ([layer(image) for image in images] for layer in (self.query, self.key, self.value))
             keys = [key.relu() for key in keys]
             all_keys = sum(keys)  # a sum of products with keys is the product with their sum
-            parts = [attend(q.relu(), all_keys - k, v) for q, k, v in zip(queries, keys, values)]
-            return resize_masks(torch.cat(parts, 1), size, self.upsample).softmax(1)
+            logits = [attend(q.relu(), all_keys - k, v) for q, k, v in zip(queries, keys, values)]
+            return resize_masks(torch.cat(logits, 1), size, self.upsample).softmax(1)

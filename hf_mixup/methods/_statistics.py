@@ -11,7 +11,7 @@ def check_statistics(method: Method) -> None:
     """Raise ValueError unless `mean` and `std` are both None or equally long, finite, with `std` above 0."""
     mean, std, name = method.mean, method.std, type(method).__name__
     if (mean is None) != (std is None) or (mean and len(mean) != len(std)):
-        raise ValueError(f"{name}'s mean is {mean!r} and std {std!r}: give one of each per channel.")
+        raise ValueError(f"{name}'s mean is {mean!r} and std {std!r}: give both, with one number per channel.")
     if mean and not all(math.isfinite(m) and 0 < s < math.inf for m, s in zip(mean, std, strict=True)):
         raise ValueError(f"{name}'s mean is {mean!r} and std {std!r}: give finite numbers, std above 0.")
 

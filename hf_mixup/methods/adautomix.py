@@ -1,8 +1,8 @@
 """AdAutoMix: AutoMix of several images with an adversarially trained mask generator (Qin et al., 2024, section 3).
 
 Differences from the authors' code: the encoder runs on clean images once instead of once per mixed image, and only in
-adversarial steps. As in the code, the generator then reduces the similarity of the encoder's outputs to those of the
-clean images; the paper's text says the opposite, `cosine_sign=-1`.
+adversarial steps. In these steps, as in the code, the generator reduces the similarity of the encoder's outputs to
+those of the clean images; in the paper's text it increases the similarity (`cosine_sign=-1`).
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from .automix import AutoMix
 
 
 def adautomix(x: Tensor, shares: Tensor, lam: Tensor, index: Tensor, margin: float) -> tuple[Tensor, Mix]:
-    """Images mixed by `shares` (B, K, H, W), or uniformly by `lam` where the first is within `margin` of 0 or 1.
+    """Images mixed by `shares` (B, K, H, W), or uniformly by `lam` where lam[:, 0] is within `margin` of 0 or 1.
 
-    `lam` (B, K) sums to one and weights the labels as drawn; `index` (B, K) rows, the first is the row itself.
+    `lam` (B, K) sums to one and is also the weight of the labels; `index` (B, K) rows, the first is the row itself.
     """
     lam = lam.to(x.device, torch.float32, non_blocking=True)
     extreme = torch.minimum(lam[:, 0], 1 - lam[:, 0]) <= margin
@@ -49,7 +49,7 @@ def weighted_cosine(mixed: Tensor, clean: Tensor, mix: Mix) -> Tensor:
 class AdAutoMix(AutoMix):
     """Fields of `automix`, and: `images`: number of images to mix, 2 on ImageNet; with `random_images`, drawn from 2 to
     `images`. `adversarial_every`: every n-th step trains the generator adversarially. `adversarial_weight`: weight of
-    the encoder's loss in these steps, the rest is that of the similarity to the clean images; 0.1 on ImageNet.
+    the encoder's loss in these steps; the similarity to the clean images has the rest; 0.1 on ImageNet.
     `linear_weight`: weight of plain Mixup in the clean images' loss, for three or more images. The paper sets
     `lam_channel` on ImageNet and CUB. A `mask_weight` above 0 adds AutoMix's mask loss.
     """
@@ -95,8 +95,8 @@ class AdAutoMix(AutoMix):
         lam = beta(self.alpha, self.draws(x) * (1 if count == 2 else count), rng).reshape(self.draws(x), -1)
         if count > 2:
             total = lam.sum(1, keepdim=True)
-            alone = (total == 0) | (self.alpha == 0)  # all draws may underflow to zero
-            lam = torch.where(alone, F.one_hot(torch.tensor(0), count), lam / total)[:, :-1]
+            unmixed = (total == 0) | (self.alpha == 0)  # all draws may underflow to zero
+            lam = torch.where(unmixed, F.one_hot(torch.tensor(0), count), lam / total)[:, :-1]
         return torch.cat([lam, (1 - lam.sum(1, keepdim=True)).clamp(min=0)], 1).expand(len(x), -1)
 
     def draw_index(self, x: Tensor, count: int, rng: torch.Generator) -> Tensor:
@@ -109,12 +109,10 @@ class AdAutoMix(AutoMix):
         lam, index = self.draw_shares(x, count, rng), self.draw_index(x, count, rng)
         return self.mix_for_net(x, self.encode(net, x), lam, index, rng)
 
-    def mix_for_net(
-        self, x: Tensor, z: Tensor, lam: Tensor, partner: Tensor, rng: torch.Generator
-    ) -> tuple[Tensor, Mix]:
+    def mix_for_net(self, x: Tensor, z: Tensor, lam: Tensor, index: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:
         with torch.no_grad():
-            shares = self.make_mask(z, lam, partner, x.shape[-2:], rng)
-        return adautomix(x, shares, lam, partner, self.lam_margin)
+            shares = self.make_mask(z, lam, index, x.shape[-2:], rng)
+        return adautomix(x, shares, lam, index, self.lam_margin)
 
     def forward(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         self.check(x, y)

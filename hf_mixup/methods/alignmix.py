@@ -1,7 +1,7 @@
 """AlignMix: mix two feature maps after aligning them by optimal transport (Venkataramanan et al., 2022, section 3).
 
 As the authors' code, without the paper's autoencoder. In networks with a class token, patches of the last map do not
-influence the logits: the map before the last block is used, and class tokens are mixed in place.
+influence the logits: the map before the last block is used, and class tokens are mixed without alignment.
 """
 
 from dataclasses import dataclass
@@ -18,21 +18,22 @@ from .mixup import mixup
 
 
 def alignmix(
-    features: Tensor, lam: Tensor, partner: Tensor, in_place: Tensor, *, eps: float, rounds: int, threshold: float
+    features: Tensor, lam: Tensor, partner: Tensor, align_partner: Tensor, *, eps: float, rounds: int, threshold: float
 ) -> tuple[Tensor, Mix]:
     """Feature maps mixed with the aligned map of the partner, with weights `lam` and `1 - lam`.
 
-    `features` (B, C, h, w); `lam` (B,); `partner` (B,); `in_place` (B,) bool: align the partner's map to the row's own
-    map, or the own map to the partner's. Gradients flow to both maps, not through the plan. `lam` 1 changes nothing.
+    `features` (B, C, h, w); `lam` (B,); `partner` (B,); `align_partner` (B,) bool: true aligns the partner's map to the
+    own map, false the own map to the partner's. The transport plan has no gradient. `lam` 1 changes nothing.
     """
-    lam, partner, in_place = (draw.to(features.device, non_blocking=True) for draw in (lam, partner, in_place))
+    draws = lam, partner, align_partner
+    lam, partner, align_partner = (draw.to(features.device, non_blocking=True) for draw in draws)
     own = features.flatten(2).transpose(1, 2)
     other = own.index_select(0, partner)
     with torch.no_grad():
-        # square of the distance: the difference of squares is not accurate enough for eps
+        # exact distances, squared: |a|^2 + |b|^2 - 2ab is not accurate enough for eps
         cost = torch.cdist(own, other, compute_mode="donot_use_mm_for_euclid_dist").square()
         plan = sinkhorn(cost, eps, rounds, threshold) * own.shape[1]
-    keeps_own = unsqueeze_like(in_place | (lam == 1), own)
+    keeps_own = unsqueeze_like(align_partner | (lam == 1), own)
     aligned = torch.where(keeps_own, plan @ other, other)
     mixed = blend_with(torch.where(keeps_own, own, plan.mT @ own), aligned, unsqueeze_like(lam, own))
     return mixed.mT.reshape(features.shape), Mix.pair(partner, lam)
@@ -40,9 +41,9 @@ def alignmix(
 
 @dataclass(eq=False)
 class AlignMix(Method):
-    """`alpha`: of Beta(alpha, alpha). `aligned_prob`: share of batches with aligned feature maps; the others get Mixup.
-    `layer`: number or name of the layer; by default the last one that influences the logits. `eps`, `rounds`,
-    `threshold`: of the transport plan, see `ops.sinkhorn`.
+    """`alpha`: of the Beta distribution of lam. `aligned_prob`: share of batches with aligned feature maps; the others
+    get Mixup. `layer`: number or name of the layer; by default the last one that influences the logits. `eps`,
+    `rounds`, `threshold`: of the transport plan, see `ops.sinkhorn`.
     """
 
     paper = "2103.15375"
@@ -84,11 +85,11 @@ class AlignMix(Method):
         if not aligned:
             x, mix = mixup(x, lam, partner)
             return {"mix": net.loss(net(x), mix(y))}
-        in_place = (torch.rand(self.draws(x), generator=rng) < 0.5).expand(len(x))
+        align_partner = (torch.rand(self.draws(x), generator=rng) < 0.5).expand(len(x))
 
         def edit(features: Tensor) -> Tensor:
             options = {"eps": self.eps, "rounds": self.rounds, "threshold": self.threshold}
-            return alignmix(features, lam, partner, in_place, **options)[0]
+            return alignmix(features, lam, partner, align_partner, **options)[0]
 
         with editing_map(net, self.layer_name, x.shape[-2:], edit, lambda tokens: mixup(tokens, lam, partner)[0]):
             logits = net(x)

@@ -21,13 +21,13 @@ from ._base import Method, Net
 def attentivemix(
     x: Tensor, activation: Tensor, count: Tensor, partner: Tensor, out: Tensor | None = None
 ) -> tuple[Tensor, Mix]:
-    """Each partner with the row's own cells of highest activation pasted over it; lam is their share of pixels.
+    """The cells of highest activation of each image, pasted onto its partner; lam is their share of pixels.
 
     `x` (B, C, H, W), `activation` (B, h, w), `count` (B or 1,) number of cells to paste, `partner` (B,).
     """
     order = activation.flatten(1).argsort(dim=1, descending=True, stable=True)
-    first = torch.arange(order.shape[1], device=x.device) < unexpand(count).to(x.device, non_blocking=True)[:, None]
-    kept = torch.zeros_like(order, dtype=torch.float32).scatter(1, order, first.float().expand_as(order))
+    is_top = torch.arange(order.shape[1], device=x.device) < unexpand(count).to(x.device, non_blocking=True)[:, None]
+    kept = torch.zeros_like(order, dtype=torch.float32).scatter(1, order, is_top.float().expand_as(order))
     mask = upsample_cells(kept.reshape(len(x), 1, *activation.shape[1:]), x.shape[-2:])
     return blend(x, partner, mask, out), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
@@ -56,13 +56,13 @@ class AttentiveMix(Method):
         super().__post_init__()
         self.eye = None  # Net of the teacher, created in `build`
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"AttentiveMix's top_k is {self.top_k!r}: give 1 cell or more, or None to draw them.")
+            raise ValueError(f"AttentiveMix's top_k is {self.top_k!r}: give 1 or more, or None for a random number.")
         if self.teacher_size < 1:
             raise ValueError(f"AttentiveMix's teacher_size is {self.teacher_size!r}: give 1 pixel or more.")
 
     def build(self, net: Net) -> None:
         self.eye = net.copy() if self.teacher is None else net.teacher(self.teacher, self.teacher_pretrained)
-        self.eye.layer(-1)  # raises if the map cannot be read
+        self.eye.layer(-1)  # raises if the teacher has no feature maps
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:

@@ -113,9 +113,9 @@ def draw_chains(
 
 @dataclass(eq=False)
 class AugMix(Method):
-    """`jsd_weight`: of the Jensen-Shannon divergence between the predictions for the image and two views, added to the
-    loss of the image; 0 trains on one view instead, which collators support. `width`: number of chains. `depth`:
-    operations per chain, -1 for 1 to 3. `severity`: the largest one, 0.1 to 10. `alpha`: of the Beta and Dirichlet
+    """`jsd_weight`: weight of the Jensen-Shannon divergence between the predictions for the image and two views, added
+    to the loss of the image; 0 trains on one view instead, which collators support. `width`: number of chains. `depth`:
+    operations per chain, -1 for 1 to 3. `severity`: largest severity, 0.1 to 10. `alpha`: of the Beta and Dirichlet
     distributions; 0 does not change images. `mean`, `std`: normalisation of the images, one number per channel; without
     them, black and white are the minimum and maximum of each image. Integer images have levels 0 to 255.
     """

@@ -19,9 +19,9 @@ TINY = 1e-6  # smallest share of an image in a pixel; 1 - TINY is below 1 in flo
 
 
 def automix(x: Tensor, mask: Tensor, lam: Tensor, partner: Tensor, margin: float) -> tuple[Tensor, Mix]:
-    """Images mixed by `mask` (B, 1, H, W), or uniformly by `lam` in rows where it is within `margin` of 0 or 1.
+    """Images mixed by `mask` (B, 1, H, W), or uniformly by `lam` in rows where lam is within `margin` of 0 or 1.
 
-    `lam` (B,) weights the labels as drawn, even where the mean of the mask differs.
+    `lam` (B,) is also the weight of the labels, even where the mean of the mask differs from it.
     """
     lam = lam.to(x.device, torch.float32, non_blocking=True)
     extreme = torch.minimum(lam, 1 - lam) <= margin
@@ -53,19 +53,19 @@ def momentum_at(step: int, total_steps: int, first: float, final: float, warmup:
 
 @dataclass(eq=False)
 class AutoMix(Method):
-    """`alpha`: of Beta(alpha, alpha). `layer`: number or name of the layer whose features the generator reads; by
+    """`alpha`: of the Beta distribution of lam. `layer`: number or name of the layer with the generator's input; by
     default the last stage but one, or the middle block of a ViT. `lam_margin`: plain Mixup for lam within this margin
-    of 0 or 1. `mask_weight`, `mask_margin`, `mask_schedule` (constant, or cosine to zero): of the loss that keeps the
-    mean of the masks near lam. `variance_weight`: of a term in that loss for binary masks, 2 for ResNeXt-50 on CUB.
-    `momentum`, `final_momentum`, `momentum_warmup`: of the encoder; with a momentum of 1, encoder and generator are
-    frozen in their loaded state. `lam_channel`, `upsample`: see `MixBlock`. `update_prob`: share of steps in which the
-    generator is trained with the encoder's loss. `generator_lr`, `generator_min_lr`, `generator_momentum`: learning
-    rates and momentum of the generator; None uses the network's. `mask_adjust`: share of batches in which masks are
-    rescaled to a mean of lam. `onehot_mix`: use images mixed by Mixup or CutMix for the second loss, instead of clean
-    images.
+    of 0 or 1. The mask loss keeps the mean of the masks near lam, up to `mask_margin`; its weight is `mask_weight`,
+    with the schedule `mask_schedule` (constant, or cosine to zero). `variance_weight`: weight of a term in that loss
+    that favours binary masks, 2 for ResNeXt-50 on CUB. `momentum`, `final_momentum`, `momentum_warmup`: of the encoder,
+    a moving average of the network; with a momentum of 1, encoder and generator are frozen in their loaded state.
+    `lam_channel`, `upsample`: see `MixBlock`. `update_prob`: share of steps in which the generator is trained with the
+    encoder's loss. `generator_lr`, `generator_min_lr`, `generator_momentum`: learning rates and momentum of the
+    generator; None uses the network's. `mask_adjust`: share of batches in which masks are rescaled to a mean of lam.
+    `onehot_mix`: train `head` on images mixed by Mixup or CutMix, instead of clean images.
 
     The network's classifier is trained on mixed images, `head` on clean images. The encoder runs in train mode with its
-    own BatchNorm statistics, as in the authors' code; layers after `layer` run on mixed images only.
+    own BatchNorm statistics, as in the authors' code; its layers after `layer` run on mixed images only.
     """
 
     paper = "2103.13027"
@@ -106,7 +106,7 @@ class AutoMix(Method):
             raise ValueError(f"{self.title}'s variance_weight is {self.variance_weight!r}: give a finite number.")
         if not 0 <= self.momentum or not (self.frozen or self.momentum <= self.final_momentum <= 1):
             raise ValueError(
-                f"{self.title}'s momentum goes from {self.momentum!r} to {self.final_momentum!r}: "
+                f"{self.title}'s momentum is {self.momentum!r} and final_momentum {self.final_momentum!r}: "
                 "give 0 <= momentum <= final_momentum <= 1, or a momentum of 1 for a frozen generator."
             )
 
@@ -118,10 +118,10 @@ class AutoMix(Method):
     def build(self, net: Net) -> None:
         layers = net.layers(for_method=self.name)
         if self.layer is None:
-            is_vit = len({known.reduction for known in layers}) == 1  # all maps have one size
+            is_vit = len({layer.reduction for layer in layers}) == 1  # all maps have one size
             self.layer_info = layers[(len(layers) - 1) // 2 if is_vit else -2]
         else:
-            self.layer_info = next(known for known in layers if known.name == net.layer(self.layer).name)
+            self.layer_info = next(layer for layer in layers if layer.name == net.layer(self.layer).name)
         device = net.classifier.weight.device
         self.generator = self.new_generator(self.layer_info.channels).to(device).requires_grad_(not self.frozen)
         self.encoder = net.copy()
@@ -171,7 +171,7 @@ class AutoMix(Method):
         return self.encoder.features(x, self.layer_info.name)
 
     def make_mask(self, z: Tensor, lam: Tensor, partner: Tensor, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        """The generator's mask for features `z`; `rng` is for generators with dropout."""
+        """(B, 1, H, W) mask of the generator for features `z` (B, C, h, w); `rng` is for generators with dropout."""
         return self.generator(z, lam, partner, size)
 
     def mix_for_net(

@@ -1,6 +1,7 @@
 """C-Mixup: partners with similar targets, for regression (Yao et al., 2022, section 3).
 
-Partners are drawn from the batch, as the authors do for their largest data set; for others they use all images.
+Partners are drawn from the batch, as in the authors' code for their largest data set; for smaller data sets, the
+authors draw from all images.
 """
 
 from dataclasses import dataclass
@@ -28,8 +29,8 @@ def near_partners(y: Tensor, draw: Tensor, bandwidth: float) -> Tensor:
 
 @dataclass(eq=False)
 class CMixup(Method):
-    """`alpha`: both parameters of the Beta distribution of lam. `bandwidth`: of the kernel, in units of the targets;
-    inf is Mixup. The authors use 0.05 to 10 for normalised targets.
+    """`alpha`: both parameters of the Beta distribution of lam. `bandwidth`: of the Gaussian kernel, in units of
+    the targets; inf is Mixup. The authors use 0.05 to 10 for normalised targets.
     """
 
     paper = "2210.05775"

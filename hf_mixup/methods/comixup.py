@@ -26,45 +26,45 @@ from ._base import Method, Net
 TINY = 1e-8  # lower bound of a logarithm's argument
 FORBIDDEN = 1e3  # cost of a label that must not be used; larger than all other costs together
 HALF_DISCOUNT = 5e-4  # reduction of the cost of a label with two images, as in the authors' code
-HALF_COST = 0.25  # pairwise cost of a cell with one image and a cell with half of it
+HALF_COST = 0.25  # pairwise cost of neighbours: a cell with one image, a cell with half of that image
 PEAK_SIDE = 8  # side in pixels of the square whose mean saliency defines an image's peak
 
 
 class Groups(NamedTuple):
-    """Groups of a batch: `rows` (P, m) of the batch in each group, `valid` (P, m) bool, false for padding."""
+    """Groups of a batch: `rows` (P, m) row indices of each group, `valid` (P, m) bool, false for padding."""
 
     rows: Tensor
     valid: Tensor
 
 
-def split_rows(count: int, most: int) -> Groups:
-    """`count` rows in the fewest groups of at most `most` rows, in order; sizes differ by at most one; on the CPU."""
-    number = -(-count // most)
+def split_rows(count: int, max_size: int) -> Groups:
+    """`count` rows in the fewest groups of up to `max_size` rows, in order; sizes differ by at most one; on the CPU."""
+    number = -(-count // max_size)
     first = torch.arange(number + 1) * count // number
     sizes = first.diff()
-    place = torch.arange(-(-count // number))
-    return Groups((first[:-1, None] + place).clamp(max=count - 1), place < sizes[:, None])
+    offset = torch.arange(-(-count // number))
+    return Groups((first[:-1, None] + offset).clamp(max=count - 1), offset < sizes[:, None])
 
 
 def comixup(x: Tensor, shares: Tensor, groups: Groups) -> tuple[Tensor, Mix]:
     """Images composed cell by cell; weights are shares of pixels, in descending order.
 
-    `x` (B, C, H, W); `shares` (P, m, n * n, m) of a group's m images in the cells of its m outputs: one, or two halves.
+    `x` (B, C, H, W); `shares` (P, m, n * n, m) of a group's m images in each cell of its m outputs: 1, or 1/2 of two.
     """
     rows, valid = (part.to(x.device, non_blocking=True) for part in groups)
-    cells = math.isqrt(shares.shape[2])
+    side = math.isqrt(shares.shape[2])
     outputs = groups.valid.flatten().nonzero()[:, 0].to(x.device, non_blocking=True)
-    shares = shares.flatten(0, 1).index_select(0, outputs).transpose(1, 2).unflatten(2, (cells, cells))
+    shares = shares.flatten(0, 1).index_select(0, outputs).transpose(1, 2).unflatten(2, (side, side))
     index = rows.repeat_interleave(rows.shape[1], 0).index_select(0, outputs)
     order = shares.sum((2, 3)).argsort(dim=1, descending=True, stable=True)
     index, shares = index.gather(1, order), shares.gather(1, order[:, :, None, None].expand_as(shares))
     masks = F.interpolate(shares, size=x.shape[-2:], mode="nearest")
-    top, source = shares.topk(min(2, shares.shape[1]), 1)
+    top_share, source = shares.topk(min(2, shares.shape[1]), 1)
     source = index.gather(1, source.flatten(1)).view_as(source).float()  # integers, exact up to 2^24 rows
     source = F.interpolate(source, size=x.shape[-2:], mode="nearest").long()
     pixels = [x.gather(0, source[:, k, None].expand_as(x)) for k in (0, -1)]
-    most = F.interpolate(top[:, :1], size=x.shape[-2:], mode="nearest")
-    return blend_with(*pixels, most), Mix(index, masks.mean((2, 3)), masks[:, :-1])
+    share = F.interpolate(top_share[:, :1], size=x.shape[-2:], mode="nearest")
+    return blend_with(*pixels, share), Mix(index, masks.mean((2, 3)), masks[:, :-1])
 
 
 def compatibility(saliency: Tensor, groups: Groups, omega: float) -> Tensor:
@@ -107,29 +107,29 @@ def solve(
     banned = torch.zeros(count, size, size, device=cost.device)
     for sweep in range(sweeps):
         for k in range(size):
-            own = shares[k].sum(1)
-            overuse = torch.bmm(compat, (used - own)[:, :, None])[:, :, 0]
+            counts = shares[k].sum(1)
+            overuse = torch.bmm(compat, (used - counts)[:, :, None])[:, :, 0]
             overuse = 2 * overuse * (overuse > threshold * cells) + banned[:, k]
             unary = cost[:, k] + gamma / cells * overuse[:, None]
-            unary, pairwise, content = add_half_labels(unary, own if sweep else torch.zeros_like(own))
+            unary, pairwise, content = add_half_labels(unary, counts if sweep else torch.zeros_like(counts))
             label = labelling(unary, pairwise, beta / cells, (side, side))
             shares[k] = torch.bmm(label, content) * valid[:, k, None, None]
-            used = used - own + shares[k].sum(1)
+            used = used - counts + shares[k].sum(1)
         if sweep == sweeps - 2:
             banned = ban_duplicates(torch.stack(shares, 1).sum(2) > 0)
     return torch.stack(shares, 1)
 
 
-def add_half_labels(unary: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def add_half_labels(unary: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Unary costs (P, S, L), pairwise costs (P, L, L) and shares (P, L, m) of labels: m images, and up to three pairs.
 
-    `unary` (P, S, m); `own` (P, m) number of this output's cells per image. Pairs are halves of the three images with
-    the most cells.
+    `unary` (P, S, m); `counts` (P, m) number of this output's cells per image. Pairs are halves of the three images
+    with the most cells.
     """
-    count, size = own.shape
-    amount, image = own.topk(min(3, size), 1)
+    count, size = counts.shape
+    amount, image = counts.topk(min(3, size), 1)
     pairs = list(combinations(range(amount.shape[1]), 2))
-    whole = torch.eye(size, device=own.device)
+    whole = torch.eye(size, device=counts.device)
     top = whole[image]
     pair = torch.stack([(top[:, one] + top[:, other]) / 2 for one, other in pairs], 1)
     # the second image of a pair has fewer cells than the first
@@ -137,16 +137,17 @@ def add_half_labels(unary: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]
     halves = unary @ pair.mT - HALF_DISCOUNT + forbidden[:, None]
     content = torch.cat([whole.expand(count, -1, -1), pair], 1)
     half_cost = 1 - (1 - HALF_COST) * 2 * pair
-    among = (1 - whole).expand(count, -1, -1)
-    between = (1 - torch.eye(len(pairs), device=own.device)).expand(count, -1, -1)
-    pairwise = torch.cat([torch.cat([among, half_cost.mT], 2), torch.cat([half_cost, between], 2)], 1)
+    whole_cost = (1 - whole).expand(count, -1, -1)
+    pair_cost = (1 - torch.eye(len(pairs), device=counts.device)).expand(count, -1, -1)
+    pairwise = torch.cat([torch.cat([whole_cost, half_cost.mT], 2), torch.cat([half_cost, pair_cost], 2)], 1)
     return torch.cat([unary, halves], 2), pairwise, content
 
 
 def ban_duplicates(uses: Tensor) -> Tensor:
     """(P, m, m) one where an output must not use an image, because two outputs use the same two or more images.
 
-    `uses` (P, m, m) whether an output uses an image. The earlier output loses the first image, the later the second.
+    `uses` (P, m, m) whether an output uses an image. The first of these images is banned in the earlier output, the
+    second in the later.
     """
     rank = uses.cumsum(2) * uses
     duplicates = (uses[:, :, None] == uses[:, None]).all(3) & (rank == 2).any(2)[:, None]
@@ -161,11 +162,11 @@ class CoMixup(Method):
     """Defaults are the authors'.
 
     `part`: largest number of images that are mixed with each other. `alpha`: of the Dirichlet prior of the images'
-    shares, one draw per group (per output, with `per_image`), with weight `eta`. `beta`: weight of different labels in
-    neighbouring cells. `gamma`: weight of the penalty for images that the other outputs use more than `threshold`
-    times; with `omega`, images with distant saliency peaks also count. `grids`: cells per side, one drawn per batch.
-    `sweeps`: over the outputs. `clean_weight`: of the loss of clean images; for 0 the authors recommend a smaller
-    alpha. Images that are not changed contribute to the clean loss only.
+    shares, one draw per group (per output, with `per_image`); `eta`: weight of the prior. `beta`: weight of different
+    labels in neighbouring cells. `gamma`: weight of the penalty for images that the other outputs use more than
+    `threshold` times; with `omega`, images with distant saliency peaks also count. `grids`: cells per side, one drawn
+    per batch. `sweeps`: rounds over the outputs. `clean_weight`: weight of the loss of clean images; for 0 the authors
+    recommend a smaller alpha. Images that are not changed contribute to the clean loss only.
     """
 
     paper = "2102.03065"
@@ -194,7 +195,9 @@ class CoMixup(Method):
         if self.alpha == 0:
             raise ValueError("Co-Mixup's alpha is 0: give a number above 0, or prob 0 for no mixing.")
         if self.part < 2 or self.sweeps < 1:
-            raise ValueError(f"Co-Mixup got part {self.part!r}, sweeps {self.sweeps!r}: give at least 2 and 1.")
+            raise ValueError(
+                f"Co-Mixup got part {self.part!r}, sweeps {self.sweeps!r}: give a part of 2 or more, 1 sweep or more."
+            )
         if not self.grids or min(self.grids) < 1:
             raise ValueError(f"Co-Mixup's grids are {self.grids!r}: give numbers of cells per side, 1 or more.")
 
@@ -212,8 +215,8 @@ class CoMixup(Method):
         side = self.grids[int(integers(len(self.grids), 1, rng))]
         (number, size), cells = groups.rows.shape, side**2
         prior = dirichlet(self.alpha, number * (size if self.per_image else 1), size, rng).view(number, -1, 1, size)
-        most = groups.valid.sum(1).repeat_interleave(size * cells)
-        start = integers(most, len(most), rng).view(number, size, cells)
+        sizes = groups.valid.sum(1).repeat_interleave(size * cells)
+        start = integers(sizes, len(sizes), rng).view(number, size, cells)
         rows, valid, prior, start = (draw.to(saliency.device, non_blocking=True) for draw in (*groups, prior, start))
         worth = block_shares(saliency, side).flatten(1)[rows].mT[:, None]
         cost = -worth - self.eta / cells * (prior + TINY).log()

@@ -21,15 +21,15 @@ SCALES = ("none", "pow", "exp")
 def decoupled_terms(logits: Tensor, y: Tensor, mix: Mix) -> Tensor:
     """(B, K) negative log-probability, in nats, of each mixed image's class, excluding the other images' classes.
 
-    `logits` and `y` (B, C), `y` one-hot. Zero for images without a class, and if all mixed images have one class.
+    `logits` and `y` (B, C), `y` one-hot. Zero for images without a class, and if all mixed images have the same class.
     """
     columns = [y.index_select(0, index) > 0 for index in mix.index.unbind(1)]
     classes = torch.stack(columns, 1) & (mix.weight[..., None] > 0)
     others = classes.any(1, keepdim=True) & ~classes
     remaining = logits[:, None].masked_fill(others, -torch.inf)
     own = (classes * logits[:, None]).sum(-1) / classes.sum(-1).clamp(min=1)
-    counts = classes.any(-1) & others.any(-1)
-    return torch.where(counts, remaining.logsumexp(-1) - own, 0.0)
+    included = classes.any(-1) & others.any(-1)
+    return torch.where(included, remaining.logsumexp(-1) - own, 0.0)
 
 
 def rescaled(lam: Tensor, scale: str, power: float, threshold: float) -> Tensor:
@@ -46,10 +46,10 @@ def rescaled(lam: Tensor, scale: str, power: float, threshold: float) -> Tensor:
 
 @dataclass(eq=False)
 class DecoupledMix(Container):
-    """`base`: the method that mixes pixels. `eta`: weight of the decoupled term. `mode`: both images, or only those
-    with less or more than `threshold` of the mix. `scale`, `scale_power`, `scale_threshold`: rescaling of lam, the
-    weight of each image's term. `two_hot`: no decoupled term; targets for a binary loss are the rescaled lam of both
-    classes, or ones without a `scale` (section 4.2).
+    """`base`: the method that mixes pixels. `eta`: weight of the decoupled term. `mode`: terms of both images, or only
+    of those with a weight below ("less") or not below ("more") `threshold`. `scale`, `scale_power`, `scale_threshold`:
+    rescaling of lam, the weight of each image's term. `two_hot`: no decoupled term; targets for a binary loss are the
+    rescaled lam of both classes, or ones without a `scale` (section 4.2).
     """
 
     paper = "2203.10761"
@@ -78,13 +78,13 @@ class DecoupledMix(Container):
         x, mix = self.mix(net, x, y, rng)
         logits = net(x)
         if self.two_hot:
-            raised = Mix(mix.index, self.rescale(mix.weight) * (mix.weight > 0), mix.mask)
-            return {"mix": net.loss(logits, raised(y).clamp(max=1))}
+            two_hot = Mix(mix.index, self.rescale(mix.weight) * (mix.weight > 0), mix.mask)
+            return {"mix": net.loss(logits, two_hot(y).clamp(max=1))}
         decoupled = (self.weights(mix) * decoupled_terms(logits, y, mix)).sum(1).mean()
         return {"mix": net.loss(logits, mix(y)), "decoupled": self.eta * decoupled}
 
     def rescale(self, weight: Tensor) -> Tensor:
-        """`weight` rescaled with the method's settings."""
+        """`weight` (B, K) rescaled with the method's settings."""
         return rescaled(weight, self.scale, self.scale_power, self.scale_threshold)
 
     def weights(self, mix: Mix) -> Tensor:
@@ -93,6 +93,6 @@ class DecoupledMix(Container):
         if self.mode == "both":
             return weight
         less = mix.weight < self.threshold
-        if mix.weight.shape[1] == 2:  # exactly one image of a pair: at the threshold, the partner
+        if mix.weight.shape[1] == 2:  # exactly one image of a pair; if lam is the threshold, the partner
             less = torch.stack([less[:, 0], ~less[:, 0]], 1)
         return weight * (less if self.mode == "less" else ~less)

@@ -1,6 +1,6 @@
 """GMix: the image with the smaller share is visible through a Gaussian (Park et al., 2022).
 
-lam is the mean of the mask; the border cuts the Gaussian off, so it is farther from 1/2 than the lam drawn. In images
+lam is the mean of the mask. The border crops the Gaussian, so lam is farther from 1/2 than the lam drawn. In images
 that are not square the Gaussian is circular, with the same area; the authors' code uses the height for both sides.
 """
 
@@ -18,7 +18,7 @@ from ._base import Method, Net
 
 
 def gmix(x: Tensor, lam: Tensor, partner: Tensor, centre: Tensor, out: Tensor | None = None) -> tuple[Tensor, Mix]:
-    """Each image mixed with its partner by a Gaussian with a volume, before cropping, of the smaller share.
+    """Each image mixed with its partner by a Gaussian mask, whose volume before cropping is the smaller share.
 
     `x` (B, C, H, W), `lam` (B,) in [0, 1], `partner` (B,), `centre` (B or 1, 2) row and column.
     """

@@ -1,7 +1,7 @@
 """GridMix: the partner is visible in a grid of holes (Dobrynin's GridMixup, 2021, as in OpenMixup's benchmark).
 
-The crop with the grid is never larger than the image, where both public implementations wrap around, and cells have at
-least two pixels per side, one of them outside the hole. This is not the GridMix of Baek et al. (2021).
+The crop with the grid is never larger than the image (both public implementations wrap around), and cells have at least
+two pixels per side, one of them outside the hole. This is not the GridMix of Baek et al. (2021).
 """
 
 import math
@@ -41,23 +41,23 @@ def gridmix(
 def crops(size: tuple[int, int], area: Tensor, aspect: Tensor, place: Tensor) -> Tensor:
     """(B, 4) top, left, height, width of crops inside an image of `size`."""
     height, width = size
-    wide = ((height * width * area.double()).long() / aspect.double()).sqrt().long()
-    high = (wide * aspect.double()).long().clamp(1, height)
-    wide = wide.clamp(1, width)
-    low = (torch.tensor(size) - torch.stack([high, wide], 1)) * place.double()
-    return torch.cat([low.long(), torch.stack([high, wide], 1)], 1)
+    crop_width = ((height * width * area.double()).long() / aspect.double()).sqrt().long()
+    crop_height = (crop_width * aspect.double()).long().clamp(1, height)
+    crop_size = torch.stack([crop_height, crop_width.clamp(1, width)], 1)
+    corner = (torch.tensor(size) - crop_size) * place.double()
+    return torch.cat([corner.long(), crop_size], 1)
 
 
 def cells(crop: Tensor, lam: Tensor, holes: Tensor, hole_aspect: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 2) height and width of a cell, at least two pixels, and (B, 2) of its hole."""
-    wide = -(-crop[:, 3] // holes)
-    cell = torch.stack([(wide * hole_aspect.double()).long(), wide], 1).clamp(min=2)
+    width = -(-crop[:, 3] // holes)
+    cell = torch.stack([(width * hole_aspect.double()).long(), width], 1).clamp(min=2)
     hole = (cell * (1 - lam.double()).sqrt()[:, None]).long().clamp(min=1)
     return cell, torch.minimum(hole, cell - 1)
 
 
 def grid(size: tuple[int, int], crop: Tensor, cell: Tensor, hole: Tensor, device: torch.device) -> list[Tensor]:
-    """Rows (B, H) and columns (B, W) in holes, as 0 and 1; a hole is in the top left corner of each cell."""
+    """(B, H) and (B, W), one for rows and columns in holes, else zero; each cell has a hole in its top left corner."""
     crop, cell, hole = (number.to(device, non_blocking=True)[..., None] for number in (crop, cell, hole))
     lines = []
     for axis, side in enumerate(size):
@@ -88,7 +88,7 @@ class GridMix(Method):
             low, high = getattr(self, key)
             if not (0 < low <= high <= limit and high < math.inf):
                 limits = "above 0" if limit == math.inf else "above 0 and up to 1"
-                raise ValueError(f"GridMix's {key} is {getattr(self, key)!r}: give a lowest and highest, {limits}.")
+                raise ValueError(f"GridMix's {key} is {getattr(self, key)!r}: give low <= high, {limits}.")
 
     def mix_batch(
         self, net: Net | None, x: Tensor, y: Tensor, rng: torch.Generator, out: Tensor | None = None

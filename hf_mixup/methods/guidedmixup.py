@@ -17,7 +17,7 @@ from ._base import Method, Net
 
 PROBS = {"sr": 0.5, "ap": 0.8}  # default `prob` of each detector, from the authors' code
 SPECTRAL_SIDE = 128  # largest side in pixels at which the spectral residual is computed
-REACH, WIDTH = 3, 3.0  # radius and standard deviation of the blur, in pixels
+RADIUS, SIGMA = 3, 3.0  # radius and standard deviation of the blur, in pixels
 
 
 def guidedmixup(x: Tensor, saliency: Tensor, partner: Tensor, out: Tensor | None = None) -> tuple[Tensor, Mix]:
@@ -45,8 +45,8 @@ def greedy_cycle(saliency: Tensor, reverse: bool = False) -> Tensor:
     used = torch.zeros(count, dtype=torch.bool, device=saliency.device)
     used = used.scatter(0, torch.stack(order), True)
     for _ in range(count - 2):
-        left = distance.index_select(0, order[-1][None])[0].masked_fill(used, -torch.inf)
-        order.append(left.argmax())
+        remaining = distance.index_select(0, order[-1][None])[0].masked_fill(used, -torch.inf)
+        order.append(remaining.argmax())
         used = used.scatter(0, order[-1][None], True)
     order = torch.stack(order)
     return torch.empty_like(order).scatter(0, order, order.roll(-1))
@@ -61,9 +61,9 @@ def normalise_saliency(saliency: Tensor) -> Tensor:
 
 def blur(maps: Tensor) -> Tensor:
     """(B, H, W) Gaussian blur with 7x7 pixels and reflected borders, or replicated ones in maps of up to 3 pixels."""
-    kernel = (-0.5 * (torch.arange(-REACH, REACH + 1, device=maps.device) / WIDTH).square()).exp()
+    kernel = (-0.5 * (torch.arange(-RADIUS, RADIUS + 1, device=maps.device) / SIGMA).square()).exp()
     kernel = kernel / kernel.sum()
-    padded = F.pad(maps[:, None], (REACH,) * 4, mode="reflect" if min(maps.shape[1:]) > REACH else "replicate")
+    padded = F.pad(maps[:, None], (RADIUS,) * 4, mode="reflect" if min(maps.shape[1:]) > RADIUS else "replicate")
     return F.conv2d(F.conv2d(padded, kernel[:, None][None, None]), kernel[None, None, None])[:, 0]
 
 

@@ -17,16 +17,17 @@ from ._base import Method, Net
 def hmix(
     x: Tensor, lam: Tensor, partner: Tensor, centre: Tensor, ratio: float = 0.5, out: Tensor | None = None
 ) -> tuple[Tensor, Mix]:
-    """Each image with a box of its partner of share `ratio * (1 - lam)`, mixed outside it to a total share of `lam`.
+    """Each image with a box of its partner, and mixed with its partner outside the box; the own share is `lam`.
 
-    `x` (B, C, H, W), `lam` (B,) in [0, 1], `partner` (B,), `centre` (B or 1, 2) row and column of the box.
+    The share of the box is `ratio * (1 - lam)` before clipping. `x` (B, C, H, W), `lam` (B,) in [0, 1], `partner` (B,),
+    `centre` (B or 1, 2) row and column of the box.
     """
     size, lam = x.shape[-2:], unexpand(lam)
     mask = box_mask(boxes(size, 1 - ratio * (1 - lam.double()), centre), size, x.device)
     share = lam.to(x.device, non_blocking=True)
     # for lam 0 the box may be the whole image
-    own = unsqueeze_like(share, mask) / mask.mean((2, 3), keepdim=True).clamp(min=1 / mask[0].numel())
-    mask = mask * own.clamp(max=1)
+    own_weight = unsqueeze_like(share, mask) / mask.mean((2, 3), keepdim=True).clamp(min=1 / mask[0].numel())
+    mask = mask * own_weight.clamp(max=1)
     return blend(x, partner, mask, out), Mix.pair(partner, mask.mean((1, 2, 3)), mask)
 
 

@@ -1,8 +1,8 @@
 """k-Mixup: Mixup of groups of k images with optimally assigned partners (Greenewald et al., 2021).
 
 The assignment minimises the sum of squared pixel distances, exactly, on the device; the authors' code sums distances
-and copies to the CPU. As there, both groupings are of one batch, so that an image may be its own partner; remaining
-images form a smaller group.
+and copies to the CPU. As in their code, images and partners are from the same batch, so that an image may be its own
+partner; the remaining images form a smaller group.
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ def matched_partners(x: Tensor, order: Tensor, k: int) -> Tensor:
     """
     order = order.to(x.device, non_blocking=True)
     flat = x.flatten(1).float()
-    whole = len(x) // k * k
-    groups = [(slice(0, whole), k), (slice(whole, len(x)), len(x) - whole)]  # the last group is smaller
+    full = len(x) // k * k
+    groups = [(slice(0, full), k), (slice(full, len(x)), len(x) - full)]  # the last group is smaller
     return torch.cat([_matches(flat, part, order[part].view(-1, size)) for part, size in groups if flat[part].numel()])
 
 

@@ -13,7 +13,7 @@ from .mixup import mixup
 
 @dataclass(eq=False)
 class ManifoldMix(Method):
-    """`alpha`: of Beta(alpha, alpha). `layers`: one is drawn per batch; 0 is the input, k is stage (block) k.
+    """`alpha`: of the Beta distribution of lam. `layers`: one is drawn per batch; 0: input, k: output of stage k.
 
     The loss is soft cross-entropy, as in OpenMixup's benchmark; the authors use BCE on softmax outputs.
     """

@@ -1,8 +1,8 @@
 """MergeMix: keep the patches with the highest attention in a ViT with token merging (Jin et al., 2025, section 3).
 
 Differences from the authors' code: the score of a patch is the class token's attention to it, as in the paper (the code
-uses the patch's attention to the class token), at its place in that block (the code uses the place after the last
-block); scores are computed in eval mode; tokens are merged for scoring only, never in training passes.
+uses the patch's attention to the class token), at the patch's index in that block (the code uses the index after the
+last block); scores are computed in eval mode; tokens are merged for scoring only, never in training passes.
 """
 
 import math
@@ -25,14 +25,14 @@ TINY = 1e-5  # avoids division by zero
 def class_token_attention(attention: Tensor, place: Tensor, grid: tuple[int, int]) -> Tensor:
     """(B, h, w) attention of the class token to each patch of a `grid`, summed over heads; equal for merged patches.
 
-    `attention` (B, heads, t, t), rows sum to one; `place` (B, T) index of each original token in it, patches last.
+    `attention` (B, heads, t, t), rows sum to one; `place` (B, T) index in it of each original token, patches last.
     """
     scores = attention.float().sum(1)[:, 0].gather(1, place)
     return scores[:, -grid[0] * grid[1] :].unflatten(1, grid)
 
 
 def noisy_lam(lam: Tensor, noise: Tensor, merged: float) -> Tensor:
-    """(B,) random lam of the authors' code: normal draws with mean `merged` and deviation `lam`, rescaled to 0 to 1.
+    """(B,) random lam of the authors' code: normal draws with mean `merged` and std `lam`, rescaled to 0 to 1.
 
     `lam` (B,), `noise` (B,) standard normal. The smallest draw becomes 0, the largest nearly 1.
     """
@@ -46,7 +46,7 @@ class MergeMix(Method):
     """`alpha`: of the Beta distribution of the share of patches kept. `merged`: share of patches that are merged in the
     whole network. `layer`: number or name of the block whose attention is used; by default the ninth of twelve.
     `lam_scale`: targets use `noisy_lam` instead of the mask, as in the authors' runs on CIFAR-100. `mixup_alpha`,
-    `mixup_weight`: of an additional loss on the batch mixed by Mixup, the only loss of images that are not changed.
+    `mixup_weight`: alpha and weight of an additional Mixup loss, the only loss of images that MergeMix does not change.
     """
 
     paper = "2510.23479"

@@ -44,7 +44,7 @@ def progressive_lam(area: Tensor, attended: Tensor, y: Tensor, logits: Tensor) -
 
 @dataclass(eq=False)
 class MixPro(Method):
-    """`alpha`: both parameters of the Beta distribution of lam. `grid`: cells per side; 4 are 56 pixels each at 224.
+    """`alpha`: both parameters of the Beta distribution of lam. `grid`: cells per side; 4 cells of 56 pixels at 224.
 
     The authors alternate with Mixup (alpha 0.8) and CutMix: use `choice`, with weight 0.5 for MixPro.
     """

@@ -19,19 +19,19 @@ def agreement(logits: Tensor, y: Tensor) -> Tensor:
     return ((y - logits.softmax(1)) * logits).sum(1)
 
 
-def directional(agreement: Tensor, counts: Tensor, threshold: float, alpha: float) -> Tensor:
-    """Minus the batch mean of the agreements below `threshold` in rows that count, times the mean of 1 - lam.
+def directional(agreement: Tensor, included: Tensor, threshold: float, alpha: float) -> Tensor:
+    """Minus the batch mean of agreements below `threshold`, in rows that are `included`, times the mean of 1 - lam.
 
-    `agreement`, `counts` (B,). The mean assumes lam from Beta(alpha + 1, alpha).
+    `agreement`, `included` (B,). The mean of 1 - lam is that for lam from Beta(alpha + 1, alpha).
     """
-    kept = torch.where(counts & (agreement < threshold), agreement, 0.0)
-    return -alpha / (2 * alpha + 1) * kept.mean()
+    terms = torch.where(included & (agreement < threshold), agreement, 0.0)
+    return -alpha / (2 * alpha + 1) * terms.mean()
 
 
 @dataclass(eq=False)
 class MixupE(Mixup):
-    """`alpha`: both parameters of the Beta distribution of lam. `eta`: weight of the term, which includes images with
-    an `agreement` below `threshold`. The sum of both losses is scaled to the value of the first, so that the term only
+    """`alpha`: both parameters of the Beta distribution of lam. `eta`: weight of the derivative term of images with an
+    `agreement` below `threshold`. The sum of both losses is scaled to the value of the first, so that the term only
     changes the direction of the gradient. Requires an additional pass of the clean images.
     """
 
@@ -55,8 +55,8 @@ class MixupE(Mixup):
         loss = net.loss(net(mixed), mix(y))
         if mix.index.shape[1] == 1:  # nothing is mixed
             return {"mix": loss}
-        counts = (mix.lam < 1) & (y.sum(1) > 0)
-        term = self.eta * directional(agreement(net(x), y), counts, self.threshold, self.alpha)
+        included = (mix.lam < 1) & (y.sum(1) > 0)
+        term = self.eta * directional(agreement(net(x), y), included, self.threshold, self.alpha)
         total = (loss + term).detach()
         scale = torch.where(total == 0, 1.0, loss.detach() / total).abs()
         return {"mix": scale * loss, "directional": scale * term}

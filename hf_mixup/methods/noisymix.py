@@ -23,10 +23,10 @@ LEVELS = (2.0, 5.0)  # parameters of the Beta distribution of noise levels
 VIEWS = 3  # the image and two AugMix views
 
 
-def noisymix(h: Tensor, lam: Tensor, partner: Tensor, added: Tensor, scaled: Tensor) -> tuple[Tensor, Mix]:
-    """`(1 + scaled) * (lam * h + (1 - lam) * h[partner]) + added`, in the dtype of `h`; `lam` and `partner` (B,)."""
+def noisymix(h: Tensor, lam: Tensor, partner: Tensor, additive: Tensor, multiplicative: Tensor) -> tuple[Tensor, Mix]:
+    """`(1 + multiplicative) * mixup(h) + additive`; noise and result are like `h`, `lam` and `partner` (B,)."""
     mixed, mix = mixup(h.to(torch.promote_types(h.dtype, torch.float32)), lam, partner)
-    return torch.addcmul(mixed + added, mixed, scaled).to(h.dtype), mix
+    return torch.addcmul(mixed + additive, mixed, multiplicative).to(h.dtype), mix
 
 
 def draw_levels(count: int, rng: torch.Generator) -> Tensor:
@@ -35,7 +35,7 @@ def draw_levels(count: int, rng: torch.Generator) -> Tensor:
 
 
 def scale_view_levels(level: Tensor) -> Tensor:
-    """`level` (views, B, 2) with the additive level multiplied by 1, 2, 3 in the views."""
+    """`level` (views, B, 2) with the additive level multiplied by 1, 2, 3 in the first, second, third view."""
     factor = torch.ones(len(level), 1, 2)
     factor[:, 0, 0] += torch.arange(len(level))
     return level * factor
@@ -51,10 +51,10 @@ def sparse_noise(noise: Tensor, level: Tensor, sparsity: float, rng: torch.Gener
 
 @dataclass(eq=False)
 class NoisyMix(Method):
-    """`alpha`: of Beta(alpha, alpha); 0 only adds noise. `layers`: one is drawn per batch; 0 is the input, k the output
-    of stage (block) k. `add_noise`, `mult_noise`: factors of the noise levels, which are drawn from Beta(2, 5) once per
-    batch. `sparsity`: share of entries without noise. `jsd_weight`: of the Jensen-Shannon divergence between three
-    views; 0 uses no views. NoisyMix uses 0.5, 0.5, 0.65 and 12 on CIFAR-100. `mean`, `std`: normalisation of the
+    """`alpha`: of the Beta distribution of lam; 0 only adds noise. `layers`: one is drawn per batch; 0: input, k:
+    output of stage k. `add_noise`, `mult_noise`: factors of the noise levels, which are drawn from Beta(2, 5) once per
+    batch. `sparsity`: share of entries without noise. `jsd_weight`: weight of the Jensen-Shannon divergence between
+    three views; 0 uses no views. NoisyMix uses 0.5, 0.5, 0.65 and 12 on CIFAR-100. `mean`, `std`: normalisation of the
     images, for the views, as in AugMix.
     """
 
@@ -143,5 +143,5 @@ class NoisyMix(Method):
         """Additive and multiplicative noise for `h`; `level` (B or 1, 2), `rng` on the device of `h`."""
         normal = torch.randn(h.shape, generator=rng, device=h.device)
         uniform = 2 * torch.rand(h.shape, generator=rng, device=h.device) - 1
-        added = sparse_noise(normal, self.add_noise * level[:, 0], self.sparsity, rng)
-        return added, sparse_noise(uniform, self.mult_noise * level[:, 1], self.sparsity, rng)
+        additive = sparse_noise(normal, self.add_noise * level[:, 0], self.sparsity, rng)
+        return additive, sparse_noise(uniform, self.mult_noise * level[:, 1], self.sparsity, rng)

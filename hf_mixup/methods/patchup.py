@@ -21,16 +21,16 @@ from .cutmix import cutmix
 MODES = ("soft", "hard")
 
 
-def block_size(wanted: int, size: tuple[int, int]) -> int:
-    """Side of a block in a map of `size`: the largest odd number up to `wanted` and half of the map's sides."""
-    side = max(min(wanted, *(side // 2 for side in size)), 1)
+def block_size(largest: int, size: tuple[int, int]) -> int:
+    """Side of a block in a map of `size`: the largest odd number up to `largest` and half of the map's sides."""
+    side = max(min(largest, *(side // 2 for side in size)), 1)
     return side - 1 + side % 2
 
 
 def block_prob(gamma: float, block: int, size: tuple[int, int]) -> float:
-    """Probability of a block centre per position, for a share `gamma` in blocks (DropBlock, arXiv 1810.12890)."""
-    places, centres = size[0] * size[1], (size[0] - block + 1) * (size[1] - block + 1)
-    return gamma * places / (block**2 * centres)
+    """Probability that a position is a block centre, for a share `gamma` in blocks (DropBlock, arXiv 1810.12890)."""
+    positions, centres = size[0] * size[1], (size[0] - block + 1) * (size[1] - block + 1)
+    return gamma * positions / (block**2 * centres)
 
 
 def blocks(centres: Tensor, block: int) -> Tensor:
@@ -38,13 +38,13 @@ def blocks(centres: Tensor, block: int) -> Tensor:
     return F.max_pool2d(centres.float(), block, 1, block // 2)
 
 
-def patchup(h: Tensor, holes: Tensor, lam: Tensor, partner: Tensor) -> tuple[Tensor, Mix]:
-    """`h` (B, C, H, W), inside `holes` (B or 1, C, H, W) mixed with its partner by `lam` (B,); 0 is hard PatchUp.
+def patchup(h: Tensor, inside: Tensor, lam: Tensor, partner: Tensor) -> tuple[Tensor, Mix]:
+    """`h` (B, C, H, W) mixed with its partner where `inside` (B or 1, C, H, W) is one; lam 0 is hard PatchUp.
 
-    The label's lam is the share of features of the row's own image.
+    `lam` and `partner` (B,). The label's lam is the share of features of the row's own image.
     """
     lam = lam.to(h.device, torch.float32, non_blocking=True)
-    taken = holes * (1 - lam)[:, None, None, None]
+    taken = inside * (1 - lam)[:, None, None, None]
     return blend(h, partner, 1 - taken), Mix.pair(partner, 1 - taken.mean((1, 2, 3)))
 
 

@@ -77,7 +77,7 @@ def costs(
     """Costs of keeping and of giving away each block (B, n, n), edge weights down (B, n-1, n) and right (B, n, n-1).
 
     `worth` (B, n, n) saliency of each block. Keeping a block costs the saliency of the partner's block, and vice versa;
-    at boundaries between two images, the pixel difference is added with weight `gamma`. Others as in `puzzlemix`.
+    at boundaries between two images, the pixel difference is added with weight `gamma`. Options as in `puzzlemix`.
     """
     blocks = worth.shape[1]
     beta = beta / blocks / BETA_UNIT
@@ -94,12 +94,12 @@ def boundary_differences(
 ) -> Tensor:
     """(4, B, n-1, n) mean absolute pixel difference between each block and the block below.
 
-    In order: own and own; own above partner; partner above own; partner and partner. Pixels are first averaged over
+    Along axis 0: own and own; own above partner; partner above own; partner and partner. Pixels are first averaged over
     squares of side `neigh_size`, or the next smaller side that divides the block.
     """
-    tall, wide = x.shape[2] // blocks, x.shape[3] // blocks
-    size = next(size for size in range(neigh_size, 0, -1) if tall % size == 0 and wide % size == 0)
-    rows = x.unflatten(2, (blocks, tall))
+    height, width = x.shape[2] // blocks, x.shape[3] // blocks  # of a block
+    size = next(size for size in range(neigh_size, 0, -1) if height % size == 0 and width % size == 0)
+    rows = x.unflatten(2, (blocks, height))
 
     def averaged(rows: Tensor) -> Tensor:
         # sums of slices are faster than a mean over a short last axis
@@ -149,14 +149,14 @@ def cut_mask(keep: Tensor, give: Tensor, down: Tensor, right: Tensor, lam: Tenso
 
 def parts_per_block(shape: torch.Size, blocks: int, t_size: int | None) -> int:
     """Number of parts per side of a block that are moved separately: parts of `t_size` rows, or 1 for None."""
-    tall, wide = shape[-2] // blocks, shape[-1] // blocks
-    if t_size is None or t_size >= tall:
+    height, width = shape[-2] // blocks, shape[-1] // blocks
+    if t_size is None or t_size >= height:
         return 1
-    if tall % t_size or wide % (tall // t_size):
+    if height % t_size or width % (height // t_size):
         raise ValueError(
-            f"Blocks of {tall}x{wide} pixels cannot be divided into parts of {t_size}: give a t_size that divides."
+            f"Blocks of {height}x{width} pixels cannot be divided into parts of {t_size}: give a t_size that divides."
         )
-    return tall // t_size
+    return height // t_size
 
 
 @dataclass(eq=False)
@@ -223,13 +223,13 @@ class PuzzleMix(Method):
         self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(B, h, w) saliency, and the source images of own and of partners' blocks, possibly with adversarial noise."""
-        coins = torch.rand(2, self.draws(x), generator=rng) < self.adv_prob if self.adv_prob else torch.zeros(2, 1)
-        if not coins.any():
+        use_noise = torch.rand(2, self.draws(x), generator=rng) < self.adv_prob if self.adv_prob else torch.zeros(2, 1)
+        if not use_noise.any():
             return self.saliency(net, x, y), (x, x)
         pixels = PixelRange(self.mean, self.std, x)
         noisy, gradient = attack(x, lambda x: net.gradient(x, y), pixels, self.adv_eps, rng)
         own, other = (
-            torch.where(coin, noisy, x) for coin in coins.to(x.device, non_blocking=True)[:, :, None, None, None]
+            torch.where(row, noisy, x) for row in use_noise.to(x.device, non_blocking=True)[:, :, None, None, None]
         )
         return gradient.square().sum(1).sqrt(), (own, other)
 

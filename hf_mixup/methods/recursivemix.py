@@ -25,9 +25,10 @@ HISTORY = ("images", "targets", "logits")
 def recursivemix(
     x: Tensor, y: Tensor, images: Tensor, targets: Tensor, corners: Tensor, interpolation: str = "nearest"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images with `images` (B, C, h, w) resized into boxes, mixed targets, and `lam` (B or 1,), the share kept.
+    """`x` with previous `images` resized into boxes, mixed targets, and `lam` (B or 1,), the share of `x` kept.
 
-    `x` (B, C, H, W), `y` and `targets` (B, ...), `corners` (B, 4) half-open top, bottom, left, right on the CPU.
+    `x` (B, C, H, W), `images` (B, C, h, w), `y` and previous `targets` (B, ...), `corners` (B, 4) half-open top,
+    bottom, left, right on the CPU.
     """
     mixed = paste_resized(x, images, corners, interpolation)
     area = (corners[:, 1] - corners[:, 0]) * (corners[:, 3] - corners[:, 2])
@@ -85,14 +86,14 @@ class RecursiveMix(Method):
             self.store_batch(x.clone(), y.clone(), logits)
             return {"mix": net.loss(logits, y)}
         row = torch.arange(len(x), device=x.device) % len(self.images)
-        images, targets, before = (getattr(self, name).index_select(0, row) for name in HISTORY)
+        images, targets, previous_logits = (getattr(self, name).index_select(0, row) for name in HISTORY)
         corners = self.boxes(x, rng)
         mixed, target, lam = recursivemix(x, y, images, targets, corners, self.interpolation)
         logits, box_logits = self.outputs(net, mixed, corners)
         self.store_batch(mixed, target, logits)
         losses = {"mix": net.loss(logits, target)}
         if box_logits is not None:
-            rows = soft_cross_entropy(box_logits, before.softmax(-1))
+            rows = soft_cross_entropy(box_logits, previous_logits.softmax(-1))
             losses["box"] = self.omega * ((1 - lam) * rows).mean()
         return losses
 

@@ -14,13 +14,13 @@ from ._base import Net
 from ._container import Container
 
 
-def remix(mix: Mix, size: Tensor, kappa: float, tau: float) -> Mix:
+def remix(mix: Mix, class_size: Tensor, kappa: float, tau: float) -> Mix:
     """`mix` with lam set to 0 or 1 where one class is at least `kappa` times as frequent as the other.
 
-    `mix` of pairs; `size` (B,) number of images in each row's class, 0 for a row without a class, which keeps its lam.
-    The rare class gets the whole label if the share of the frequent class is below `tau`.
+    `mix` of pairs; `class_size` (B,) number of images in each row's class; 0 for a row without a class, whose lam
+    does not change. The rare class gets the whole label if the share of the frequent class is below `tau`.
     """
-    own, other = (size.index_select(0, index) for index in mix.index.unbind(1))
+    own, other = (class_size.index_select(0, index) for index in mix.index.unbind(1))
     labelled = (own > 0) & (other > 0)
     lam = mix.lam
     to_other = labelled & (own >= kappa * other) & (lam < tau)
@@ -69,7 +69,7 @@ class Remix(Container):
         self, net: Net | None, x: Tensor, y: Tensor, rng: torch.Generator, out: Tensor | None = None
     ) -> tuple[Tensor, Mix]:
         mixed, mix = super().mix_batch(net, x, y, rng, out)
-        if mix.index.shape[1] != 2 or y.dim() != 2:  # nothing is mixed, or targets are numbers
+        if mix.index.shape[1] != 2 or y.dim() != 2:  # nothing is mixed, or the task is a regression
             return mixed, mix
         return mixed, remix(mix, self.class_sizes(y.float()), self.kappa, self.tau)
 

@@ -16,8 +16,8 @@ from .automix import AutoMix
 
 @dataclass(eq=False)
 class SAMix(AutoMix):
-    """Fields of `automix`, and: `lam_k`: of `lam_curve`; 1 on CUB, -1 on ImageNet and for ViTs. `dropout`: of the
-    generator's values, 0.1 on ImageNet and for ViTs. The paper uses `upsample="nearest"` for ViTs.
+    """Fields of `automix`, and: `lam_k`: the `k` of `lam_curve`; 1 on CUB, -1 on ImageNet and for ViTs. `dropout`: of
+    the generator's values, 0.1 on ImageNet and for ViTs. The paper uses `upsample="nearest"` for ViTs.
     """
 
     paper = "2111.15454"

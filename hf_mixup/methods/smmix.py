@@ -1,8 +1,8 @@
 """SMMix: paste the window with the most attention over the one with the least attention (Chen et al., 2023, section 3).
 
 Attention is that between patches in the last block, without the class token. Differences from the authors' code: the
-additional head reads the last block's tokens after a LayerNorm without weights, which a linear head makes redundant;
-rows that `prob` skips have the plain loss only; the patch grid need not be square.
+additional head has as input the last block's tokens after a LayerNorm without weights (the head is linear, so weights
+would be redundant); rows that `prob` skips have the plain loss only; the patch grid need not be square.
 """
 
 import math
@@ -26,15 +26,15 @@ def smmix(x: Tensor, attention: Tensor, partner: Tensor, side: Tensor) -> tuple[
     1 to the shorter side of the grid. Windows are moved by whole patches, not resized.
     """
     partner, side = (draw.to(x.device, non_blocking=True) for draw in (partner, side.expand(len(x))))
-    to = find_windows(attention, side, largest=False)
+    target = find_windows(attention, side, largest=False)
     source = find_windows(attention, side, largest=True).index_select(0, partner)
     inside, places = [], []
     for axis, (pixels, cells) in enumerate(zip(x.shape[-2:], attention.shape[-2:])):
         pixel = torch.arange(pixels, device=x.device)
-        cell, low = pixel * cells // pixels, to[:, axis, None]
+        cell, low = pixel * cells // pixels, target[:, axis, None]
         inside.append((cell >= low) & (cell < low + side[:, None]))
-        moved = (source[:, axis, None] - low) * pixels // cells
-        places.append((pixel + moved).clamp(0, pixels - 1))
+        shift = (source[:, axis, None] - low) * pixels // cells
+        places.append((pixel + shift).clamp(0, pixels - 1))
     mask = 1 - (inside[0][:, None, :, None] & inside[1][:, None, None, :]).float()
     # indices of rows and of columns broadcast to (B, H, W, C), without an index per pixel
     pasted = x[partner[:, None, None], :, places[0][:, :, None], places[1][:, None, :]].permute(0, 3, 1, 2)
@@ -136,7 +136,10 @@ class SMMix(Method):
         return losses | {"fine": self.fine * self.fine_loss(net, out.tokens, mix, y)}
 
     def losses(self, net: Net, logits: Tensor, clean: list[Tensor], mix: Mix, y: Tensor) -> dict[str, Tensor]:
-        """Loss of the mixed batch, and divergence of its `logits` (B, K) from the mixed `clean` predictions."""
+        """Loss of the mixed batch, and divergence of its `logits` (B, K) from the mixed predictions for clean images.
+
+        `clean[0]` (B, K) are the logits of the clean images.
+        """
         losses = {"mix": net.loss(logits, mix(y))}
         if self.consistency:
             rows = F.kl_div(logits.log_softmax(1), mix(clean[0]).softmax(1), reduction="none").sum(1)
@@ -144,7 +147,10 @@ class SMMix(Method):
         return losses
 
     def fine_loss(self, net: Net, tokens: Tensor, mix: Mix, y: Tensor) -> Tensor:
-        """Loss of own tokens with the own label plus loss of pasted tokens with theirs; `tokens` (B, C, h, w)."""
+        """Loss of own tokens with the own label plus loss of pasted tokens with the partner's label.
+
+        `tokens` (B, C, h, w).
+        """
         visible = F.interpolate(mix.mask, size=tokens.shape[-2:], mode="nearest")
         tokens = F.layer_norm(tokens.movedim(1, -1), tokens.shape[1:2]).movedim(-1, 1)
         rows = 0

@@ -27,18 +27,18 @@ def snapmix(x: Tensor, semantic_map: Tensor, partner: Tensor, target: Tensor, so
     target, source = drop_empty_boxes(target, source)
     size, partner = x.shape[-2:], partner.to(x.device, non_blocking=True)
     mask = box_mask(target, size, x.device)
-    lost = ((1 - mask[:, 0]) * semantic_map).sum((1, 2))
-    given = ((1 - box_mask(source, size, x.device)[:, 0]) * semantic_map.index_select(0, partner)).sum((1, 2))
+    covered = ((1 - mask[:, 0]) * semantic_map).sum((1, 2))
+    pasted = ((1 - box_mask(source, size, x.device)[:, 0]) * semantic_map.index_select(0, partner)).sum((1, 2))
     own = torch.arange(len(x), device=x.device)
-    weight = torch.stack([1 - lost, given], 1).clamp(0, 1)
+    weight = torch.stack([1 - covered, pasted], 1).clamp(0, 1)
     mixed = paste_resized_boxes(x, x.index_select(0, partner), target, source, mask)
     return mixed, Mix(torch.stack([own, partner], 1), weight, mask)
 
 
 def drop_empty_boxes(target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
     """The boxes (B, 4), both set to empty in rows where one is empty."""
-    full = [(box[:, 1] > box[:, 0]) & (box[:, 3] > box[:, 2]) for box in (target, source)]
-    both = (full[0] & full[1])[:, None]
+    nonempty = [(box[:, 1] > box[:, 0]) & (box[:, 3] > box[:, 2]) for box in (target, source)]
+    both = (nonempty[0] & nonempty[1])[:, None]
     return target * both, source * both
 
 
@@ -55,10 +55,11 @@ def paste_resized_boxes(x: Tensor, other: Tensor, target: Tensor, source: Tensor
         )
         return blend_with(x, down[:, None] @ other.float() @ across[:, None].mT, mask)
     mixed = x.clone()
-    (top, bottom, left, right), (up, low, west, east) = target[0].tolist(), source[0].tolist()
+    top, bottom, left, right = target[0].tolist()
     if bottom > top:
+        first_row, end_row, first_column, end_column = source[0].tolist()
+        crop = other[..., first_row:end_row, first_column:end_column].float()
         size = (bottom - top, right - left)
-        crop = other[..., up:low, west:east].float()
         mixed[..., top:bottom, left:right] = F.interpolate(crop, size, mode="bilinear", align_corners=True)
     return mixed
 
@@ -76,7 +77,7 @@ def resampling_matrix(side: int, target: Tensor, source: Tensor) -> Tensor:
 
 def semantic_maps(evidence: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, *size) `evidence` (B, h, w) upsampled, minus its minimum, normalised to sum to one; uniform if flat."""
-    # before upsampling too: its rounding would make a flat map uneven
+    # subtract also before upsampling, whose rounding would make a flat map uneven
     evidence = evidence - evidence.amin((1, 2), keepdim=True)
     maps = F.interpolate(evidence[:, None], size, mode="bilinear", align_corners=False)[:, 0]
     maps = maps - maps.amin((1, 2), keepdim=True)

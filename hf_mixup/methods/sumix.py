@@ -23,8 +23,8 @@ def distances(clean: Tensor, mixed: Tensor, y: Tensor, mix: Mix, temperature: fl
     Logits `clean` and `mixed` (B, C), one-hot `y` (B, C). In the probabilities of each source image, the class of the
     other one is set to zero.
     """
-    of_images = clean.softmax(-1)[mix.index] * (1 - y[mix.index].flip(1))
-    return temperature * F.normalize((mixed.softmax(-1)[:, None] - of_images).softmax(-1), dim=-1)
+    source_probs = clean.softmax(-1)[mix.index] * (1 - y[mix.index].flip(1))
+    return temperature * F.normalize((mixed.softmax(-1)[:, None] - source_probs).softmax(-1), dim=-1)
 
 
 def sumix(distance: Tensor, y: Tensor, mix: Mix) -> Mix:
@@ -32,9 +32,9 @@ def sumix(distance: Tensor, y: Tensor, mix: Mix) -> Mix:
 
     `distance` (B, 2, C) from `distances`. A lam of 0 or 1 does not change.
     """
-    own = (distance * y[mix.index]).sum(-1)
+    class_distance = (distance * y[mix.index]).sum(-1)
     # in the log domain: exp(-distance) underflows for a high temperature
-    weight = (mix.weight.log() - own).softmax(1)
+    weight = (mix.weight.log() - class_distance).softmax(1)
     return Mix(mix.index, weight, mix.mask)
 
 
@@ -74,21 +74,22 @@ class SUMix(Container):
         mixed, mix = self.mix(net, x, y, rng)
         if mix.index.shape[1] != 2:
             return {"mix": net.loss(net(mixed), mix(y))}
-        of_clean, of_mixed = net.outputs(x), net.outputs(mixed)
-        distance = distances(of_clean.logits.detach(), of_mixed.logits.detach(), y, mix, self.temperature)
+        clean_outputs, mixed_outputs = net.outputs(x), net.outputs(mixed)
+        distance = distances(clean_outputs.logits.detach(), mixed_outputs.logits.detach(), y, mix, self.temperature)
         reweighted = sumix(distance, y, mix)
         if self.batch_mean:
             reweighted = Mix(mix.index, reweighted.weight.mean(0).expand(len(x), 2), mix.mask)
-        losses = {"mix": net.loss(of_mixed.logits, reweighted(y))}
+        losses = {"mix": net.loss(mixed_outputs.logits, reweighted(y))}
         if self.gamma == 0:
             return losses
-        clean, mixed = (self.class_uncertainty(outputs.logits, outputs.pooled) for outputs in (of_clean, of_mixed))
+        pair = clean_outputs, mixed_outputs
+        clean, mixed = (self.class_uncertainty(outputs.logits, outputs.pooled) for outputs in pair)
         total = clean[mix.index] + mixed[:, None]
         rows = [net.loss((-(total + distance)[:, k]).exp(), y[mix.index[:, k]], "none") for k in range(2)]
         return losses | {"uncertainty": self.gamma * (mix.weight * torch.stack(rows, 1)).sum(1).mean()}
 
     def class_uncertainty(self, logits: Tensor, pooled: Tensor) -> Tensor:
-        """(B, C) uncertainty per class."""
+        """(B, C) uncertainty per class, from `logits` (B, C) or from a linear layer on `pooled` (B, D)."""
         if not self.normalise:
             return logits
         return F.normalize(self.uncertainty(pooled).softmax(-1), dim=-1)

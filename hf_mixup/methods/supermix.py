@@ -1,8 +1,8 @@
 """SuperMix: optimise masks until a teacher predicts the classes of all mixed images (Dabouei et al., 2021).
 
 Differences from the authors' code: they build a data set of successful mixtures in advance, here each batch is mixed
-online and failures are not mixed; shares are one draw per batch unless `per_image`; partners follow `pairing`; for two
-images of one class the target is that class.
+online, and images for which the masks fail are not mixed; shares are one draw per batch unless `per_image`; partners
+follow `pairing`; for two images of one class the target is that class.
 """
 
 import math
@@ -56,30 +56,30 @@ def supermix(
     with torch.no_grad():
         shares, logits = predict(grid)
     if only_success:
-        alone = F.one_hot(torch.zeros_like(index[:, 0]), index.shape[1]).float()
+        unmixed = F.one_hot(torch.zeros_like(index[:, 0]), index.shape[1]).float()
         success = predicts_all(logits, target)[:, None]
-        lam = torch.where(success, lam, alone)
-        shares = torch.where(success[..., None, None], shares, alone[..., None, None])
+        lam = torch.where(success, lam, unmixed)
+        shares = torch.where(success[..., None, None], shares, unmixed[..., None, None])
     return combine(x, shares, lam, index)
 
 
 def search(grid: Tensor, predict: Predict, target: Tensor, iterations: int, sigma: float, sparsity: float) -> Tensor:
     """`grid` (B, K, side, side) after at most `iterations` gradient steps; a row stops once its target is predicted."""
-    missing = torch.ones(len(grid), 1, 1, 1, dtype=torch.bool, device=grid.device)
+    running = torch.ones(len(grid), 1, 1, 1, dtype=torch.bool, device=grid.device)
     for step in range(iterations):
         logits, change = gradient_step(grid, predict, target, sigma, sparsity)
         if step:
-            missing = missing & ~predicts_all(logits, target)[:, None, None, None]
-        if grid.device.type == "cpu" and not missing.any():  # reading it on a GPU would synchronise
+            running = running & ~predicts_all(logits, target)[:, None, None, None]
+        if grid.device.type == "cpu" and not running.any():  # reading it on a GPU would synchronise
             break
-        grid = torch.where(missing, grid + change, grid)
+        grid = torch.where(running, grid + change, grid)
     return grid
 
 
 def to_shares(grid: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, K, *size) shares of K images, summing to one, from mask logits `grid` (B, K, side, side)."""
-    height = F.interpolate(grid, size, mode="bilinear", align_corners=False).sigmoid()
-    return height / height.sum(1, keepdim=True)
+    weight = F.interpolate(grid, size, mode="bilinear", align_corners=False).sigmoid()
+    return weight / weight.sum(1, keepdim=True)
 
 
 def predicts_all(logits: Tensor, target: Tensor) -> Tensor:
@@ -93,8 +93,8 @@ def gradient_step(
 ) -> tuple[Tensor, Tensor]:
     """The teacher's logits for the images mixed by `grid`, and the step of `grid` along its blurred gradient.
 
-    `predict(grid)` returns shares and logits. A row's loss is the KL divergence of its logits from `target`
-    plus `sparsity` times the mean of share * (1 - share). The step size is that of Newton's method for a zero.
+    `predict(grid)` returns shares and logits. A row's loss is the KL divergence of its logits from `target` plus
+    `sparsity` times the mean of share * (1 - share). The step size is that of Newton's method for a root of the loss.
     """
     with torch.enable_grad():
         grid = grid.detach().requires_grad_()
@@ -104,8 +104,8 @@ def gradient_step(
         [gradient] = torch.autograd.grad(loss.sum(), grid)
     across = blur_matrix(grid.shape[-1], sigma, grid.device)
     blurred = across @ gradient @ across.T
-    length = loss.detach() / ((gradient * blurred).sum((1, 2, 3)) + TINY)
-    return logits.detach(), -length.clamp(*STEP_RANGE)[:, None, None, None] * blurred
+    step_size = loss.detach() / ((gradient * blurred).sum((1, 2, 3)) + TINY)
+    return logits.detach(), -step_size.clamp(*STEP_RANGE)[:, None, None, None] * blurred
 
 
 @lru_cache(maxsize=16)

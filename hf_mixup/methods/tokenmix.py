@@ -37,7 +37,7 @@ def tokenmix(x: Tensor, attention: Tensor, partner: Tensor, taken: Tensor) -> tu
 
 
 def blocks(grid: tuple[int, int], target: int, count: int, rng: torch.Generator) -> Tensor:
-    """(count, h, w) bool masks of overlapping blocks, at most `target` cells, on the CPU (BEiT, arXiv 2106.08254)."""
+    """(count, h, w) bool masks of overlapping blocks, at most `target` ones, on the CPU (BEiT, arXiv 2106.08254)."""
     taken, failed = torch.zeros(count, *grid, dtype=torch.bool), torch.zeros(count, dtype=torch.long)
     row, column = torch.arange(grid[0])[:, None], torch.arange(grid[1])
     while True:

@@ -16,44 +16,45 @@ def assign(cost: Tensor) -> Tensor:
     groups, side, _ = cost.shape
     cost = cost.double()
     price = cost.new_zeros(groups, side)
-    owner = torch.full_like(price, UNASSIGNED, dtype=torch.long)  # row assigned to each column
-    column = owner.clone()  # column assigned to each row
+    row_of = torch.full_like(price, UNASSIGNED, dtype=torch.long)  # row assigned to each column
+    column_of = row_of.clone()  # column assigned to each row
     for row in range(side):
-        before, end, price = _shortest_path(cost, row, price, owner, column)
-        owner, column = _augment_path(before, end, row, owner, column)
-    return column
+        previous_row, end, price = _shortest_path(cost, row, price, row_of, column_of)
+        row_of, column_of = _augment_path(previous_row, end, row, row_of, column_of)
+    return column_of
 
 
 def _shortest_path(
-    cost: Tensor, row: int, price: Tensor, owner: Tensor, column: Tensor
+    cost: Tensor, row: int, price: Tensor, row_of: Tensor, column_of: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The shortest path from `row` to a free column: previous row of each column (G, n), last column (G, 1), prices.
 
     `price` (G, n) is the dual variable of the columns. It keeps reduced costs at zero or above, and at zero for
-    assigned pairs, so that Dijkstra's algorithm applies.
+    assigned pairs, so that Dijkstra's algorithm applies. `row_of`, `column_of` (G, n): the assignment, or UNASSIGNED.
     """
     length = torch.full_like(price, torch.inf)
     done = torch.zeros_like(price, dtype=torch.bool)
-    before = torch.full_like(owner, row)
-    at = torch.full_like(owner[:, :1], row)  # row the search has reached
-    so_far, end = torch.zeros_like(price[:, :1]), torch.full_like(at, UNASSIGNED)
+    previous_row = torch.full_like(row_of, row)
+    current_row = torch.full_like(row_of[:, :1], row)
+    current_length, end = torch.zeros_like(price[:, :1]), torch.full_like(current_row, UNASSIGNED)
     for _ in range(row + 1):  # at most `row` columns are assigned: the next one is free
-        here = cost.gather(1, at[:, :, None].expand(-1, -1, cost.shape[2]))[:, 0] - price
-        own = column.gather(1, at)
-        # reduced cost of the row's own column; the new row has none
-        paid = torch.where(own == UNASSIGNED, 0.0, here.gather(1, own.clamp(min=0)))
-        reach = so_far + here - paid
+        row_cost = cost.gather(1, current_row[:, :, None].expand(-1, -1, cost.shape[2]))[:, 0] - price
+        assigned = column_of.gather(1, current_row)
+        # dual variable of the row: the cost of its assigned column; 0 for the new row
+        row_price = torch.where(assigned == UNASSIGNED, 0.0, row_cost.gather(1, assigned.clamp(min=0)))
+        new_length = current_length + row_cost - row_price
         running = end == UNASSIGNED
-        shorter = running & (reach < length) & ~done
-        length, before = torch.where(shorter, reach, length), torch.where(shorter, at, before)
+        shorter = running & (new_length < length) & ~done
+        length = torch.where(shorter, new_length, length)
+        previous_row = torch.where(shorter, current_row, previous_row)
         nearest = length.masked_fill(done, torch.inf).argmin(1, keepdim=True)
-        so_far = torch.where(running, length.gather(1, nearest), so_far)
-        next_row = owner.gather(1, nearest)
+        current_length = torch.where(running, length.gather(1, nearest), current_length)
+        next_row = row_of.gather(1, nearest)
         end = torch.where(running & (next_row == UNASSIGNED), nearest, end)
         running = end == UNASSIGNED
         done = done | (running & _one_hot(nearest, done))
-        at = torch.where(running, next_row, at)
-    return before, end, price + torch.where(done, length - so_far, 0.0)
+        current_row = torch.where(running, next_row, current_row)
+    return previous_row, end, price + torch.where(done, length - current_length, 0.0)
 
 
 def _one_hot(place: Tensor, like: Tensor) -> Tensor:
@@ -61,14 +62,16 @@ def _one_hot(place: Tensor, like: Tensor) -> Tensor:
     return torch.arange(like.shape[1], device=like.device) == place
 
 
-def _augment_path(before: Tensor, end: Tensor, row: int, owner: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-    """`owner` and `column` after reassigning along the path from `row` to column `end` (G, 1)."""
-    at, running = end, torch.ones_like(end, dtype=torch.bool)
+def _augment_path(
+    previous_row: Tensor, end: Tensor, row: int, row_of: Tensor, column_of: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`row_of` and `column_of` after reassigning along the path from `row` to column `end` (G, 1)."""
+    column, running = end, torch.ones_like(end, dtype=torch.bool)
     for _ in range(row + 1):
-        previous = before.gather(1, at)
-        freed = column.gather(1, previous)  # column that this row had before
-        owner = torch.where(running & _one_hot(at, owner), previous, owner)
-        column = torch.where(running & _one_hot(previous, column), at, column)
+        previous = previous_row.gather(1, column)
+        freed = column_of.gather(1, previous)  # column assigned to this row so far
+        row_of = torch.where(running & _one_hot(column, row_of), previous, row_of)
+        column_of = torch.where(running & _one_hot(previous, column_of), column, column_of)
         running = running & (previous != row)
-        at = torch.where(running, freed, at)
-    return owner, column
+        column = torch.where(running, freed, column)
+    return row_of, column_of

@@ -37,10 +37,10 @@ def _basis(size: tuple[int, int], decay: float, device: torch.device) -> tuple[T
     down = torch.fft.fftfreq(rows, 1 / rows, dtype=torch.float64)
     down = torch.arange(height, dtype=torch.float64)[:, None] * down * (2 * torch.pi / height)
     right = torch.arange(columns, dtype=torch.float64)
-    twice = torch.where((right == 0) | (2 * right == width), 1.0, 2.0)  # a column also stands for its conjugate
+    weight = torch.where((right == 0) | (2 * right == width), 1.0, 2.0)  # 2 where the conjugate column is omitted
     right = right[:, None] * torch.arange(width, dtype=torch.float64) * (2 * torch.pi / width)
     complex_down = torch.cat([torch.cat([down.cos(), -down.sin()], 1), torch.cat([down.sin(), down.cos()], 1)])
-    real_across = torch.cat([twice[:, None] * right.cos(), -twice[:, None] * right.sin()])
+    real_across = torch.cat([weight[:, None] * right.cos(), -weight[:, None] * right.sin()])
     return tuple(part.float().to(device) for part in (scale / scale.max(), complex_down, real_across))
 
 
@@ -58,7 +58,7 @@ def fourier(noise: Tensor, size: tuple[int, int], decay: float) -> Tensor:
 def top_mask(field: Tensor, count: Tensor) -> Tensor:
     """(B, 1, H, W) float32 mask, one at the `count` (B or 1,) highest values of each `field` (B or 1, H, W).
 
-    Values equal to the lowest of these are all one.
+    Pixels equal to the lowest of these values are also one.
     """
     values = field.flatten(1)
     rows, pixels = max(len(field), len(count)), values.shape[1]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EXACT_WIDTH = 8  # a row of 8 cells has 256 labellings; each additional cell doubles time and memory
-STRIP, STEP = 6, 4  # wider grids: windows of 6 columns or rows with stride 4, at a quarter of the time
+WINDOW, STRIDE = 6, 4  # wider grids: windows of 6 columns or rows with stride 4, at a quarter of the time
 
 
 @torch.no_grad()
@@ -59,10 +59,10 @@ def cut(unary: Tensor, down: Tensor, right: Tensor) -> Tensor:
 def _exact(unary: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """As `cut`, by dynamic programming over rows: least cost of each of a row's 2^w labellings, then backtracking."""
     height, width = unary.shape[:2]
-    own = _row_costs(unary, right)
-    best = [own[0]]
+    row_costs = _row_costs(unary, right)
+    best = [row_costs[0]]
     for row in range(1, height):
-        best.append(own[row] + _cheapest_above(best[-1], down[row - 1]))
+        best.append(row_costs[row] + _cheapest_above(best[-1], down[row - 1]))
     states = [best[-1].min(0).indices]
     for row in reversed(range(height - 1)):
         states.append((best[row] + _distance(states[-1], down[row])).min(0).indices)
@@ -110,7 +110,7 @@ def _bits(state: Tensor, width: int) -> Tensor:
 
 
 def _sweep(unary: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """As `cut`, approximately: solve a grid of half the resolution, then strips of columns and of rows, given the rest.
+    """As `cut`, approximately: solve a grid of half the resolution, then windows of columns and rows, given the rest.
 
     No step increases the energy, so no constant labelling is better.
     """
@@ -134,8 +134,8 @@ def _coarse(unary: Tensor, down: Tensor, right: Tensor) -> Tensor:
 def _improve_columns(labels: Tensor, unary: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """`labels` (h, w, B) after solving windows of columns from left to right, each exactly, given its neighbours."""
     labels, width = labels.clone(), labels.shape[1]
-    for left in range(0, width - STRIP + STEP, STEP):
-        end = min(left + STRIP, width)
+    for left in range(0, width - WINDOW + STRIDE, STRIDE):
+        end = min(left + WINDOW, width)
         costs = unary[:, left:end].clone()
         if left > 0:
             costs[:, 0] += right[:, left - 1] * (1 - 2 * labels[:, left - 1])

@@ -26,10 +26,10 @@ def blend(x: Tensor, partner: Tensor, mask: Tensor, out: Tensor | None = None) -
     if 2 * shift != len(x):
         return x.copy_(_blend_rolled(x, shift, mask, torch.empty_like(x)))
     shares = halves(mask.expand(len(x), *mask.shape[1:]), x[0].numel())
-    for (own, other), (share, others_share) in zip(halves(x), shares, strict=True):
+    for (own, other), (share, other_share) in zip(halves(x), shares, strict=True):
         before = own.clone()
         torch.lerp(other, own, share, out=own)
-        torch.lerp(before, other, others_share, out=other)
+        torch.lerp(before, other, other_share, out=other)
     return x
 
 
@@ -155,10 +155,10 @@ def paste(x: Tensor, partner: Tensor, corners: Tensor, out: Tensor | None = None
 
     Swaps boxes in place, or copies slices, where that is faster than a mask; the result is the same.
     """
-    shared, plain = is_shared(corners), is_fast_path(x, corners)
-    if out is x and plain and (shared or x[0].numel() >= LARGE_NUMEL) and 2 * (uniform_shift(partner) or 0) == len(x):
+    shared, fast = is_shared(corners), is_fast_path(x, corners)
+    if out is x and fast and (shared or x[0].numel() >= LARGE_NUMEL) and 2 * (uniform_shift(partner) or 0) == len(x):
         return _swap_box(x, corners[0].tolist()) if shared else _swap_boxes(x, corners.tolist())
-    if plain or not shared:
+    if fast or not shared:
         return blend(x, partner, box_mask(corners, x.shape[-2:], x.device), out)
     top, bottom, left, right = corners[0].tolist()
     box = x[..., top:bottom, left:right].index_select(0, partner.to(x.device))
@@ -180,11 +180,11 @@ def _swap_box(x: Tensor, corners: list[int]) -> Tensor:
 def _swap_boxes(x: Tensor, corners: list[list[int]]) -> Tensor:
     """As `_swap_box`, with a box per row."""
     half = len(x) // 2
-    for own, other, mine, others in zip(x[:half], x[half:], corners[:half], corners[half:], strict=True):
-        pairs = [(own, other, mine), (other, own, others)]
-        boxes = [(to[:, t:b, l:r], source[:, t:b, l:r].clone()) for to, source, (t, b, l, r) in pairs]
-        for box, taken in boxes:
-            box.copy_(taken)
+    for own, other, own_box, other_box in zip(x[:half], x[half:], corners[:half], corners[half:], strict=True):
+        pairs = [(own, other, own_box), (other, own, other_box)]
+        boxes = [(target[:, t:b, l:r], source[:, t:b, l:r].clone()) for target, source, (t, b, l, r) in pairs]
+        for box, content in boxes:
+            box.copy_(content)
     return x
 
 

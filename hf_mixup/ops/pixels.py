@@ -83,7 +83,7 @@ def solarize(x: Tensor, threshold: Tensor) -> Tensor:
 def affine(x: Tensor, matrix: Tensor) -> Tensor:
     """Affine transform: output pixel (column, row) is sampled at `matrix` (N, 2, 3) @ (column, row, 1).
 
-    Bilinear, black outside the image. In pixels; pixel centres are at half-integers.
+    Bilinear, black outside the image. Coordinates are in pixels; pixel centres are at half-integers.
     """
     height, width = x.shape[-2:]
     column = torch.arange(width, device=x.device) + 0.5
@@ -107,7 +107,7 @@ def affine(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _neighbours(place: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The two pixels next to a coordinate `place` (N, H, W), clamped to the image, and the weight of the second."""
+    """The two pixels next to each coordinate `place` (N, H, W), clamped to the image, and the weight of the second."""
     first = (place - 0.5).floor()
     share = (place - 0.5 - first)[:, None]
     return first.long().clamp(0, side - 1), (first.long() + 1).clamp(0, side - 1), share

@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-HOT, COLD, COOLINGS = 1.0, 0.1, 6  # first and last temperature in units of `weight`, and their number
+HOT, COLD, COOLINGS = 1.0, 0.1, 6  # first and last temperature in units of `weight`; number of temperatures
 DESCENTS = 2  # sweeps at temperature zero, after the annealing
 
 
@@ -21,7 +21,7 @@ def labelling(unary: Tensor, pairwise: Tensor, weight: float, size: tuple[int, i
     """(B, S, L) one-hot labels of low energy for the S = h * w cells of grids of `size`.
 
     `unary` (B, S, L) finite; `pairwise` (B, L, L) symmetric with a zero diagonal; `weight` of all edges, 0 or above.
-    No constant labelling has less energy.
+    No constant labelling has lower energy.
     """
     if weight == 0:
         return one_hot(unary)
@@ -49,7 +49,7 @@ def labelling(unary: Tensor, pairwise: Tensor, weight: float, size: tuple[int, i
 
 
 def energy(labels: Tensor, unary: Tensor, pairwise: Tensor, adjacent: Tensor) -> Tensor:
-    """(B,) energy of one-hot `labels` (B, S, L); `pairwise` times the weight, `adjacent` from `checkerboard`."""
+    """(B,) energy of one-hot `labels` (B, S, L); `pairwise` includes the weight, `adjacent` is from `checkerboard`."""
     edges = torch.bmm(adjacent.expand(len(labels), -1, -1) @ labels, pairwise) / 2  # each edge is counted twice
     return (labels * (unary + edges)).sum((1, 2))
 

@@ -29,16 +29,16 @@ def paste_resized(
     partner = None if partner is None else partner.to(x.device, non_blocking=True)
     if not is_shared(corners):
         wide = wide if partner is None else wide.index_select(0, partner)
-        small = resize_into_boxes(wide, corners.to(x.device, non_blocking=True), x.shape[-2:], interpolation)
-        return blend_with(x, small, box_mask(corners, x.shape[-2:], x.device), out)
+        resized = resize_into_boxes(wide, corners.to(x.device, non_blocking=True), x.shape[-2:], interpolation)
+        return blend_with(x, resized, box_mask(corners, x.shape[-2:], x.device), out)
     top, bottom, left, right = corners[0].tolist()
-    small = None
+    resized = None
     if bottom > top and right > left:
-        small = _resize(wide, (bottom - top, right - left), interpolation)
-        small = small if partner is None else small.index_select(0, partner)
+        resized = _resize(wide, (bottom - top, right - left), interpolation)
+        resized = resized if partner is None else resized.index_select(0, partner)
     mixed = writable_copy(x, out)
-    if small is not None:
-        mixed[..., top:bottom, left:right] = small if x.is_floating_point() else small.round()
+    if resized is not None:
+        mixed[..., top:bottom, left:right] = resized if x.is_floating_point() else resized.round()
     return mixed
 
 
@@ -52,8 +52,8 @@ def _resize(x: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
         with torch.autocast("cpu", enabled=False):
             return down @ x @ across.T
     # one channel per image: for few channels, torch's kernels convert to channels-last and back
-    small = F.interpolate(x.flatten(0, 1)[:, None], size=size, mode=interpolation)
-    return small.view(*x.shape[:2], *size)
+    resized = F.interpolate(x.flatten(0, 1)[:, None], size=size, mode=interpolation)
+    return resized.view(*x.shape[:2], *size)
 
 
 @lru_cache(maxsize=256)
@@ -63,7 +63,7 @@ def _nearest_matrix(side: int, pixels: int) -> Tensor:
 
 
 def resize_into_boxes(other: Tensor, corners: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """(B, C, *size) with `other` (B, C, h, w) resized into the boxes `corners`; undefined outside the boxes."""
+    """(B, C, *size) images: `other` (B, C, h, w) resized into the boxes `corners`; undefined outside the boxes."""
     row, column = (
         (torch.arange(side, device=other.device) - low[:, None], (high - low).clamp(min=1)[:, None])
         for side, low, high in zip(size, corners[:, ::2].T, corners[:, 1::2].T, strict=True)
@@ -87,7 +87,7 @@ def _gather_nearest(other: Tensor, dim: int, place: Tensor, length: Tensor) -> T
 
 
 def upsample_cells(cells: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, *size) nearest-neighbour upsampling of `cells` (B, C, h, w); `size` need not be a multiple."""
+    """(B, C, *size) nearest-neighbour upsampling of `cells` (B, C, h, w); any `size`, not only multiples of (h, w)."""
     for dim, side in ((3, size[1]), (2, size[0])):  # columns first, so that whole rows are copied
         cell = torch.arange(side, device=cells.device) * cells.shape[dim] // side
         cells = cells.index_select(dim, cell)

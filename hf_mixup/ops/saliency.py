@@ -38,14 +38,15 @@ def fine_grained(light: Tensor) -> Tensor:
     """(B, H, W) contrast of each pixel of `light` (B, H, W; integers 0..255) with its surroundings.
 
     Montabone and Soto (2010): positive and negative differences from the mean of a square around the pixel, each summed
-    over six squares and scaled to 0..255, then added, as integers. As OpenCV's detector, whose sum overflows at 256.
+    over six squares and scaled to 0..255, then added, as integers. As in OpenCV's detector, except that its sum
+    overflows at 256.
     """
     light = _blur(_blur(light))
     # float32 represents integers up to 2^24
     exact = torch.float32 if LEVELS * light[0].numel() < 2**24 else torch.float64
     total = F.pad(light.cumsum(1, dtype=exact).cumsum(2), (1, 0, 1, 0))
     brighter = darker = torch.zeros_like(light)
-    windows = [min(window, max(light.shape[1:])) for window in WINDOWS]  # those larger than the image are equal
+    windows = [min(window, max(light.shape[1:])) for window in WINDOWS]  # equal for all sides larger than the image
     for window in dict.fromkeys(windows):
         times = sum(other == window for other in windows)
         contrast = light - _surround(light, total, window).float()
@@ -62,7 +63,7 @@ def _blur(light: Tensor) -> Tensor:
 
 
 def _surround(light: Tensor, total: Tensor, window: int) -> Tensor:
-    """Mean of the pixels within `window` of each pixel, without it; `total` (B, H+1, W+1) is the integral image."""
+    """Mean of the other pixels within `window` of each pixel; `total` (B, H+1, W+1) is the integral image."""
     (height, width), first, last = light.shape[1:], 1, 2 * window + 1
     rows = F.pad(total, (0, 0, window, window), mode="replicate")
     rows = rows[:, last : last + height] - rows[:, first : first + height]
@@ -98,8 +99,8 @@ def spectral_residual(light: Tensor) -> Tensor:
 def _blur_matrix(side: int, device: torch.device) -> Tensor:
     """(side, side) symmetric matrix that blurs a line by SPECTRAL_BLUR; cached, do not modify."""
     place = torch.arange(side, dtype=torch.float32)
-    far = (place[:, None] - place) / SPECTRAL_BLUR
-    return (-0.5 * far.square()).exp().masked_fill(far.abs() > SPECTRAL_CUTOFF, 0.0).to(device)
+    distance = (place[:, None] - place) / SPECTRAL_BLUR
+    return (-0.5 * distance.square()).exp().masked_fill(distance.abs() > SPECTRAL_CUTOFF, 0.0).to(device)
 
 
 def downsample(x: Tensor, side: int) -> Tensor:

@@ -36,12 +36,12 @@ def dirichlet(alpha: float, count: int, parts: int, rng: torch.Generator) -> Ten
 
 
 def _log_gammas(alpha: float, shape: tuple[int, ...], rng: torch.Generator) -> np.ndarray:
-    """Logarithms of draws from Gamma(alpha), float64: draws with a small alpha underflow to zero."""
+    """Logarithms of draws from Gamma(alpha), in float64, because draws for a small alpha would underflow to zero."""
     # Gamma(a) is Gamma(a + 1) U^(1/a)
-    above = torch._standard_gamma(torch.full(shape, alpha + 1, dtype=torch.float64), generator=rng).numpy()
-    power = torch.rand(shape, generator=rng, dtype=torch.float64).numpy()
+    gamma = torch._standard_gamma(torch.full(shape, alpha + 1, dtype=torch.float64), generator=rng).numpy()
+    u = torch.rand(shape, generator=rng, dtype=torch.float64).numpy()
     # numpy calls have less overhead than torch's for few numbers
-    return np.log(above) + np.log(np.maximum(power, TINY)) / alpha
+    return np.log(gamma) + np.log(np.maximum(u, TINY)) / alpha
 
 
 def uniform(low: float, high: float, count: int, rng: torch.Generator) -> Tensor:

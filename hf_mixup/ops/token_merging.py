@@ -25,39 +25,39 @@ def schedule(blocks: int, total: int) -> list[int]:
     return [counts[0] + total - sum(counts), *counts[1:]]
 
 
-def max_merges(tokens: int, kept: int) -> int:
-    """The largest number of tokens that can merge in one block, out of `tokens` with `kept` protected."""
-    return max((tokens - kept) // 2, 0)
+def max_merges(tokens: int, protected: int) -> int:
+    """The largest number of tokens that can merge in one block, out of `tokens`, of which `protected` do not merge."""
+    return max((tokens - protected) // 2, 0)
 
 
-def match(features: Tensor, count: int, kept: int) -> Tensor:
+def match(features: Tensor, count: int, protected: int) -> Tensor:
     """(B, T) new index of each token after the `count` tokens with the most similar match are merged with that match.
 
     `features` (B, T, D), compared by cosine similarity. Tokens 0, 2, 4, ... may merge into tokens 1, 3, 5, ...; the
-    first `kept` tokens do not merge. New order: protected tokens, remaining even tokens, odd tokens.
+    first `protected` tokens do not merge. New order: protected tokens, remaining even tokens, odd tokens.
     """
     tokens = features.shape[1]
     unit = F.normalize(features.float(), dim=-1)
     similarity = unit[:, ::2] @ unit[:, 1::2].mT
-    similarity[:, : (kept + 1) // 2] = -math.inf
-    similarity[:, :, : kept // 2] = -math.inf
-    best, to = similarity.max(-1)
-    goes = best.argsort(dim=1, descending=True, stable=True).argsort(1) < count
-    stays = torch.ones(len(features), tokens, dtype=torch.bool, device=features.device)
-    stays[:, ::2] = ~goes
-    own = torch.arange(tokens, device=features.device)
-    order = torch.where(own < kept, 0, own % 2 + 1).argsort(stable=True)
-    place = torch.empty_like(stays, dtype=torch.long)
-    place[:, order] = stays[:, order].cumsum(1) - 1
-    place[:, ::2] = torch.where(goes, place.gather(1, 2 * to + 1), place[:, ::2])
+    similarity[:, : (protected + 1) // 2] = -math.inf
+    similarity[:, :, : protected // 2] = -math.inf
+    best, target = similarity.max(-1)
+    merges = best.argsort(dim=1, descending=True, stable=True).argsort(1) < count
+    remains = torch.ones(len(features), tokens, dtype=torch.bool, device=features.device)
+    remains[:, ::2] = ~merges
+    position = torch.arange(tokens, device=features.device)
+    order = torch.where(position < protected, 0, position % 2 + 1).argsort(stable=True)
+    place = torch.empty_like(remains, dtype=torch.long)
+    place[:, order] = remains[:, order].cumsum(1) - 1
+    place[:, ::2] = torch.where(merges, place.gather(1, 2 * target + 1), place[:, ::2])
     return place
 
 
 def merge(tokens: Tensor, weight: Tensor, place: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """(B, T - count, C) weighted means of the `tokens` (B, T, C) with the same `place` (B, T), and the (B, T - count)
     sums of their `weight` (B, T), the number of original tokens in each."""
-    left = tokens.shape[1] - count
-    sums = weight.new_zeros(len(tokens), left).scatter_add(1, place, weight)
+    remaining = tokens.shape[1] - count
+    sums = weight.new_zeros(len(tokens), remaining).scatter_add(1, place, weight)
     index = place[..., None].expand_as(tokens)
-    means = tokens.new_zeros(len(tokens), left, tokens.shape[2]).scatter_add(1, index, tokens * weight[..., None])
+    means = tokens.new_zeros(len(tokens), remaining, tokens.shape[2]).scatter_add(1, index, tokens * weight[..., None])
     return means / sums[..., None], sums

@@ -20,56 +20,57 @@ def grid_distances(side: int, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def plan(saliency: Tensor, wanted: Tensor, price: float) -> Tensor:
+def plan(saliency: Tensor, visible: Tensor, price: float) -> Tensor:
     """(B, P) the block that moves to each place of the grid, -1 for none; a block moves to at most one place.
 
-    `saliency` (B, T, T) value of each block if it is visible, `wanted` (B, T, T) visible places, `price` of crossing
-    the grid, by squared distance. T rounds: every block claims its cheapest place, the cheapest claim wins, and the
-    cost of a lost claim increases by one (Kim et al., arXiv 2009.06962, section 4.3).
+    `saliency` (B, T, T) value of each block if it is visible; `visible` (B, T, T) bool, where blocks are visible;
+    `price` times the squared distance is the cost of a move, with the grid's side as unit. T rounds: every block claims
+    its cheapest place, the cheapest claim wins, and the cost of a lost claim increases by one (Kim et al., arXiv
+    2009.06962, section 4.3).
     """
     count, side = saliency.shape[:2]
     distance = grid_distances(side, saliency.device) * price
-    visible, worth = wanted.flatten(1).to(saliency.dtype), saliency.flatten()
+    is_visible, worth = visible.flatten(1).to(saliency.dtype), saliency.flatten()
     penalty = torch.zeros(len(worth), side**2, dtype=torch.uint8, device=saliency.device)
 
     def cost(rows: Tensor) -> Tensor:
         block, image = rows % side**2, rows // side**2
         base = distance.index_select(0, block) + penalty.index_select(0, rows)
-        return base.addcmul_(worth.index_select(0, rows)[:, None], visible.index_select(0, image), value=-1)
+        return base.addcmul_(worth.index_select(0, rows)[:, None], is_visible.index_select(0, image), value=-1)
 
-    claim, choice = _first_claims(distance, saliency.flatten(1), wanted)
-    stays = torch.arange(side**2, device=choice.device)
-    for left in reversed(range(side)):
+    claim, choice = _first_claims(distance, saliency.flatten(1), visible)
+    block = torch.arange(side**2, device=choice.device)
+    for remaining in reversed(range(side)):
         winner = _cheapest_claims(claim.view(count, -1), choice.view(count, -1))
-        lost = (winner.gather(1, choice.view(count, -1)) != stays).flatten()
+        lost = (winner.gather(1, choice.view(count, -1)) != block).flatten()
         rows = _rows_to_update(lost)
-        if left == 0 or len(rows) == 0:
+        if remaining == 0 or len(rows) == 0:
             return winner
         penalty[rows, choice[rows]] += lost[rows]
         claim[rows], choice[rows] = cost(rows).min(1)
 
 
-def _first_claims(distance: Tensor, worth: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+def _first_claims(distance: Tensor, worth: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
     """(B * P,) least cost and (B * P,) place of each block, without computing all costs."""
-    choice = _nearest_wanted(wanted)
-    is_visible = wanted.flatten(1).gather(1, choice)
+    choice = _nearest_visible(visible)
+    is_visible = visible.flatten(1).gather(1, choice)
     claim = distance.gather(1, choice.t()).t() - worth * is_visible
-    stays = torch.arange(len(distance), device=choice.device)
+    block = torch.arange(len(distance), device=choice.device)
     # a block for which every visible place costs more than 0 stays where it is, hidden
-    return claim.clamp(max=0).flatten(), torch.where(claim > 0, stays, choice).flatten()
+    return claim.clamp(max=0).flatten(), torch.where(claim > 0, block, choice).flatten()
 
 
-def _nearest_wanted(wanted: Tensor) -> Tensor:
-    """(B, P) the nearest `wanted` (B, T, T) place of each block, the first one of a tie; 0 if there is none.
+def _nearest_visible(visible: Tensor) -> Tensor:
+    """(B, P) the nearest `visible` (B, T, T) place of each block, the first one of a tie; 0 if there is none.
 
     Squared distances are sums over rows and columns, so the minimum is taken along columns, then along rows.
     """
-    side = wanted.shape[1]
-    place = torch.arange(side, device=wanted.device, dtype=torch.int32)
+    side = visible.shape[1]
+    place = torch.arange(side, device=visible.device, dtype=torch.int32)
     # distance * P + place: one minimum gives both
     distance = (place[:, None] - place).square() * side**2
     far = torch.full_like(place[:1], 2 * side**4)
-    along = torch.where(wanted[:, :, :, None], distance + place[:, None], far).amin(2)
+    along = torch.where(visible[:, :, :, None], distance + place[:, None], far).amin(2)
     nearest = (along[:, :, None] + (distance + place[:, None] * side)[:, :, None]).amin(1)
     return (nearest % side**2).flatten(1).long()
 
@@ -87,11 +88,11 @@ def _cheapest_claims(claim: Tensor, choice: Tensor) -> Tensor:
     return torch.where(winner == no_block, -1, winner)
 
 
-def _rows_to_update(busy: Tensor) -> Tensor:
-    """Indices of the rows where `busy` (N,) is true; of all rows on a GPU, where reading it would synchronise."""
-    if busy.device.type == "cpu":
-        return busy.nonzero()[:, 0]
-    return torch.arange(len(busy), device=busy.device)
+def _rows_to_update(selected: Tensor) -> Tensor:
+    """Indices of the rows where `selected` (N,) is true; of all rows on a GPU, where reading it would synchronise."""
+    if selected.device.type == "cpu":
+        return selected.nonzero()[:, 0]
+    return torch.arange(len(selected), device=selected.device)
 
 
 def block_sources(mask: Tensor, worth: Tensor, partner: Tensor, t_eps: float | None) -> tuple[Tensor, Tensor]:
@@ -107,22 +108,24 @@ def compose(
     x: Tensor,
     partner: Tensor,
     mask: Tensor,
-    own: Tensor,
-    other: Tensor,
-    others: Tensor | None = None,
+    own_blocks: Tensor,
+    partner_blocks: Tensor,
+    partner_images: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """`mask` * blocks `own` of each image + (1 - `mask`) * blocks `other` of its partner; shape and dtype of `x`.
+    """`mask` * the own image's moved blocks + (1 - `mask`) * the partner's; shape and dtype of `x`.
 
-    `x` (B, C, H, W), `partner` (B,), `mask` (B, T, T) in [0, 1], `own` and `other` (B, P) source block of each place,
-    `others` like `x`: the images of the partners if not `x`. Exact where the mask is 0 or 1; computed in float32 or
-    wider; integer images are rounded. `out`: a tensor like `x`, not `x` itself.
+    `x` (B, C, H, W), `partner` (B,), `mask` (B, T, T) in [0, 1], `own_blocks` and `partner_blocks` (B, P) the block
+    that moves to each place, `partner_images` like `x`: the images of the partners, by default `x`. Exact where the
+    mask is 0 or 1; computed in float32 or wider; integer images are rounded. `out`: a tensor like `x`, not `x` itself.
     """
     (count, channels, height, width), side = x.shape, mask.shape[-1]
     # a line is one image row of a block: blocks move line by line, in one gather
-    lines, other_lines = (images.reshape(-1, width // side) for images in (x, x if others is None else others))
+    sources = x, x if partner_images is None else partner_images
+    lines, partner_lines = (images.reshape(-1, width // side) for images in sources)
     row = torch.arange(count, device=x.device)
-    own, other = (_first_line(*pair, x.shape, side) for pair in ((row, own), (partner, other)))
+    blocks = (row, own_blocks), (partner, partner_blocks)
+    own, other = (_first_line(*pair, x.shape, side) for pair in blocks)
     plane = torch.arange(channels, device=x.device)[:, None, None, None] * height * side
     below = torch.arange(height // side, device=x.device)[:, None] * side
     share = mask[:, None, :, None].expand(-1, channels, -1, height // side, -1)
@@ -135,7 +138,7 @@ def compose(
     step = max(CACHE_NUMEL // x[0].numel(), 1) if x.device.type == "cpu" else count
     for start in range(0, count, step):
         part = slice(start, start + step)
-        done = blend_with(gather(lines, own[part]), gather(other_lines, other[part]), share[part].reshape(-1, 1))
+        done = blend_with(gather(lines, own[part]), gather(partner_lines, other[part]), share[part].reshape(-1, 1))
         mixed[part] = done.view(-1, channels, height, width)
     return mixed
 

@@ -25,5 +25,5 @@ def targets(labels: Tensor, num_classes: int) -> Tensor:
     except RuntimeError as error:
         if labels.device.type != "cpu":
             raise
-        found = f"Labels are {labels.min()} to {labels.max()}, but there are {num_classes} classes"
-        raise ValueError(f"{found}: give class indices from 0 to {num_classes - 1}.") from error
+        problem = f"Labels are {labels.min()} to {labels.max()}, but there are {num_classes} classes"
+        raise ValueError(f"{problem}: give class indices from 0 to {num_classes - 1}.") from error

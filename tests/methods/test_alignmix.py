@@ -28,13 +28,13 @@ GOLDEN = {  # the first two channels of three maps
 }
 
 
-@pytest.mark.parametrize("in_place", [True, False])
-def test_the_result_matches_the_authors(in_place):
+@pytest.mark.parametrize("align_partner", [True, False])
+def test_the_result_matches_the_authors(align_partner):
     """shashankvkt/AlignMixup_CVPR22 at ec01a68, cifar10_100/models/resnet18_classifier.py: mixup_aligned(f, y, 0.3) for
     this f, where np.random.permutation gave [1, 2, 0] and random.randint 0 for the own places, 1 for the partner's."""
     features = 0.5 * pattern((3, 4, 2, 2), 2.3)
-    mixed, mix = alignmix(features, torch.full((3,), 0.3), PARTNER, HERE if in_place else THERE, **OPTIONS)
-    torch.testing.assert_close(mixed[:, :2].flatten(), torch.tensor(GOLDEN[in_place]), atol=1e-5, rtol=0)
+    mixed, mix = alignmix(features, torch.full((3,), 0.3), PARTNER, HERE if align_partner else THERE, **OPTIONS)
+    torch.testing.assert_close(mixed[:, :2].flatten(), torch.tensor(GOLDEN[align_partner]), atol=1e-5, rtol=0)
     torch.testing.assert_close(mix.lam, torch.full((3,), 0.3))
 
 
@@ -51,18 +51,18 @@ def test_a_shuffled_map_is_aligned_exactly(lam):
     torch.testing.assert_close(mixed, features[partner], atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("in_place", [HERE, THERE])
-def test_lam_one_gives_exactly_the_own_map(in_place):
+@pytest.mark.parametrize("align_partner", [HERE, THERE])
+def test_lam_one_gives_exactly_the_own_map(align_partner):
     features = torch.randn(3, 4, 2, 3)
-    assert torch.equal(alignmix(features, torch.ones(3), PARTNER, in_place, **OPTIONS)[0], features)
+    assert torch.equal(alignmix(features, torch.ones(3), PARTNER, align_partner, **OPTIONS)[0], features)
 
 
-@pytest.mark.parametrize("in_place, expected", [(HERE, 1), (THERE, 0)])
-def test_gradients_flow_to_both_maps_and_not_through_the_plan(in_place, expected):
+@pytest.mark.parametrize("align_partner, expected", [(HERE, 1), (THERE, 0)])
+def test_gradients_flow_to_both_maps_and_not_through_the_plan(align_partner, expected):
     """If the plan is a permutation, the gradient is that of a weighted sum of two maps, whatever the plan."""
     features = (4 * torch.randn(3, 8, 2, 2, generator=torch.Generator().manual_seed(0))).requires_grad_()
     options = OPTIONS | {"rounds": 1000, "threshold": 1e-5}
-    mixed, _ = alignmix(features, torch.full((3,), 0.25), PARTNER, in_place, **options)
+    mixed, _ = alignmix(features, torch.full((3,), 0.25), PARTNER, align_partner, **options)
     mixed[0].sum().backward()
     torch.testing.assert_close(features.grad[0], torch.full((8, 2, 2), 0.25), atol=1e-2, rtol=0)
     torch.testing.assert_close(features.grad[1], torch.full((8, 2, 2), 0.75), atol=1e-2, rtol=0)
@@ -114,12 +114,12 @@ def test_half_of_the_batches_are_aligned(kind, make_net, images, one_hot, rng):
     assert len(hooked) == 60 and abs(sum(hooked) / 60 - 0.5) < 5 * (0.25 / 60) ** 0.5
 
 
-@pytest.mark.parametrize("in_place, tolerance", [(HERE, 1e-5), (THERE, 1e-2)])
-def test_alignment_does_not_change_the_mean_of_the_mixed_map(in_place, tolerance):
+@pytest.mark.parametrize("align_partner, tolerance", [(HERE, 1e-5), (THERE, 1e-2)])
+def test_alignment_does_not_change_the_mean_of_the_mixed_map(align_partner, tolerance):
     """Columns of the plan sum to exactly one, rows after convergence: the mean over positions does not change."""
     features = torch.randn(3, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     options = OPTIONS | {"rounds": 1000, "threshold": 1e-3}
-    mixed, _ = alignmix(features, torch.full((3,), 0.3), PARTNER, in_place, **options)
+    mixed, _ = alignmix(features, torch.full((3,), 0.3), PARTNER, align_partner, **options)
     mean = features.mean((2, 3))
     torch.testing.assert_close(mixed.mean((2, 3)), 0.3 * mean + 0.7 * mean[PARTNER], atol=tolerance, rtol=0)
 
@@ -140,7 +140,7 @@ def test_aligned_logits_are_not_those_of_plain_mixing(make_net, images, one_hot,
     assert (aligned - plain).abs() > 1e-6
 
 
-def test_class_tokens_are_mixed_in_place(make_net, images, one_hot, seeded):
+def test_class_tokens_are_mixed_without_alignment(make_net, images, one_hot, seeded):
     """After the last block only the class token is used, so the result is Manifold Mixup of that layer."""
     net = make_net("vit")
     method = load("alignmix", aligned_prob=1.0, layer=-1)
