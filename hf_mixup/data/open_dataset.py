@@ -115,9 +115,8 @@ def _load(path: str, config: str | None, commit: str | None, streaming: bool, to
     except DataError:
         raise
     except OPEN_ERRORS as error:
-        root_cause = (
-            network_error(error) or error
-        )  # raised alone, because `retried` would not look for it in the contexts
+        # raised without its wrappers: `retried` recognises a network error only by the chain of causes
+        root_cause = network_error(error) or error
     raise root_cause
 
 

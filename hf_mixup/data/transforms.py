@@ -127,10 +127,10 @@ def train_transform(
     """A callable from a PIL image to uint8 (3, size, size), or None if no option requires a transform per image.
 
     `resize`: size of the shorter side before the crop. The crop is a random resized crop if `scale` (smallest and
-    largest share of the area) is given, else a random crop if `resize` is given. `randaugment` is a timm string such as
-    "rand-m9-mstd0.5-inc1", `operations` are timm's names of the operations to choose from, and `mean` fills the pixels
-    that they leave empty. Random numbers are drawn from the global generators: call the transform inside
-    `borrowed_generators`. Flips and erasing: `augment`.
+    largest share of the area) is given, a random crop if only `resize` is given, else a centre crop. `randaugment` is a
+    timm string such as "rand-m9-mstd0.5-inc1", `operations` are timm's names of the operations to choose from, and
+    `mean` fills the pixels that they leave empty. Random numbers are drawn from the global generators: call the
+    transform inside `borrowed_generators`. Flips and erasing: `augment`.
     """
     if scale is None and resize is None and randaugment is None:
         return None

@@ -108,7 +108,8 @@ def _build_architecture(name, labels, image_size, args, reset, pretrained, prepr
     config = TimmWrapperConfig(architecture=name, num_labels=count, model_args=args, **labels)
     cfg.update({} if pretrained else RANDOM_WEIGHTS_CFG)
     config.pretrained_cfg = pretrained_cfg(cfg, args.get("in_chans", CHANNELS), preprocessing)
-    with torch.random.fork_rng(devices=[]):  # the wrapper draws random weights, which are not used
+    # the random weights of the wrapper are replaced below; drawing them must not change the global random state
+    with torch.random.fork_rng(devices=[]):
         model = AutoModelForImageClassification.from_config(config)
     model.timm_model = network
     return model, timm_processor(config)

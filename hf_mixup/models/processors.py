@@ -60,9 +60,8 @@ def native_processor(name: str, folder: Path, preprocessing: dict, code: bool) -
     except (OSError, ValueError):
         return _new_processor(name, preprocessing)
     sizes = getattr(processor, "crop_size", None) or getattr(processor, "size", None)
-    if (
-        not sizes or getattr(processor, "image_mean", None) is None
-    ):  # a class with other attributes, defined in the repository
+    # a class that the repository defines may have other attributes
+    if not sizes or getattr(processor, "image_mean", None) is None:
         return _new_processor(name, preprocessing)
     if preprocessing["size"] not in dict(sizes).values():
         raise ModelError(

@@ -22,8 +22,8 @@ class StreamPlan:
     In each epoch the units are permuted, in the same order on all ranks, and the sequence of their rows starts at a
     random row. Of the N rows, rank r reads rows r S to (r + 1) S of this sequence, where
     S = N // (world * batch_size) * batch_size: ranks are disjoint and equally long, and fewer than world * batch_size
-    rows are dropped, different ones in each epoch. The rows of a rank are cut into blocks of `block`
-    rows and shuffled within a block. The number of loader workers has no effect.
+    rows are dropped, different ones in each epoch. The rows of a rank are cut into blocks of `block` rows and
+    shuffled within a block. The number of loader workers has no effect.
     """
 
     rows: Sequence[int] | None  # of each unit; None if unknown, then the plan has no length
