@@ -36,7 +36,7 @@ RESIZES = ("bilinear", "bicubic", "nearest")
 class MixupConfig(TrainingArguments):
     """All settings of a run: the fields of a recipe, in addition to those of TrainingArguments."""
 
-    data: str = option("sample", "Data set: Hub id, local folder, or `sample` for the built-in one")
+    data: str = option("sample", "Data set: Hub id, local folder, or `sample` for the embedded sample")
     data_config: str | None = option(None, "Configuration of the data set, if it has several")
     revision: str | None = option(None, "Commit, tag or branch of the data set")
     streaming: bool = option(False, "Stream the training split instead of downloading it first")
@@ -64,9 +64,11 @@ class MixupConfig(TrainingArguments):
     eval_image_size: int | None = option(None, "Size of evaluation images, pixels; if null, image_size", "[1, inf)")
     eval_resize: int | None = option(None, "Shorter side of evaluation images before the crop, pixels", "[1, inf)")
     eval_crop_pct: float | None = option(
-        None, "Share of the side kept by the crop; if null, the weights' own or 1", "(0, 1]"
+        None, "Share of the side kept by the crop; if null, the pretrained weights' or 1", "(0, 1]"
     )
-    interpolation: str | None = option(None, "Interpolation; if null, the weights' own or bilinear", choices=RESIZES)
+    interpolation: str | None = option(
+        None, "Interpolation; if null, the pretrained weights' or bilinear", choices=RESIZES
+    )
     train_interpolation: str | None = option(None, "Interpolation in training; if null, interpolation", choices=RESIZES)
     mean: list[float] | None = option(None, "Mean of each channel; if null, the weights' or ImageNet's", "[0, 1]")
     std: list[float] | None = option(None, "Deviation of each channel; if null, the weights' or ImageNet's", "(0, inf)")
@@ -129,7 +131,7 @@ class MixupConfig(TrainingArguments):
             value = getattr(self, item.name)
             if value is None and type(None) not in accepted_types(item.type):
                 setattr(self, item.name, default_of(item))
-            elif item.name in OWN or isinstance(value, str):  # TrainingArguments checks the others
+            elif item.name in ADDED_FIELDS or isinstance(value, str):  # TrainingArguments checks the others
                 setattr(self, item.name, convert(item, value))
             check_value(item, getattr(self, item.name))
         check_combinations(self)
@@ -169,7 +171,8 @@ class MixupConfig(TrainingArguments):
 
 
 FIELDS = {item.name: item for item in fields(MixupConfig)}
-OWN = tuple(name for name in FIELDS if name not in TrainingArguments.__dataclass_fields__)
+# fields that MixupConfig adds to those of TrainingArguments
+ADDED_FIELDS = tuple(name for name in FIELDS if name not in TrainingArguments.__dataclass_fields__)
 
 
 def parse(argv: list[str]) -> MixupConfig:
@@ -200,9 +203,9 @@ def _path_in_recipes(path: Path) -> Path:
 
 
 def help_text() -> str:
-    """Every field with its default and help text: ours in groups, then those of TrainingArguments."""
+    """Every field with its default and help text: ADDED_FIELDS in groups, then the fields of TrainingArguments."""
     lines = [f"usage: {USAGE}", f"example: {EXAMPLE}"]
-    for name in (*OWN, *(name for name in FIELDS if name not in OWN)):
+    for name in (*ADDED_FIELDS, *(name for name in FIELDS if name not in ADDED_FIELDS)):
         item = FIELDS[name]
         if name in GROUPS or name == "output_dir":
             lines += ["", f"{GROUPS.get(name, 'The Trainer')}:"]

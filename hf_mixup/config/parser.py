@@ -119,7 +119,7 @@ def merge(base: dict[str, Any], child: dict[str, Any], fields: Fields) -> dict[s
 
 
 def _merge_arguments(old: Any, new: Any) -> Any:
-    """The new value, completed with keys of the old one, unless it names another inner method."""
+    """The new value; mappings are merged by key, unless the new one names another inner method."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
     if "name" in old and new.get("name", old["name"]) != old["name"]:
@@ -151,34 +151,34 @@ def parse_options(argv: list[str], fields: Fields) -> dict[str, Any]:
     while position < len(argv):
         option, equals, value = argv[position].partition("=")
         stop = next((i for i in range(position + 1, len(argv)) if argv[i].startswith("--")), len(argv))
-        given = ([value] if equals else []) + argv[position + 1 : stop]
+        words = ([value] if equals else []) + argv[position + 1 : stop]
         position = stop
         key, *inner = option.removeprefix("--").split(".")
         key = check_key(key.replace("-", "_"), fields, where)
         if inner and key not in ARGUMENTS:
-            raise ConfigError(f"Unknown option {option} on {where}: {key} has no parts. Use --{key}.")
-        parsed = _option_value(given, option, None if inner else fields[key])
+            raise ConfigError(f"Unknown option {option} on {where}: {key} accepts no keys. Use --{key}.")
+        parsed = _option_value(words, option, None if inner else fields[key])
         for part in reversed(inner):
             parsed = {part: parsed}
         values[key] = convert(fields[key], _merge_arguments(values.get(key), parsed), where)
     return values
 
 
-def _option_value(given: list[str], option: str, field: Field | None) -> Any:
+def _option_value(words: list[str], option: str, field: Field | None) -> Any:
     """The value of one option: text if the field accepts text, else parsed as YAML."""
     types = accepted_types(field.type) if field else ()
     lists = [kind for kind in types if get_origin(kind) is list]
     as_text = any(kind is str or is_enum(kind) or get_args(kind) == (str,) for kind in types)
     place = f"{option} on the command line"
-    if not given:
+    if not words:
         if not field or bool in types or "const" in field.metadata:
             return True
         raise ConfigError(f"{place} requires a value: {expected(field)}.")
-    if len(given) > 1 and field and not lists:
-        raise ConfigError(f"{place} takes one value, not {len(given)}: {short_repr(' '.join(given))}.")
-    if given == ["null"]:
+    if len(words) > 1 and field and not lists:
+        raise ConfigError(f"{place} takes one value, not {len(words)}: {short_repr(' '.join(words))}.")
+    if words == ["null"]:
         return None
-    if len(given) == 1 and given[0][:1] in ("[", "{") and (not field or lists or dict in types):
-        return load_yaml(given[0], place)
-    parsed = [word if as_text else load_yaml(word, place) for word in given]
-    return parsed if len(given) > 1 or (lists and str not in types) else parsed[0]
+    if len(words) == 1 and words[0][:1] in ("[", "{") and (not field or lists or dict in types):
+        return load_yaml(words[0], place)
+    parsed = [word if as_text else load_yaml(word, place) for word in words]
+    return parsed if len(words) > 1 or (lists and str not in types) else parsed[0]

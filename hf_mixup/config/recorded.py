@@ -11,7 +11,7 @@ RECORDED = tuple(
     """num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate
     lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay max_grad_norm seed""".split()
 )
-# Prefixes of fields that are never in it, because they do not change a run's result.
+# Prefixes of fields that are never in the recipe dict, because they do not change a run's result.
 EXCLUDED = tuple(
     """output_dir recipe resume dry_run report_to run_name project debug disable_tqdm trust_remote_code log_ logging_
     hub_ push_to_hub trackio_ include_num_input skip_memory do_ local_ use_cpu ddp_ fsdp parallelism_config dataloader_
@@ -31,15 +31,15 @@ CADENCE = (
 
 
 def recorded_values(config: TrainingArguments) -> dict[str, Any]:
-    """The values of all fields of ours, and of those of TrainingArguments in RECORDED or changed, as JSON values."""
+    """The JSON values of all fields that MixupConfig adds, and of TrainingArguments' fields in RECORDED or changed."""
     excluded = EXCLUDED if config.load_best_model_at_end else EXCLUDED + CADENCE
     values = {}
     for item in fields(config):
         if item.name.startswith(excluded):
             continue
         value = getattr(config, item.name)
-        ours = item.name not in TrainingArguments.__dataclass_fields__
-        if ours or item.name in RECORDED or json_value(value) != json_value(_unset(item, value)):
+        added = item.name not in TrainingArguments.__dataclass_fields__
+        if added or item.name in RECORDED or json_value(value) != json_value(_default_like(item, value)):
             values[item.name] = json_value(value)
     return values
 
@@ -49,13 +49,13 @@ def default_of(item: Field) -> Any:
     return item.default if item.default_factory is MISSING else item.default_factory()
 
 
-def _unset(item: Field, value: Any) -> Any:
-    """The value of a field that was not set, after TrainingArguments made it a dataclass of defaults."""
+def _default_like(item: Field, value: Any) -> Any:
+    """The default of a field; if TrainingArguments converts it to a dataclass, that dataclass with its defaults."""
     return type(value)() if is_dataclass(value) else default_of(item)
 
 
 def json_value(value: Any) -> Any:
-    """The value as in JSON, with 1 for 1.0."""
+    """The value as plain JSON data; a float without a fraction becomes an integer."""
     if isinstance(value, Enum):
         return value.value
     if is_dataclass(value):

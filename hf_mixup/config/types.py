@@ -13,7 +13,7 @@ from ..errors import ConfigError
 YES_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 NUMBER = re.compile(
     r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?"
-)  # digits alone stay text, because they were quoted
+)  # text of digits only is not converted: it was quoted in YAML
 SINGULAR = {
     bool: "true or false",
     int: "an integer",
@@ -59,24 +59,24 @@ def convert(field: Field, value: Any, where: str = "") -> Any:
         return value
     for kind in options:
         try:
-            return _as(value, kind)
+            return _convert_to(value, kind)
         except (ValueError, TypeError, LookupError, RecursionError, OverflowError):
             continue
     place = f" in {where}" if where else ""
     raise ConfigError(f"{field.name} is {short_repr(value)}{place}, expected {expected(field)}.")
 
 
-def _as(value: Any, kind: Any) -> Any:
+def _convert_to(value: Any, kind: Any) -> Any:
     if kind is bool:
         return value if isinstance(value, bool) else YES_NO[_instance(value, str).lower()]
     if kind in (int, float):
         return _number(value, kind)
     if kind is dict:
-        return _arguments(_instance(value, dict))
+        return _plain_data(_instance(value, dict))
     if kind is str:
         return os.fspath(value)
     if get_origin(kind) is list:
-        return [_as(item, get_args(kind)[0]) for item in _instance(value, list | tuple)]
+        return [_convert_to(item, get_args(kind)[0]) for item in _instance(value, list | tuple)]
     if is_enum(kind):
         return kind("no" if value is False else value)  # YAML reads a bare `no` as false
     if value in get_args(kind) or (isinstance(kind, type) and isinstance(value, kind)):
@@ -101,12 +101,12 @@ def _instance(value: Any, kind: Any) -> Any:
     return value
 
 
-def _arguments(value: Any) -> Any:
+def _plain_data(value: Any) -> Any:
     """Nested plain data; text such as `1e-3`, which YAML does not read as a number, becomes a number."""
     if isinstance(value, dict):
-        return {os.fspath(key): _arguments(item) for key, item in value.items()}
+        return {os.fspath(key): _plain_data(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_arguments(item) for item in value]
+        return [_plain_data(item) for item in value]
     if isinstance(value, str):
         return float(value) if NUMBER.fullmatch(value) else value
     if value is None or (isinstance(value, bool | int | float) and math.isfinite(value)):
@@ -115,7 +115,7 @@ def _arguments(value: Any) -> Any:
 
 
 def expected(field: Field) -> str:
-    """What a field accepts, for messages."""
+    """Description of the values that a field accepts, for messages."""
     names = []
     for kind in accepted_types(field.type):
         if is_enum(kind):

@@ -59,13 +59,13 @@ def _check_images(config: TrainingArguments) -> None:
             raise ConfigError(f"{name} is {getattr(config, name)}, expected three numbers, for R, G and B.")
 
     size = config.eval_image_size or config.image_size
-    for name, least, applies in (("resize", config.image_size, scale is None), ("eval_resize", size, True)):
-        given = getattr(config, name)
-        if given is not None and given < least and applies:
-            raise ConfigError(f"{name} is {given}, smaller than the crop of {least} px. Give {least} or more.")
-    for one, other in (("eval_resize", "eval_crop_pct"), ("resize", "crop_padding")):
-        if getattr(config, one) and getattr(config, other):
-            raise ConfigError(f"{one} and {other} both define the crop of images. Leave one of them out.")
+    for name, crop, applies in (("resize", config.image_size, scale is None), ("eval_resize", size, True)):
+        value = getattr(config, name)
+        if value is not None and value < crop and applies:
+            raise ConfigError(f"{name} is {value}, smaller than the crop of {crop} px. Give {crop} or more.")
+    for first, second in (("eval_resize", "eval_crop_pct"), ("resize", "crop_padding")):
+        if getattr(config, first) and getattr(config, second):
+            raise ConfigError(f"{first} and {second} both define the crop of images. Leave one of them out.")
     if config.randaugment_ops is not None and not (config.randaugment and config.randaugment_ops):
         raise ConfigError(
             f"randaugment_ops is {config.randaugment_ops} and randaugment is {config.randaugment}. Name one operation "
@@ -91,14 +91,14 @@ def _check_schedule(config: TrainingArguments) -> None:
 
 def set_min_lr(config: TrainingArguments) -> None:
     """Pass `min_lr` to the learning rate schedule; ConfigError if the schedule has no such argument."""
-    given = dict(config.lr_scheduler_kwargs or {})
+    arguments = dict(config.lr_scheduler_kwargs or {})
     if config.lr_scheduler_type not in MIN_LR_SCHEDULES:
-        if config.min_lr and "min_lr" not in given:
+        if config.min_lr and "min_lr" not in arguments:
             raise ConfigError(
                 f"min_lr is {config.min_lr}, but the schedule {config.lr_scheduler_type.value} does not support it. "
                 f"Leave out lr_scheduler_type, or choose one of: {', '.join(MIN_LR_SCHEDULES)}."
             )
-    elif given.get("min_lr", config.min_lr) != config.min_lr or (config.min_lr and "min_lr_rate" in given):
-        raise ConfigError(f"min_lr is {config.min_lr} but lr_scheduler_kwargs is {given}. Give min_lr only.")
-    elif "min_lr_rate" not in given:
-        config.lr_scheduler_kwargs = {**given, "min_lr": config.min_lr}
+    elif arguments.get("min_lr", config.min_lr) != config.min_lr or (config.min_lr and "min_lr_rate" in arguments):
+        raise ConfigError(f"min_lr is {config.min_lr} but lr_scheduler_kwargs is {arguments}. Give min_lr only.")
+    elif "min_lr_rate" not in arguments:
+        config.lr_scheduler_kwargs = {**arguments, "min_lr": config.min_lr}

@@ -30,12 +30,12 @@ def augment(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Tensor:
-    """The uint8 images (B, 3, H, W) cropped, flipped, normalised and erased: float32 (B, 3, H, W), on their device.
+    """The uint8 images (B, 3, H, W) cropped, flipped, normalised and erased: float32 (B, 3, H, W), on the same device.
 
     `crop_padding` pixels are added on each side ("constant": black, or "reflect") before a crop of the size of `x`;
     `flip` and `erasing` are probabilities. An erased box is filled with normal noise ("pixel") or the "mean", after
-    normalisation. `rng` is a CPU generator; the table of draws is always complete, so that enabling one step does not
-    change the draws of the others.
+    normalisation. `rng` is a CPU generator; the draws of all steps are made even if a step is disabled, so that
+    enabling one does not change the draws of the others.
     """
     _check(x, crop_padding, crop_mode, erasing_fill)
     draws = torch.rand(DRAWS, len(x), generator=rng).to(x.device, non_blocking=True)
@@ -93,17 +93,17 @@ def _reflect(index: Tensor, size: int) -> Tensor:
     return (size - 1) - ((size - 1) - index.abs()).abs()
 
 
-def _erase(x: Tensor, draws: Tensor, share: float, fill: str, noise_seed: int) -> Tensor:
+def _erase(x: Tensor, draws: Tensor, probability: float, fill: str, noise_seed: int) -> Tensor:
     """Normalised images with filled boxes; after normalisation the mean is zero."""
-    box = _boxes(draws, share, x.shape[-2], x.shape[-1])
+    box = _boxes(draws, probability, x.shape[-2], x.shape[-1])
     if fill == "mean":
         return x.masked_fill_(box, 0.0)
     noise = torch.Generator(x.device).manual_seed(noise_seed)
     return torch.where(box, torch.randn(x.shape, generator=noise, device=x.device), x)
 
 
-def _boxes(draws: Tensor, share: float, height: int, width: int) -> Tensor:
-    """True inside one box for each image whose fourth draw is below `share`: (B, 1, H, W).
+def _boxes(draws: Tensor, probability: float, height: int, width: int) -> Tensor:
+    """True inside one box for each image whose fourth draw is below `probability`: (B, 1, H, W).
 
     If a box is larger than the image, timm draws again, up to ten times; here its side is clipped to that of the image,
     because a variable number of draws cannot be batched. This affects only large boxes with an extreme aspect ratio.
@@ -111,11 +111,11 @@ def _boxes(draws: Tensor, share: float, height: int, width: int) -> Tensor:
     area = (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * draws[4]) * (height * width)
     low, high = (math.log(value) for value in ERASED_ASPECT)
     aspect = torch.exp(low + (high - low) * draws[5])
-    inside = draws[3, :, None, None] < share
+    inside = draws[3, :, None, None] < probability
     for axis, (size, side) in enumerate(((height, (area * aspect).sqrt()), (width, (area / aspect).sqrt()))):
         side = side.round().clamp(1, size)
         start = (draws[6 + axis] * (size - side + 1)).floor()
-        place = torch.arange(size, device=draws.device)
-        along = (place >= start[:, None]) & (place < (start + side)[:, None])
-        inside = inside & (along[:, :, None] if axis == 0 else along[:, None, :])
+        position = torch.arange(size, device=draws.device)
+        covered = (position >= start[:, None]) & (position < (start + side)[:, None])
+        inside = inside & (covered[:, :, None] if axis == 0 else covered[:, None, :])
     return inside[:, None]

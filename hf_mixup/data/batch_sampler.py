@@ -15,9 +15,9 @@ class BatchPlan(Sampler):
 
     A new permutation in each epoch is cut into global batches; rank r takes the r-th part of each. So ranks are
     disjoint and equally long, and two ranks with batch size 32 read in each step the rows that one rank reads with 64.
-    The `seed` of a row is for its augmentation and depends on (seed, epoch, row) alone. The tail that fills no batch on
-    every rank is dropped (different rows in each epoch), or with `drop_last=False` shared equally: then fewer than
-    `world` rows are dropped.
+    The `seed` of a row is for its augmentation and depends on (seed, epoch, row) alone. The last rows, too few for a
+    full batch on every rank, are dropped (different rows in each epoch). With `drop_last=False` they are divided
+    equally among the ranks, and fewer than `world` rows are dropped.
 
     With `repeats` above 1 a global batch holds `repeats` copies of each of its rows, each with its own seed, and rank r
     takes every world-th entry, so that with `repeats` or more ranks all copies are on different ranks: repeated
@@ -37,7 +37,7 @@ class BatchPlan(Sampler):
         repeats: int = 1,
     ):
         if repeats < 1:
-            raise DataError(f"repeats={repeats}: give 1, which is no repetition, or more.")
+            raise DataError(f"repeats={repeats}: give 1 (no repetition) or more.")
         needed = world * (batch_size if drop_last else 1)
         if batch_size < 1 or not 0 <= rank < world:
             raise DataError(
@@ -66,8 +66,8 @@ class BatchPlan(Sampler):
         seeds = rng.integers(2**62, size=(self.repeats, self.rows))[np.arange(self.rows) % self.repeats, order]
         step = self.world * self.batch_size
         for batch in range(len(self)):
-            places = slice(batch * step, (batch + 1) * step)
-            yield list(zip(self._share(order[places]), self._share(seeds[places]), strict=True))
+            positions = slice(batch * step, (batch + 1) * step)
+            yield list(zip(self._share(order[positions]), self._share(seeds[positions]), strict=True))
 
     def _share(self, values: np.ndarray) -> list[int]:
         """This rank's part of a global batch."""
@@ -88,7 +88,7 @@ class ImageLoader(DataLoader):
 class TrainLoader(ImageLoader):
     """Batches `{"pixel_values": uint8 (B, 3, H, W), "labels": int64 (B,)}` in the order of a BatchPlan.
 
-    accelerate's `skip_first_batches` works on the plan: skipped batches are not decoded, and the epoch stays set.
+    With accelerate's `skip_first_batches`, skipped batches are not decoded and `set_epoch` stays in effect.
     """
 
     def set_epoch(self, epoch: int) -> None:

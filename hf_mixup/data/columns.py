@@ -9,23 +9,23 @@ from ..errors import DataError, did_you_mean
 
 
 def check_columns(features: datasets.Features | None, names: list[str], image: str, label: str, where: str) -> None:
-    """DataError, with the existing columns and the nearest name, unless the two columns hold images and labels."""
+    """Raise DataError, with existing columns and the nearest name, unless the two columns hold images and labels."""
     features = features or {}
     for column, role in ((image, "image"), (label, "label")):
         if column not in names:
             advice = _advice(features, names, column, role)
             raise DataError(
-                f"{where} has no column {column!r}; its columns are {sorted(names)}.{advice} "
+                f"The {where} has no column {column!r}; its columns are {sorted(names)}.{advice} "
                 f"Pass {role}_column=... with the right one."
             )
     feature = features.get(image)
     if feature is not None and not isinstance(feature, datasets.Image) and not _holds_image_files(feature):
         raise DataError(
-            f"Column {image!r} of {where} holds {feature}, not images.{_advice(features, names, image, 'image')} "
+            f"Column {image!r} of the {where} holds {feature}, not images.{_advice(features, names, image, 'image')} "
             "Pass image_column=... with a column of images, of encoded bytes or of file paths."
         )
     if image == label:
-        raise DataError(f"image_column and label_column are both {image!r} in {where}: name two columns.")
+        raise DataError(f"image_column and label_column are both {image!r} in the {where}: name two columns.")
 
 
 def _advice(features: dict, names: list[str], column: str, role: str) -> str:
@@ -71,31 +71,31 @@ def find_classes(feature: object, values: pa.ChunkedArray, where: str) -> list[s
 def encode(values: pa.ChunkedArray, classes: list[str], where: str) -> np.ndarray:
     """The class indices, int64 (rows,), all in 0..K-1; DataError names the first row with another label."""
     if is_text(values.type):
-        numbers = pc.index_in(values, pa.array(classes, values.type))
+        indices = pc.index_in(values, pa.array(classes, values.type))
     elif pa.types.is_integer(values.type):
-        numbers = values
+        indices = values
     else:
         raise DataError(
-            f"The labels of {where} are {values.type}, those of the training split have another type: use the same "
-            "type in both."
+            f"The labels of {where} are {values.type}, but the labels of the training split have another type: use "
+            "the same type in both splits."
         )
-    numbers = pc.fill_null(numbers.cast(pa.int64()), -1).to_numpy()
-    wrong = np.flatnonzero((numbers < 0) | (numbers >= len(classes)))
+    indices = pc.fill_null(indices.cast(pa.int64()), -1).to_numpy()
+    wrong = np.flatnonzero((indices < 0) | (indices >= len(classes)))
     if len(wrong):
         row = int(wrong[0])
-        raise DataError(bad_label(values[row].as_py(), f"Row {row} of {where}", classes, len(wrong)))
-    return numbers
+        raise DataError(label_error(values[row].as_py(), f"Row {row} of {where}", classes, len(wrong)))
+    return indices
 
 
-def bad_label(value: object, what: str, classes: list[str], count: int | None = None) -> str:
-    """The error message for a label outside the classes; `count` is the number of such rows, if known."""
+def label_error(value: object, row: str, classes: list[str], count: int | None = None) -> str:
+    """The error message for a label outside the classes, in `row`; `count` is the number of such rows, if known."""
     known, hint = f"0..{len(classes) - 1}", ""
     if isinstance(value, str):
         known, hint = f"the {len(classes)} classes", did_you_mean(value, classes)
     if value is None or value == -1:
         hint = " None and -1 mark rows without a label, as in hidden test splits: choose another split, or drop them."
     others = f" ({count} such row(s))" if count else ""
-    return f"{what} has the label {value!r}, which is not in {known}{others}.{hint}"
+    return f"{row} has the label {value!r}, which is not in {known}{others}.{hint}"
 
 
 def integer_labels(dataset: datasets.Dataset, column: str) -> np.ndarray:
@@ -104,18 +104,18 @@ def integer_labels(dataset: datasets.Dataset, column: str) -> np.ndarray:
     if not pa.types.is_integer(values.type) or values.null_count:
         raise DataError(
             f"The label column {column!r} holds {values.type} with {values.null_count} empty cell(s), not class "
-            "numbers: load the data with load_data, which encodes and checks labels."
+            "indices: load the data with load_data, which encodes and checks labels."
         )
     return np.array(values.to_numpy(), dtype=np.int64)
 
 
 def with_classes(dataset: datasets.Dataset, column: str, classes: list[str], where: str) -> datasets.Dataset:
     """The data set with a checked ClassLabel column of these classes; images are not decoded."""
-    numbers = encode(column_values(dataset, column), classes, where)
+    indices = encode(column_values(dataset, column), classes, where)
     feature = dataset.features[column]
     if isinstance(feature, datasets.ClassLabel) and feature.names == classes:
         return dataset
     order = dataset.column_names
     without = dataset.remove_columns([column])
-    encoded = without.add_column(column, pa.array(numbers), feature=datasets.ClassLabel(names=classes))
+    encoded = without.add_column(column, pa.array(indices), feature=datasets.ClassLabel(names=classes))
     return encoded.select_columns(order)

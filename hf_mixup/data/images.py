@@ -35,11 +35,11 @@ class Images(Dataset):
     Without `transform`, images are prepared without randomness: by `prepare` (such as `eval_transform(cfg)`), or by
     default the shorter side is resized to `resize` (default `size`), bicubic, and the centre is cropped. Such a split
     is decoded once and kept as one tensor if it takes at most 1 GiB (`keep="auto"`; True and False override this).
-    `transform`, such as `train_transform(...)`, runs on each RGB image instead, with the row's seed; nothing is kept.
+    `transform`, such as `train_transform(...)`, runs on each RGB image instead, with the row's seed; none is kept.
 
-    An image that cannot be decoded is a DataError that names split and row. With `skip_corrupt`, a kept split omits
+    An image that cannot be decoded raises a DataError that names split and row. With `skip_corrupt`, a kept split omits
     such rows (`rows` holds the remaining row numbers); otherwise the next good row replaces them, so that the length
-    does not change. `skipped` counts them, across worker processes. `home`: `Data.home`; image paths outside it are
+    does not change. `skipped` counts them in all worker processes. `home`: `Data.home`; image paths outside it are
     refused.
     """
 
@@ -58,7 +58,7 @@ class Images(Dataset):
         home: str | None = None,
     ):
         if sum(option is not None for option in (resize, prepare, transform)) > 1:
-            raise DataError("resize, prepare and transform each decide the pixels: give one of them.")
+            raise DataError("resize, prepare and transform exclude each other: give one of them.")
         if keep not in (True, False, "auto") or (keep is True and transform is not None):
             raise DataError(f"keep={keep!r}: choose 'auto', False, or (without a transform) True.")
         self.split = str(dataset.split or "data")
@@ -71,12 +71,13 @@ class Images(Dataset):
         self.kept = not self.random and (small if keep == "auto" else keep)
         self.pixels: Tensor | None = None
         self.rows: Sequence[int] = range(len(dataset))
-        # shared, so that rows found by worker processes are counted here; a flag per row, so that none counts twice
+        # In shared memory, to count the rows that worker processes cannot decode; a flag per row, so that none counts
+        # twice.
         self.bad = torch.zeros(len(dataset), dtype=torch.bool).share_memory_()
 
     @property
     def skipped(self) -> int:
-        """The number of rows found so far that cannot be decoded."""
+        """The number of rows so far that could not be decoded."""
         return int(self.bad.sum())
 
     def __len__(self) -> int:
@@ -125,7 +126,7 @@ class Images(Dataset):
                 f"Row {number} has no seed, which the transform requires: index with (row, seed), as BatchPlan does."
             )
         if not -len(self.rows) <= number < len(self.rows):
-            raise IndexError(f"Row {number} of {len(self.rows)} in split {self.split!r}.")
+            raise IndexError(f"Row {number} is out of range: split {self.split!r} has {len(self.rows)} rows.")
         return int(number) % len(self.rows), seed
 
     def _read(self, rows: Sequence[int]) -> list[dict | None]:
@@ -133,18 +134,18 @@ class Images(Dataset):
 
     def _decode_rows(self, rows: list[int], seeds: Sequence[int | None]) -> tuple[list[int], list[Tensor]]:
         """Row numbers and images; a skipped row is replaced by the next good one."""
-        known = self.skipped
-        found = []
+        skipped_before = self.skipped
+        decoded = []
         for row, cell, seed in zip(rows, self._read(rows), seeds, strict=True):
             image = self._image(cell, row, seed)
             while image is None:
                 self._check_any_good()
                 row = (row + 1) % len(self.bad)
                 image = None if self.bad[row] else self._image(self._read([row])[0], row, seed)
-            found.append((row, image))
-        if self.skipped and not known:
+            decoded.append((row, image))
+        if self.skipped and not skipped_before:
             self._log_skipped()
-        return [row for row, _ in found], [image for _, image in found]
+        return [row for row, _ in decoded], [image for _, image in decoded]
 
     def _image(self, cell: dict | None, row: int, seed: int | None = None) -> Tensor | None:
         """The prepared image, or None if it cannot be decoded and `skip_corrupt` is set."""
@@ -182,12 +183,12 @@ class Images(Dataset):
 
 
 def _encoded_images(dataset: datasets.Dataset, column: str) -> datasets.Dataset:
-    """The image column alone, not decoded."""
+    """The data set with the image column only; its rows are not decoded."""
     return dataset.with_format(None).select_columns([column]).cast_column(column, datasets.Image(decode=False))
 
 
 def centre_crop(size: int, resize: int) -> Transform:
-    """A callable from PIL to uint8 (3, size, size): shorter side resized to `resize`, bicubic; then a centre crop."""
+    """A callable from a PIL image to uint8 (3, size, size): shorter side resized to `resize`, bicubic; centre crop."""
     if resize < size:
         raise DataError(f"resize={resize} is smaller than the crop: give at least size={size}.")
     steps = [transforms.Resize(resize, InterpolationMode.BICUBIC), transforms.CenterCrop(size)]

@@ -17,7 +17,7 @@ EVAL_SPLITS = ("validation", "valid", "val", "test")
 
 @dataclass(frozen=True)
 class Data:
-    """Two splits with an image column and a label column of classes 0..K-1, and their description."""
+    """Two splits with an image column and a label column of class indices 0..K-1, and their description."""
 
     train: Split | Shards  # a streamed split is Shards, or an IterableDataset if the rows of its files are not known
     eval: datasets.Dataset
@@ -30,7 +30,7 @@ class Data:
     label_column: str
     train_split: str
     eval_split: str
-    skip_corrupt: bool  # for Images and Stream, which decode; loading decodes nothing
+    skip_corrupt: bool  # an option of Images and Stream; load_data itself decodes no images
 
     @property
     def num_classes(self) -> int:
@@ -71,36 +71,36 @@ def load_data(
 
     With `streaming` the training split is read during training: as `Shards` from parquet files, or from WebDataset tar
     files with `rows_per_shard` (a number, a list with one number per shard, or "count" to read them once to count);
-    from other files as an IterableDataset of `num_examples` rows if the repository does not record the number. The
-    evaluation split is stored in the cache, and gives the classes if the label column is not a ClassLabel.
-    `num_examples` must equal the number of rows where that is known.
+    from other files as an IterableDataset, whose length is `num_examples` if the repository does not record it. The
+    evaluation split is stored in the cache; if the label column is not a ClassLabel, its labels define the classes.
+    `num_examples` must equal the number of rows if that is known.
     """
     source = open_splits(data, data_config, revision, streaming, token)
     names = (train_split, eval_split or _default_eval_split(source.splits, data))
     columns, where = (image_column, label_column), [_describe(name, data) for name in names]
-    train, test, rows = _two_splits(source.splits, names, columns, data)
+    train, evaluation, rows = _two_splits(source.splits, names, columns, data)
     if streaming:
         key = str((data, data_config, source.revision))
         options = {"columns": columns, "key": key, "token": token}
-        train, test = _stream_splits(source, (train, test), names, where, rows_per_shard, **options)
+        train, evaluation = _stream_splits(source, (train, evaluation), names, where, rows_per_shard, **options)
     elif rows_per_shard is not None:
         raise DataError(f"rows_per_shard={rows_per_shard!r} is for streamed data: leave it out, or set streaming.")
     rows[names[0]] = _known_rows(train, num_examples, where[0])
-    train, test, classes = _encode_labels(train, test, label_column, where)
-    rows[names[1]] = len(test)
-    return Data(train, test, classes, data, data_config, source.revision, rows, *columns, *names, skip_corrupt)
+    train, evaluation, classes = _encode_labels(train, evaluation, label_column, where)
+    rows[names[1]] = len(evaluation)
+    return Data(train, evaluation, classes, data, data_config, source.revision, rows, *columns, *names, skip_corrupt)
 
 
 def _stream_splits(
     source: OpenedDataset, pair: tuple[Split, Split], names, where, rows_per_shard, *, columns, key, token
 ) -> tuple[Shards | datasets.IterableDataset, datasets.Dataset]:
     """The training split as a stream, and the evaluation split stored in the cache."""
-    train, test = pair
-    features, options = test.features, {"key": key, "token": token}
+    train, evaluation = pair
+    features, options = evaluation.features, {"key": key, "token": token}
     train = find_shards(source, train, names[0], columns, where[0], rows_per_shard=rows_per_shard, **options)
-    if _is_stream(test):
-        test = find_shards(source, test, names[1], columns, where[1], **options)
-    return train, cache_split(test, features, names[1], f"{key} {names[1]} {columns}", where[1])
+    if _is_stream(evaluation):
+        evaluation = find_shards(source, evaluation, names[1], columns, where[1], **options)
+    return train, cache_split(evaluation, features, names[1], f"{key} {names[1]} {columns}", where[1])
 
 
 def _is_stream(split: object) -> bool:
@@ -109,11 +109,11 @@ def _is_stream(split: object) -> bool:
 
 def _two_splits(splits: Splits, names: tuple[str, str], columns: tuple[str, str], data: str) -> tuple:
     """The training and the evaluation split with their two columns, and the number of rows of all splits."""
-    train, test = (
+    train, evaluation = (
         _select_columns(_select_split(splits, name, data, option), *columns, _describe(name, data))
         for name, option in zip(names, ("train_split", "eval_split"), strict=True)
     )
-    return train, test, {name: _num_rows(split) for name, split in splits.items()}
+    return train, evaluation, {name: _num_rows(split) for name, split in splits.items()}
 
 
 def _encode_labels(train: Split, evaluation: datasets.Dataset, label: str, where: list[str]) -> tuple:
@@ -162,7 +162,7 @@ def _select_columns(split: Split, image: str, label: str, where: str) -> Split:
         # The columns of a stream may be unknown before rows are read; this reads a few of them.
         split = split._resolve_features()
     split = _add_nested_column(_add_nested_column(split, image), label)
-    check_columns(split.features, list(split.features or {}), image, label, f"The {where}")
+    check_columns(split.features, list(split.features or {}), image, label, where)
     split = split.select_columns([image, label])
     if not isinstance(split.features[image], datasets.Image):
         split = split.cast_column(image, datasets.Image())
@@ -170,7 +170,7 @@ def _select_columns(split: Split, image: str, label: str, where: str) -> Split:
 
 
 def _add_nested_column(split: Split, column: str) -> Split:
-    """The split with a column "json.label" that holds this key of its json column, if `column` is such a name."""
+    """The split; a nested `column` is added, such as "json.label": the values of key "label" of column "json"."""
     name, *keys = column.split(".")
     feature = (split.features or {}).get(name)
     for key in keys:
@@ -196,7 +196,7 @@ def _num_rows(split: Split | Shards) -> int | None:
 
 
 def _known_rows(split: Split | Shards, num_examples: int | None, where: str) -> int | None:
-    """The rows of the split, by default `num_examples`; DataError if both are known and differ."""
+    """The number of rows of the split, or `num_examples` if it is unknown; DataError if both are known and differ."""
     rows = _num_rows(split)
     if rows is not None and num_examples is not None and rows != num_examples:
         raise DataError(f"num_examples={num_examples}, but the {where} has {rows} rows: leave num_examples out.")

@@ -55,7 +55,7 @@ FINGERPRINT_FILES = 20_000
 
 @dataclass(frozen=True)
 class OpenedDataset:
-    """The splits of a data set and its revision; of streamed ones also the files, if their rows can be counted."""
+    """The splits of a data set and its revision; for streamed data also the files, if their rows can be counted."""
 
     splits: Splits
     revision: str  # the Hub's commit, or a fingerprint of local files
@@ -90,7 +90,7 @@ def open_splits(
 
 
 def _sample() -> Splits:
-    """Read directly from the package, without a copy in the cache."""
+    """The splits of the embedded sample, read directly from the package without a copy in the cache."""
     splits = {}
     for split in ("train", "test"):
         table = datasets.table.InMemoryTable(parquet.read_table(SAMPLE / f"{split}.parquet"))
@@ -108,14 +108,16 @@ def _load(path: str, config: str | None, commit: str | None, streaming: bool, to
         format, files = _countable_files(builder)
         if format == "parquet" and builder.info.features is None:
             builder.info.features = _parquet_features(next(iter(files.values()))[0], token)
-        # decode(False) comes first: later steps would wrap the decoding that `datasets` adds to streams of remote files
+        # decode(False) must be the first step: it cannot remove the decoding that `datasets` adds to streams of remote
+        # files once another step wraps the stream
         streams = builder.as_streaming_dataset().items()
         return {name: split.decode(False) if split.features else split for name, split in streams}, format, files
     except DataError:
         raise
     except OPEN_ERRORS as error:
-        failed = network_error(error) or error  # `retried` decides by the root cause
-    raise failed
+        # raised without its wrappers: `retried` recognises a network error only by the chain of causes
+        root_cause = network_error(error) or error
+    raise root_cause
 
 
 def _parquet_features(file: str, token: str | None) -> datasets.Features:
@@ -156,7 +158,7 @@ def _load_message(data: str, config: str | None, error: Exception) -> str:
 
 
 def network_error(error: BaseException | None) -> BaseException | None:
-    """The failed request at the root of an error, if a retry may succeed; else None."""
+    """The innermost network error among `error` and its causes, if a retry may succeed; else None."""
     chain = []
     while error is not None and error not in chain:
         chain.append(error)
@@ -231,11 +233,11 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith((".", "__")) for part in path.parts)
 
 
-def _check_fingerprint(found: str, wanted: str | None, data: str) -> str:
-    """The fingerprint; DataError if `wanted` is another one."""
-    if wanted is not None and wanted != found:
+def _check_fingerprint(actual: str, revision: str | None, data: str) -> str:
+    """The fingerprint `actual` of the files of `data`; DataError if `revision` is given and differs."""
+    if revision is not None and revision != actual:
         raise DataError(
-            f"The files of {data!r} have the fingerprint {found!r}, not revision={wanted!r}: they have changed. "
+            f"The files of {data!r} have the fingerprint {actual!r}, not revision={revision!r}: they have changed. "
             "Restore them, or leave revision out to use the current files."
         )
-    return found
+    return actual

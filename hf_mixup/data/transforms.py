@@ -1,6 +1,6 @@
 """Decoding of images, the evaluation transform, and random transforms of single images, all to uint8 tensors.
 
-All of it uses PIL, as timm's evaluation transform and transformers' pipeline do: another decoder or another resize
+All functions use PIL, as timm's evaluation transform and transformers' pipeline do: another decoder or another resize
 differs by a few grey levels, which can change a prediction.
 """
 
@@ -44,23 +44,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
     One exception: 16-bit grey (PIL modes I;16 and I) is scaled to 8 bits, because PIL would clip every value above 255
     to white.
     """
-    # Load now, so that a broken file raises inside `decode`. Steps are conditional because PIL copies in any case.
+    # Load now, so that a broken file raises inside `decode`. Steps that change nothing are skipped: PIL would copy.
     image.load()
     if image.getexif().get(ExifTags.Base.Orientation) is not None:
         image = ImageOps.exif_transpose(image)
     if image.mode == "I" or image.mode.startswith("I;16"):
-        deep = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        image = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
-        # The pixels are those of convert("RGB") alone, but PIL does not warn.
+        # convert("RGB") alone gives the same pixels, but PIL warns.
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def decode(value: dict | None, home: str | None = None) -> Image.Image:
-    """The RGB image of one encoded cell `{"bytes", "path"}` of an Image column; ImageDecodeError if it holds none.
+    """The RGB image of one encoded cell `{"bytes", "path"}` of an Image column. Raises ImageDecodeError.
 
-    With `home`, a path outside it is a DataError: see `read_image_file`.
+    With `home`, a path outside it raises a DataError: see `read_image_file`.
     """
     if not value or (value.get("bytes") is None and value.get("path") is None):
         raise ImageDecodeError("the cell is empty")
@@ -78,10 +78,10 @@ def decode(value: dict | None, home: str | None = None) -> Image.Image:
 
 
 def read_image_file(path: str, home: str | None = None) -> bytes:
-    """The content of a local or remote file. ImageDecodeError if it does not exist; network errors are not converted.
+    """The content of a local or remote file. ImageDecodeError if it does not exist; network errors are raised as is.
 
     `home` is the URL prefix of all files of a Hub data set. Its image column may hold paths of these files and of files
-    that `datasets` downloaded; any other local path or URL is a DataError, because the data set may be malicious.
+    that `datasets` downloaded; any other local path or URL raises a DataError, because the data set may be malicious.
     """
     if home is not None and not _is_allowed(path, home):
         raise DataError(
@@ -126,10 +126,11 @@ def train_transform(
 ) -> Transform | None:
     """A callable from a PIL image to uint8 (3, size, size), or None if no option requires a transform per image.
 
-    `resize` first resizes the shorter side; then `scale` takes a random resized crop of that share of the area, and
-    `resize` without `scale` a random crop. `randaugment` is a timm string such as "rand-m9-mstd0.5-inc1", `operations`
-    are timm's names of the operations to choose from, and `mean` fills the pixels that they leave empty. Draws come
-    from the global generators: call it inside `borrowed_generators`. Flips and erasing: `augment`.
+    `resize`: size of the shorter side before the crop. The crop is a random resized crop if `scale` (smallest and
+    largest share of the area) is given, a random crop if only `resize` is given, else a centre crop. `randaugment` is a
+    timm string such as "rand-m9-mstd0.5-inc1", `operations` are timm's names of the operations to choose from, and
+    `mean` fills the pixels that they leave empty. Random numbers are drawn from the global generators: call the
+    transform inside `borrowed_generators`. Flips and erasing: `augment`.
     """
     if scale is None and resize is None and randaugment is None:
         return None
@@ -180,7 +181,8 @@ def borrowed_generators(seed: int) -> Iterator[None]:
     torchvision's and timm's transforms of single images draw from these three and accept no generator. Inside this
     context their result depends on `seed` alone. Not for threads, which share the generators.
     """
-    python, array, tensor = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    torch_state = torch.default_generator.get_state()
     try:
         random.seed(seed)
         np.random.seed(seed % 2**32)
@@ -188,6 +190,6 @@ def borrowed_generators(seed: int) -> Iterator[None]:
         torch.default_generator.manual_seed(seed)
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(array)
-        torch.default_generator.set_state(tensor)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.default_generator.set_state(torch_state)

@@ -17,7 +17,7 @@ from .finetune import load_checkpoint
 from .load_errors import as_model_error
 from .processors import CHANNELS, check_fixed_size, pretrained_cfg, registered_cfg, timm_processor
 
-FRESH = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}  # of networks with random weights
+RANDOM_WEIGHTS_CFG = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
 RESERVED = {"num_classes", "pretrained", "pretrained_cfg", "checkpoint_path", "features_only"}  # not in model_args
 
 
@@ -40,7 +40,8 @@ def build_model(
     `model` is a timm architecture (random weights, or timm's with `pretrained=True`), a folder, or a Hub id (these two
     always have weights). The processor makes images of `eval_size`, by default `image_size`. Preprocessing arguments
     that are None keep the checkpoint's values; random weights use "bilinear" and a crop_pct of 1. If the checkpoint has
-    other classes, `reset_classifier: true` in `model_args` makes a new classifier; false keeps it under the new names.
+    other classes, pass `reset_classifier` in `model_args`: true makes a new classifier, false keeps the checkpoint's
+    classifier under the new class names.
     Weights are read from safetensors, or from timm's own files without running code in them. Python code of a
     repository runs only with `trust_remote_code`.
     Random weights depend on torch's global seed alone, like those of `timm.create_model`. Raises ModelError.
@@ -105,9 +106,10 @@ def _build_architecture(name, labels, image_size, args, reset, pretrained, prepr
         if reset and pretrained:
             network.reset_classifier(count)
     config = TimmWrapperConfig(architecture=name, num_labels=count, model_args=args, **labels)
-    cfg.update({} if pretrained else FRESH)
+    cfg.update({} if pretrained else RANDOM_WEIGHTS_CFG)
     config.pretrained_cfg = pretrained_cfg(cfg, args.get("in_chans", CHANNELS), preprocessing)
-    with torch.random.fork_rng(devices=[]):  # the wrapper draws weights that are replaced; the seed must not advance
+    # the random weights of the wrapper are replaced below; drawing them must not change the global random state
+    with torch.random.fork_rng(devices=[]):
         model = AutoModelForImageClassification.from_config(config)
     model.timm_model = network
     return model, timm_processor(config)

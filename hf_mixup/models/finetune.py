@@ -16,7 +16,7 @@ CLASSIFIER_STD = 0.02  # of a new classifier of a transformers model; timm has i
 def load_checkpoint(name, labels, image_size, args, reset, preprocessing, code=False):
     """Model and image processor of the folder or Hub repository `name`; `code`: its Python code may run.
 
-    `reset`: true makes a new classifier, false keeps the classifier of other classes, None refuses other classes.
+    `reset`: true makes a new classifier, false keeps the checkpoint's, None raises ModelError if the classes differ.
     """
     folder, config = open_checkpoint(name, code)
     _check_classes(name, config, list(labels["label2id"]), reset)
@@ -44,7 +44,7 @@ def _check_classes(name: str, config, classes: list[str], reset: bool | None) ->
         return
     way_out = "For a new classifier pass model_args {'reset_classifier': true}"
     if config.num_labels != len(classes):
-        raise ModelError(f"{name!r} has {config.num_labels} classes and the data {len(classes)}. {way_out}.")
+        raise ModelError(f"{name!r} has {config.num_labels} classes, but the data has {len(classes)}. {way_out}.")
     saved = [config.id2label[i] for i in range(config.num_labels)]
     if saved == classes:
         return

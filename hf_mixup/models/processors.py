@@ -1,4 +1,4 @@
-"""Image processors of timm and transformers networks: preprocessing of the checkpoint, overridden by that of the data.
+"""Image processors of timm and transformers networks: the checkpoint's preprocessing, overridden by arguments.
 
 `preprocessing` has the keys `size`, `mean`, `std`, `interpolation` and `crop_pct`; None keeps the checkpoint's value.
 """
@@ -20,7 +20,7 @@ from ..errors import ModelError
 from .load_errors import as_model_error
 
 CHANNELS = 3  # unless model_args has in_chans
-KEPT = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "classifier", "first_conv", "fixed_input_size")
+CFG_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "classifier", "first_conv", "fixed_input_size")
 
 
 def registered_cfg(architecture: str) -> dict:
@@ -32,9 +32,9 @@ def registered_cfg(architecture: str) -> dict:
 
 def pretrained_cfg(cfg: dict, channels: int, preprocessing: dict) -> dict:
     """The `pretrained_cfg` that timm and TimmWrapperImageProcessor read: `cfg` updated with `preprocessing`."""
-    kept = {key: cfg[key] for key in KEPT if key in cfg}
-    given = {key: value for key, value in preprocessing.items() if value is not None and key != "size"}
-    merged = {**kept, **given, "input_size": (channels, preprocessing["size"], preprocessing["size"])}
+    kept = {key: cfg[key] for key in CFG_KEYS if key in cfg}
+    changes = {key: value for key, value in preprocessing.items() if value is not None and key != "size"}
+    merged = {**kept, **changes, "input_size": (channels, preprocessing["size"], preprocessing["size"])}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in merged.items()}
 
 
@@ -60,12 +60,13 @@ def native_processor(name: str, folder: Path, preprocessing: dict, code: bool) -
     except (OSError, ValueError):
         return _new_processor(name, preprocessing)
     sizes = getattr(processor, "crop_size", None) or getattr(processor, "size", None)
-    if not sizes or getattr(processor, "image_mean", None) is None:  # a class of the repository with other attributes
+    # a class that the repository defines may have other attributes
+    if not sizes or getattr(processor, "image_mean", None) is None:
         return _new_processor(name, preprocessing)
     if preprocessing["size"] not in dict(sizes).values():
         raise ModelError(
             f"The image processor of {name!r} makes images of size {dict(sizes)}, but image_size is "
-            f"{preprocessing['size']}. Give an image_size of the image processor."
+            f"{preprocessing['size']}. Set image_size to one of its sizes."
         )
     return processor
 

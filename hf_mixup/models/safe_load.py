@@ -52,9 +52,9 @@ def load_processor(name: str, folder: Path) -> BaseImageProcessor:
 def load_weights(
     name: str, folder: Path, config, args: dict, *, code: bool = False, **options
 ) -> tuple[PreTrainedModel, set[str]]:
-    """The network of `config` with the weights in `folder`, and the names of parameters left random.
+    """The network of `config` with the weights in `folder`, and the names of parameters without weights there.
 
-    `args` are model_args, for messages; `options` go to transformers' `from_pretrained`.
+    `args` are model_args, for messages; `options` are arguments of transformers' `from_pretrained`.
     """
     with as_model_error(name, args):
         model, report = AutoModelForImageClassification.from_pretrained(
@@ -67,9 +67,9 @@ def check_complete(name: str, missing: set[str]) -> None:
     """Raise ModelError if weights are missing."""
     if missing:
         raise ModelError(
-            f"{name!r} lacks weights that fit: {sorted(missing)[:3]} ({len(missing)} in all). If they are the "
-            "classifier's, pass model_args {'reset_classifier': true}; else the checkpoint is of another network or "
-            "size."
+            f"{name!r} lacks weights of matching shape for {sorted(missing)[:3]} ({len(missing)} in all). If they are "
+            "the classifier's, pass model_args {'reset_classifier': true}; else the checkpoint is of another network "
+            "or size."
         )
 
 
@@ -83,7 +83,7 @@ def read_config(name: str, folder: Path, code: bool):
         )
     if not code and (external := _external_keys(saved)):
         raise ModelError(
-            f"The configuration of {name!r} contains {external[0]!r}, with which other files or code would be read "
+            f"The configuration of {name!r} contains {external[0]!r}, which refers to code, or to files other "
             "than its own safetensors. Save the network again without it."
         )
     if "architecture" in saved:
@@ -122,14 +122,14 @@ def _check_size(name: str, folder: Path, config) -> None:
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if count > 4 * size + SPARE:
         raise ModelError(
-            f"The configuration of {name!r} asks for {count:,} parameters, but its weights have {size:,} bytes. Do not "
-            "use it."
+            f"The configuration of {name!r} describes {count:,} parameters, but its weights have {size:,} bytes. Do "
+            "not use it."
         )
 
 
 @contextmanager
 def meta_device() -> Iterator[None]:
-    """Build networks without memory for their weights."""
+    """Networks built inside allocate no memory for their weights."""
     with torch.device("meta"), _LinspaceOnCPU():
         yield
 
@@ -149,6 +149,6 @@ def _check_timm(name: str, saved: dict) -> None:
             f"{name!r} has the architecture {architecture!r}, which timm {timm.__version__} does not have. "
             "Update timm, or import the package that registers it."
         )
-    strange = sorted(WEIGHT_SOURCES & args.keys()) if isinstance(args, dict) else args
-    if strange:
-        raise ModelError(f"The model_args of {name!r} are not those of a network: {strange}. Do not use it.")
+    refused = sorted(WEIGHT_SOURCES & args.keys()) if isinstance(args, dict) else args
+    if refused:
+        raise ModelError(f"The model_args of {name!r} are not those of a network: {refused}. Do not use it.")

@@ -12,7 +12,8 @@ def save_published(model: PreTrainedModel, processor: BaseImageProcessor, folder
     """Write model and image processor for transformers' Auto classes, `pipeline` and timm's `local-dir:`.
 
     A timm network is written as timm does (model.safetensors without prefixes and timm's config.json), a transformers
-    network by its own `save_pretrained`. Loading one of our registered networks requires `import hf_mixup` first.
+    network by its own `save_pretrained`. Networks that hf_mixup registers with timm can be loaded only
+    after `import hf_mixup`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Where the stages, the classifier and the attention of a network are, for timm's and transformers' models."""
+"""Finds the stages, the classifier and the attention modules in networks of timm and transformers."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +16,7 @@ STAGES = {
 }
 PREFIX_TOKENS = {"vit": 1, "deit": 2}
 SUPPORTED = "a timm network with `feature_info`, or transformers' ResNet, ConvNeXt, ViT, DeiT or Swin"
+# prefixes of modules in timm's `feature_info` that belong to the stem
 STEMS = ("stem", "conv", "bn", "act", "relu", "patch_embed")
 
 
@@ -68,9 +69,9 @@ def architecture_of(model: nn.Module) -> Architecture:
     timm_model = getattr(model, "timm_model", model)
     if hasattr(timm_model, "get_classifier"):
         return _timm(timm_model)
-    kind = getattr(getattr(model, "config", None), "model_type", None)
-    if kind in STAGES:
-        return _transformers(model, kind)
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    if model_type in STAGES:
+        return _transformers(model, model_type)
     return Architecture(type(model).__name__, (), _last_linear(model), None, None, 0, False, None)
 
 
@@ -94,18 +95,18 @@ def _timm(model: nn.Module) -> Architecture:
     )
 
 
-def _transformers(model: nn.Module, kind: str) -> Architecture:
-    stages = model.get_submodule(STAGES[kind])
+def _transformers(model: nn.Module, model_type: str) -> Architecture:
+    stages = model.get_submodule(STAGES[model_type])
     block, attentions = _attentions(model, "attention", "q_proj")
     size = getattr(model.config, "image_size", None)
     return Architecture(
         name=type(model).__name__,
-        layers=tuple(Layer(f"{STAGES[kind]}.{i}", _stage_output(stage)) for i, stage in enumerate(stages)),
+        layers=tuple(Layer(f"{STAGES[model_type]}.{i}", _stage_output(stage)) for i, stage in enumerate(stages)),
         classifier=_last_linear(model.classifier),
         attention=attentions[-1] if attentions else None,
         attentions=attentions,
         block=block,
-        prefix_tokens=PREFIX_TOKENS.get(kind, 0),
+        prefix_tokens=PREFIX_TOKENS.get(model_type, 0),
         channels_last=False,
         image_size=(size, size) if isinstance(size, int) else tuple(size) if size else None,
     )
@@ -131,12 +132,12 @@ def _attentions(model: nn.Module, name: str, marker: str) -> tuple[nn.Module | N
 
     `marker` is an attribute that only attention modules have.
     """
-    found = [module for module in model.modules() if hasattr(getattr(module, name, None), marker)]
-    return (found[-1] if found else None), tuple(getattr(block, name) for block in found)
+    blocks = [module for module in model.modules() if hasattr(getattr(module, name, None), marker)]
+    return (blocks[-1] if blocks else None), tuple(getattr(block, name) for block in blocks)
 
 
 def as_map(hidden, architecture: Architecture, image: tuple[int, int]) -> Tensor:
-    """(B, C, h, w) the output of a layer, map or tokens, for images of size `image` (height, width)."""
+    """The output of a layer, a map or tokens, as a map (B, C, h, w); `image` is (height, width) of the input images."""
     hidden = hidden[0] if isinstance(hidden, tuple) else hidden
     if hidden.dim() == 4:
         return hidden.permute(0, 3, 1, 2) if architecture.channels_last else hidden
@@ -146,6 +147,6 @@ def as_map(hidden, architecture: Architecture, image: tuple[int, int]) -> Tensor
 
 
 def patch_grid(count: int, image: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of `count` patches of an `image` (height, width)."""
+    """Number of rows and columns of the grid that `count` patches of an `image` (height, width) form."""
     height = round((count * image[0] / image[1]) ** 0.5)
     return height, count // height

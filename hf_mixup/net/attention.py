@@ -11,9 +11,9 @@ from .architecture import Architecture, patch_grid
 
 @contextmanager
 def capture_attention(architecture: Architecture, all_blocks: bool = False) -> Iterator[list[Tensor]]:
-    """A list to which each forward pass appends the last block's attention, (B or windows, heads, T, T).
+    """A list to which each forward pass appends the last block's attention, (B or B * windows, heads, T, T).
 
-    `all_blocks`: the attention of every block, in order.
+    With `all_blocks`, it appends the attention of every block, in order.
     """
     captured: list[Tensor] = []
     with ExitStack() as stack:
@@ -49,7 +49,8 @@ def attention_map(
 ) -> Tensor:
     """(B, h, w) attention that each patch receives, averaged over heads; each map sums to one.
 
-    The query is the class token. Without a class token, or with `by_patches`, it is the mean over all patches.
+    The query is the class token. Without a class token, or with `by_patches`, the attention is averaged over all
+    patches as queries.
     `attention` comes from `capture_attention`; `image` is (height, width).
     """
     attention = attention.float().mean(1)
@@ -64,17 +65,17 @@ def attention_map(
 
 
 def _unwindow(received: Tensor, architecture: Architecture, batch: int, image: tuple[int, int]) -> Tensor:
-    """(B, h, w) from Swin's windows (B * windows, tokens): windows in their place in the image, shift reversed."""
+    """(B, h, w) from Swin's windows (B * windows, tokens): windows at their positions in the image, shift reversed."""
     timm = hasattr(architecture.attention, "attn_drop")
     block = architecture.block
     size, shift = _pair(block.window_size), _pair(block.shift_size)
     rows, columns = _pair(block.input_resolution)
     if not timm:  # transformers keeps the resolution of the configuration's image, whatever the input's size
         full = architecture.image_size
-        rows, columns = (-(-n * side // most) for n, side, most in zip((rows, columns), image, full))
-    high, wide = -(-rows // size[0]), -(-columns // size[1])
-    windows = received.reshape(batch, high, wide, *size)
-    padded = windows.transpose(2, 3).reshape(batch, high * size[0], wide * size[1])
+        rows, columns = (-(-count * side // full_side) for count, side, full_side in zip((rows, columns), image, full))
+    window_rows, window_columns = -(-rows // size[0]), -(-columns // size[1])
+    windows = received.reshape(batch, window_rows, window_columns, *size)
+    padded = windows.transpose(2, 3).reshape(batch, window_rows * size[0], window_columns * size[1])
     if timm:  # timm shifts, then pads; transformers pads, then shifts
         return padded[:, :rows, :columns].roll(shift, (1, 2))
     return padded.roll(shift, (1, 2))[:, :rows, :columns]

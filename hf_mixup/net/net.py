@@ -48,7 +48,7 @@ class Net(nn.Module):
         return getattr(output, "logits", output).float()
 
     def loss(self, logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
-        """Loss with targets `y` (B, K), smoothed here: mean over the batch, or (B,) with `reduction="none"`."""
+        """Loss with targets `y` (B, K) after label smoothing: mean over the batch, or (B,) with `reduction="none"`."""
         rows = self.row_loss(logits, smooth(y, self.label_smoothing))
         return rows if reduction == "none" else rows.mean()
 
@@ -104,7 +104,7 @@ class Net(nn.Module):
         return Outputs(logits, pooled[0], self._map(maps, last[0], x.shape[-2:]).float())
 
     def features(self, x: Tensor, layer: int | str = -1) -> Tensor:
-        """(B, C, h, w) float32 output of a layer, by number or name; with gradient if gradients are enabled.
+        """(B, C, h, w) float32 output of a layer, by index or name; with gradient if gradients are enabled.
 
         The forward pass stops there: later layers do not run and their buffers do not change.
         """
@@ -135,7 +135,8 @@ class Net(nn.Module):
     def attention(self, x: Tensor, by_patches: bool = False) -> Tensor:
         """(B, h, w) attention that each patch receives in the last block; each map sums to one; eval mode, no gradient.
 
-        The query is the class token. Without a class token, or with `by_patches`, it is the mean over all patches.
+        The query is the class token. Without a class token, or with `by_patches`, the attention is averaged over all
+        patches as queries.
         """
         with torch.no_grad(), evaluating(self.model), self.capturing_attention(by_patches=by_patches) as last:
             self(x)
@@ -169,8 +170,8 @@ class Net(nn.Module):
     def merging_tokens(self, counts: Sequence[int], for_method: str = "this method") -> Iterator[Callable]:
         """Merge `counts[k]` tokens in block k during forward passes made inside.
 
-        Yields a function of a block's number: its attention in the last pass, and (B, T) the position, in that
-        block's sequence, of each token of the image.
+        Yields a function of a block's index. It returns that block's attention (B, heads, T, T) in the last pass, and
+        the position (B, T) of each token of the image in that block's sequence.
         """
         with self.capturing_block_attention(for_method) as last, merging_tokens(self.architecture, counts) as merger:
             yield lambda block: (last()[block], merger.sources[block])
@@ -207,14 +208,14 @@ class Net(nn.Module):
         return net
 
     def layer(self, layer: int | str) -> Layer:
-        """A stage or block, by number (negative from the end) or name."""
+        """A stage or block, by index (negative from the end) or name."""
         layers = self._require(self.architecture.layers, "a list of stages", SUPPORTED)
         names = [known.name for known in layers]
         if layer in names:
             return layers[names.index(layer)]
         if isinstance(layer, int) and -len(layers) <= layer < len(layers):
             return layers[layer]
-        raise ValueError(f"{self.name} has no layer {layer!r}. Choose a number below {len(layers)} or one of: {names}.")
+        raise ValueError(f"{self.name} has no layer {layer!r}. Choose an index below {len(layers)} or one of: {names}.")
 
     @contextmanager
     def _capturing(self, layers, maps: dict, stop: bool = False) -> Iterator[None]:
@@ -241,7 +242,7 @@ class Net(nn.Module):
             )
         return as_map(maps[layer.name], self.architecture, image)
 
-    def _require(self, part, what: str, instead: str, method: str = "this method"):
+    def _require(self, part, requirement: str, supported: str, method: str = "this method"):
         if not part:
-            raise ValueError(f"{method} requires {what}; {self.name} does not provide it. Use {instead}.")
+            raise ValueError(f"{method} requires {requirement}; {self.name} does not provide it. Use {supported}.")
         return part

@@ -16,7 +16,8 @@ def teacher(name: str, pretrained: bool = True) -> nn.Module:
     """The network of a timm name, a folder or a Hub id. Torch's global random state is unchanged.
 
     `pretrained`: load the published weights of a timm name; a folder or Hub id always has its weights. A network with
-    published weights has the attribute `reloaded_by_name`: checkpoints do not store it, since its name is enough.
+    published weights has the attribute `reloaded_by_name`: checkpoints do not store its
+    weights, because they can be loaded again by name.
     """
     try:
         with torch.random.fork_rng(devices=[]):
@@ -31,7 +32,7 @@ def teacher(name: str, pretrained: bool = True) -> nn.Module:
     except (OSError, RuntimeError, HTTPError, ModelError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"The weights of teacher {name!r} could not be loaded ({type(error).__name__}: {reason}) Check the "
+            f"The weights of teacher {name!r} could not be loaded ({type(error).__name__}: {reason}). Check the "
             "connection, give a folder that contains them, or give teacher: null for a frozen copy of the network."
         ) from error
     raise ValueError(f"Unknown teacher {name!r}. Give a timm name, a folder or a Hub id.")

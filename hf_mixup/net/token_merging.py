@@ -18,8 +18,8 @@ from .architecture import Architecture
 class Merger:
     """State of one forward pass: `sources[k]` (B, T) is the position of each image token in the input of block k."""
 
-    def __init__(self, counts: Sequence[int], kept: int):
-        self.counts, self.kept = counts, kept
+    def __init__(self, counts: Sequence[int], prefix_tokens: int):
+        self.counts, self.prefix_tokens = counts, prefix_tokens
         self.sources: list[Tensor | None] = []
         self.weight = None
 
@@ -28,8 +28,8 @@ class Merger:
         if not self.sources:
             self.weight = torch.ones_like(tokens[..., 0])
             self.sources.append(torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1))
-        count = max(min(self.counts[len(self.sources) - 1], max_merges(tokens.shape[1], self.kept)), 0)
-        place = match(keys, count, self.kept)
+        count = max(min(self.counts[len(self.sources) - 1], max_merges(tokens.shape[1], self.prefix_tokens)), 0)
+        place = match(keys, count, self.prefix_tokens)
         merged, self.weight = merge(tokens, self.weight, place, count)
         self.sources.append(place.gather(1, self.sources[-1]))
         return F.pad(merged, (0, 0, 0, count))
@@ -69,7 +69,7 @@ def _hooks(block: nn.Module, attention: nn.Module, merger: Merger) -> list:
 
 
 def _keys(attention: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """The layer that computes an attention's keys; a function from its output to the mean key over heads, (B, T, D)."""
+    """The layer that computes the keys, and a function from its output to the keys averaged over heads, (B, T, D)."""
     if hasattr(attention, "qkv"):  # timm
         heads = attention.num_heads
         return attention.qkv, lambda output: output.unflatten(-1, (3, heads, -1))[:, :, 1].mean(2)

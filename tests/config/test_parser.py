@@ -137,7 +137,7 @@ def test_another_method_on_the_command_line_drops_the_recipes_arguments(write):
         (["stray"], ["'stray'", "the command line"]),
         (["--method"], ["--method", "requires a value"]),
         (["--model", "a", "b"], ["--model", "one value, not 2", "'a b'"]),
-        (["--seed.x", "1"], ["seed", "has no parts"]),
+        (["--seed.x", "1"], ["seed", "accepts no keys"]),
         (["--image_size", "wide"], ["image_size is 'wide' in the command line", "an integer"]),
         (["--model_args", "{layers: [1"], ["--model_args", "not valid YAML"]),
         (["--recipe", "other"], ["'recipe'", "the command line"]),

@@ -153,7 +153,7 @@ def test_networks_for_one_channel_have_a_processor_for_one_channel():
 def test_another_number_of_classes_requires_a_new_classifier(tmp_path):
     model, processor = build()
     save_published(model, processor, tmp_path)
-    with pytest.raises(ModelError, match="3 classes and the data 4.*reset_classifier"):
+    with pytest.raises(ModelError, match="3 classes, but the data has 4.*reset_classifier"):
         build(str(tmp_path), None, classes=[*CLASSES, "fox"])
     larger, _ = build(str(tmp_path), {"reset_classifier": True}, classes=[*CLASSES, "fox"])
     assert larger.timm_model.fc.out_features == 4 and larger.config.id2label[3] == "fox"

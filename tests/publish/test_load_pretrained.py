@@ -201,7 +201,7 @@ RUN = {"schema_version": 1, "recipe_hash": "0" * 16}
         ("run", RUN | {"method": {"name": "samix", "args": {}}}, "does not fit its model"),
         ("config", {"architecture": "hf_hub:user/run"}, "architecture 'hf_hub:user/run', which timm"),
         ("config", {"architecture": "resnet18", "model_args": {"checkpoint_path": "/x"}}, "not those of a network"),
-        ("config", {"architecture": "resnet18", "model_args": {"channels": [10**5] * 4}}, "asks for .* parameters"),
+        ("config", {"architecture": "resnet18", "model_args": {"channels": [10**5] * 4}}, "describes .* parameters"),
         ("config", {"architecture": "resnet18", "model_args": {"block": "os.system"}}, "could not be built"),
         ("config", {"architecture": "resnet18", "num_classes": 10**12}, "num_classes 1000000000000"),
         ("config", None, "no config.json"),
@@ -278,7 +278,7 @@ def test_a_run_starts_from_the_weights_of_a_repository(pushed, here, root, data,
 def test_other_classes_need_a_new_classifier(pushed, here, tmp_path, capfd):
     other = recipe_of(tmp_path / "a.yaml", folder_of(tmp_path / "other", classes=("eel", "fox", "gnu")), max_steps=1)
     renamed = recipe_of(tmp_path / "b.yaml", folder_of(tmp_path / "renamed", classes=("eel", "fox")), max_steps=1)
-    for recipe, message in ((other, "2 classes and the data 3"), (renamed, "other classes than the data")):
+    for recipe, message in ((other, "2 classes, but the data has 3"), (renamed, "other classes than the data")):
         assert start(recipe, "--output_dir", tmp_path / "refused", "--model", "user/run", *SHAPE) == 2
         printed = capfd.readouterr().err
         assert message in printed and "reset_classifier" in printed and "Traceback" not in printed

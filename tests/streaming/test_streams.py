@@ -242,7 +242,10 @@ def test_a_wrong_number_of_rows_is_refused(tmp_path):
     assert "num_examples=7, but the split 'train'" in refused(open_stream, parquet, num_examples=7)
     data = open_stream(tars, num_examples=32, **TARS)
     assert "num_examples=32, but the stream ended after 6 of 8" in refused(list, loader_of(data))
-    for numbers, said in (([20, 6], "00001.tar holds more rows, not 6"), ([20, 9], "00001.tar holds 7 rows, not 9")):
+    for numbers, said in (
+        ([20, 6], "00001.tar holds more than 6 rows, but 6"),
+        ([20, 9], "00001.tar holds 7 rows, but 9"),
+    ):
         assert said in refused(list, loader_of(open_stream(tars, rows_per_shard=numbers, **TARS), size=1))
     assert "has 3 numbers" in refused(open_stream, tars, rows_per_shard=[9, 9, 9], **TARS)
     assert "or 'count'" in refused(open_stream, tars, rows_per_shard="all", **TARS)

@@ -1,4 +1,4 @@
-"""What streaming keeps in the cache: the row counts of files, and the evaluation split as a Dataset."""
+"""The cache of streamed data: the row counts of files, and the evaluation split as a Dataset."""
 
 import hashlib
 import json
@@ -26,22 +26,22 @@ class RowCountCache:
         self.files, self.path = files, Path(constants.HF_HOME) / "hf_mixup" / "rows" / f"{name}.json"
 
     def get(self, count: Callable[[], RowCounts]) -> RowCounts:
-        """The cached counts; if there are none, those that `count` returns, which are cached."""
+        """The cached counts. If there are none, `count` is called and its result is cached."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError:
             return count()  # the cache is read-only
         with FileLock(f"{self.path}.lock"):
-            found = self._read()
-            if found is None:
-                found = count()
-                self._write(found)
-        return found
+            counts = self._read()
+            if counts is None:
+                counts = count()
+                self._write(counts)
+        return counts
 
     def _read(self) -> RowCounts | None:
         try:
-            found = [tuple(entry) for entry in json.loads(self.path.read_text())["files"]]
-            return found if [path for path, _, _ in found] == self.files else None
+            counts = [tuple(entry) for entry in json.loads(self.path.read_text())["files"]]
+            return counts if [path for path, _, _ in counts] == self.files else None
         except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
             return None
 
@@ -53,7 +53,7 @@ class RowCountCache:
 def cache_split(split: Iterable, features: datasets.Features, name: str, key: str, where: str) -> datasets.Dataset:
     """The split as a Dataset in the cache; one process writes it, once for each `key`. A Dataset is returned as it is.
 
-    DataError names the split, as `where`, if it cannot be read.
+    Raises DataError if the split cannot be read; `where` is the description of the split in its message.
     """
     if isinstance(split, datasets.Dataset):
         return split
@@ -75,7 +75,7 @@ def cache_split(split: Iterable, features: datasets.Features, name: str, key: st
     except DataError:
         raise
     except OPEN_ERRORS as error:
-        raise _cause(error, where) from error
+        raise _root_error(error, where) from error
 
 
 def _rows(source: Iterable, columns: tuple[str, ...]) -> Iterator[dict]:
@@ -83,7 +83,7 @@ def _rows(source: Iterable, columns: tuple[str, ...]) -> Iterator[dict]:
         yield row if isinstance(row, dict) else dict(zip(columns, row, strict=True))
 
 
-def _cause(error: BaseException, where: str) -> DataError:
+def _root_error(error: BaseException, where: str) -> DataError:
     """The DataError that `datasets` wrapped in its own, or a new one about the root cause."""
     while not isinstance(error, DataError) and error.__cause__ is not None:
         error = error.__cause__

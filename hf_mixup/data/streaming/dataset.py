@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ...errors import DataError
-from ..columns import bad_label
+from ..columns import label_error
 from ..images import THREADS, centre_crop, collate, ignore_sigterm
 from ..transforms import ImageDecodeError, Transform, borrowed_generators, decode
 from .order import StreamPlan
@@ -30,9 +30,9 @@ class Stream(Dataset):
     a datasets.IterableDataset if the row counts of its files are not known; `rows` is its length, if known. Rows are
     shuffled in blocks of `block` rows; two blocks of encoded images are in memory. Images are prepared as by `Images`.
 
-    An image that cannot be decoded is a DataError that names file and row. With `skip_corrupt` the next good row of its
-    batch replaces it, and `skipped` counts such rows, across worker processes. `home`: `Data.home`; image paths outside
-    it are refused.
+    An image that cannot be decoded raises a DataError that names file and row. With `skip_corrupt`, the next good row
+    of its batch replaces it, and `skipped` counts such rows in all worker processes. `home`: `Data.home`; image paths
+    outside it are refused.
     """
 
     def __init__(
@@ -51,15 +51,16 @@ class Stream(Dataset):
         home: str | None = None,
     ):
         if prepare and transform:
-            raise DataError("prepare and transform each decide the pixels: give one of them.")
+            raise DataError("prepare and transform exclude each other: give one of them.")
         self.source, self.columns, self.classes = source, (image_column, label_column), classes
         self.resumable = isinstance(source, Shards)
         self.rows = len(source) if self.resumable else rows
         self.block, self.skip_corrupt, self.random = block, skip_corrupt, transform is not None
         self.home = home
         self.transform = transform or prepare or centre_crop(size, size)
-        self.numbers = {name: number for number, name in enumerate(classes)}
-        # shared, so that rows found by worker processes are counted here; a flag per row if rows have fixed numbers
+        self.class_indices = {name: index for index, name in enumerate(classes)}
+        # In shared memory, to count the rows that worker processes cannot decode: a flag per row, so that none counts
+        # twice; one counter if rows have no fixed numbers.
         flags, counter = (self.rows, torch.bool), (1, torch.int64)
         size, dtype = flags if self.resumable else counter
         self.bad = torch.zeros(size, dtype=dtype).share_memory_()
@@ -72,7 +73,7 @@ class Stream(Dataset):
 
     @property
     def skipped(self) -> int:
-        """The number of skipped rows so far; without a plan, a row counts again in each pass."""
+        """The number of skipped rows so far; if the source is not Shards, a row is counted again in each pass."""
         return int(self.bad.sum())
 
     def sampler(self, batch_size: int, *, seed: int, rank: int = 0, world: int = 1):
@@ -86,7 +87,7 @@ class Stream(Dataset):
         return sampler(self.source, self.columns, plan, self.home)
 
     def __getitems__(self, rows: Sequence[EncodedRow] | DataError) -> list[dict]:
-        """`{"pixel_values": uint8 (3, size, size), "labels": int}` of each row; raises a DataError of the sampler."""
+        """`{"pixel_values": uint8 (3, size, size), "labels": int}` of each row; raises `rows` if it is an error."""
         if isinstance(rows, DataError):
             raise rows
         if self.random or get_worker_info() is not None:
@@ -95,13 +96,13 @@ class Stream(Dataset):
             with ThreadPoolExecutor(THREADS) as pool:
                 images = list(pool.map(self._image, rows))
         labels = [self._label(row) for row in rows]
-        good = [place for place, image in enumerate(images) if image is not None]
+        good = [position for position, image in enumerate(images) if image is not None]
         if not good:
             raise DataError(
                 f"None of the {len(rows)} images of a batch can be decoded: check column {self.columns[0]!r}."
             )
-        places = [next((other for other in good if other >= place), good[0]) for place in range(len(rows))]
-        return [{"pixel_values": images[place], "labels": labels[place]} for place in places]
+        sources = [next((later for later in good if later >= position), good[0]) for position in range(len(rows))]
+        return [{"pixel_values": images[source], "labels": labels[source]} for source in sources]
 
     def _image(self, row: EncodedRow) -> Tensor | None:
         try:
@@ -125,13 +126,13 @@ class Stream(Dataset):
             return self.transform(image)
 
     def _label(self, row: EncodedRow) -> int:
-        number = self.numbers.get(row.label) if isinstance(row.label, str) else row.label
-        if not isinstance(number, int) or not 0 <= number < len(self.classes):
-            message = bad_label(row.label, _location(row), self.classes)
+        index = self.class_indices.get(row.label) if isinstance(row.label, str) else row.label
+        if not isinstance(index, int) or not 0 <= index < len(self.classes):
+            message = label_error(row.label, _location(row), self.classes)
             if row.label not in (None, -1):
                 message += " A stream without class names takes its classes from the evaluation split."
             raise DataError(message)
-        return int(number)
+        return int(index)
 
 
 def _location(row: EncodedRow) -> str:
@@ -144,8 +145,8 @@ def _location(row: EncodedRow) -> str:
 class StreamLoader(DataLoader):
     """Batches `{"pixel_values": uint8 (B, 3, H, W), "labels": int64 (B,)}` of this rank, equal for any `num_workers`.
 
-    A thread of this process reads; worker processes only decode. accelerate's `skip_first_batches` discards batches:
-    call `start(epoch, skipped)` before, so that the discarded ones are not read.
+    A thread of this process reads rows; worker processes only decode images. accelerate's `skip_first_batches` discards
+    batches: call `start(epoch, skipped)` before, so that the discarded ones are not read.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import DataError
 
-UnitSlice = tuple[int, int, int]  # number of the unit, first row, and the row after the last one
+UnitSlice = tuple[int, int, int]  # index of the unit, its first row, and the row after the last one
 # keys of the independent random streams
 UNIT_ORDER, BLOCK_SHUFFLE, ROW_SEEDS = range(3)
 SPLITMIX_INCREMENT = 0x9E3779B97F4A7C15
@@ -19,11 +19,11 @@ SPLITMIX_INCREMENT = 0x9E3779B97F4A7C15
 class StreamPlan:
     """Which rows of which units this rank reads, and in which order.
 
-    Units are permuted in each epoch, equally on all ranks, and the sequence of their rows starts at a random row. Of
-    the N rows, rank r reads rows r S to (r + 1) S of this sequence, where S = N // (world * batch_size) * batch_size:
-    ranks are disjoint and equally long, and fewer than world * batch_size rows are dropped, different ones in each
-    epoch. The rows of a rank are cut into blocks of `block` rows and shuffled within a block. The number of loader
-    workers has no effect.
+    In each epoch the units are permuted, in the same order on all ranks, and the sequence of their rows starts at a
+    random row. Of the N rows, rank r reads rows r S to (r + 1) S of this sequence, where
+    S = N // (world * batch_size) * batch_size: ranks are disjoint and equally long, and fewer than world * batch_size
+    rows are dropped, different ones in each epoch. The rows of a rank are cut into blocks of `block` rows and
+    shuffled within a block. The number of loader workers has no effect.
     """
 
     rows: Sequence[int] | None  # of each unit; None if unknown, then the plan has no length

@@ -1,4 +1,4 @@
-"""Streamed parquet files: rows of each row group, and the image and label columns of one row group."""
+"""Streamed parquet files: the footer, and the image and label columns of one row group."""
 
 from collections.abc import Callable
 
@@ -35,7 +35,7 @@ def read_footer(path: str, size: int, read_range: ReadRange) -> pq.FileMetaData:
 class RowGroup:
     """One row group in memory, encoded as it is stored: `rows(first, stop)` returns `(image cell, label)` pairs."""
 
-    position = 0  # the first row that can still be read: any row
+    position = 0  # the first row that can still be read; constant, because the row group is in memory
 
     def __init__(
         self, path: str, metadata: pq.FileMetaData, group: int, columns: tuple[str, str], read_range: ReadRange
@@ -60,7 +60,7 @@ def image_cells(images: pa.Array) -> list[dict | None]:
 
 def _column_ranges(path: str, group: pq.RowGroupMetaData, columns: tuple[str, str]) -> list[tuple[int, int]]:
     """The byte ranges of the columns of a row group, in order; ranges that are close are merged."""
-    found = {name: [] for name in columns}
+    column_ranges = {name: [] for name in columns}
     for number in range(group.num_columns):
         column = group.column(number)
         name = next((n for n in columns if f"{column.path_in_schema}.".startswith(f"{n}.")), None)
@@ -68,14 +68,14 @@ def _column_ranges(path: str, group: pq.RowGroupMetaData, columns: tuple[str, st
             start = column.data_page_offset
             if column.dictionary_page_offset:
                 start = min(start, column.dictionary_page_offset)
-            found[name].append((start, start + column.total_compressed_size))
-    for name, ranges in found.items():
+            column_ranges[name].append((start, start + column.total_compressed_size))
+    for name, ranges in column_ranges.items():
         if not ranges:
             raise DataError(
                 f"{path} has no column {name!r}, but the first file of its split does: choose another split."
             )
     merged = []
-    for start, stop in sorted(range_ for ranges in found.values() for range_ in ranges):
+    for start, stop in sorted(range_ for ranges in column_ranges.values() for range_ in ranges):
         if merged and start - merged[-1][1] <= MAX_GAP:
             merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
         else:
@@ -84,7 +84,7 @@ def _column_ranges(path: str, group: pq.RowGroupMetaData, columns: tuple[str, st
 
 
 class RangeFile:
-    """A file object for pyarrow that fetches the given byte ranges at once, and any other range when it is read."""
+    """A file object for pyarrow. The byte `ranges` are fetched when it is created, any other range when it is read."""
 
     closed = False
 

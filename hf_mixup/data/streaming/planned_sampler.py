@@ -24,18 +24,18 @@ THREADS = 8  # units read at the same time
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """A row as it is stored. `number` counts rows in its file, or without a file from the start of the pass."""
+    """A row as it is stored, not decoded."""
 
     cell: dict | None
     label: object
     seed: int
-    file: str | None
-    number: int
-    row: int  # row number in the split, or in the pass
+    file: str | None  # None if the source is not Shards
+    number: int  # row number in `file`, or in the pass if `file` is None
+    row: int  # row number in the split, or in the pass if `file` is None
 
 
 def defer_errors(batches: Iterator[list[EncodedRow]]) -> Iterator[list[EncodedRow] | DataError]:
-    """The batches; a DataError is yielded as a batch, for the Stream to raise.
+    """The batches. A DataError is yielded in place of a batch, and the Stream raises it.
 
     The sampler runs ahead of the loader workers: an error raised here would reach the user before earlier batches do.
     """
@@ -93,13 +93,13 @@ class PlannedSampler(Sampler):
                 inside = 0
 
     def _encoded(self, epoch: int, number: int, slices: list[UnitSlice], rows: list) -> list[EncodedRow]:
-        """The rows of a block, shuffled."""
+        """The `rows` of block `number`, which are those of its unit slices, shuffled and with seeds."""
         order = self.plan.shuffled(epoch, number, len(rows))
         units = [(self.shards.units[unit], self.first_rows[unit], first, stop) for unit, first, stop in slices]
-        names = [(unit.file, unit.first + row) for unit, _, first, stop in units for row in range(first, stop)]
-        places = np.concatenate([np.arange(first, stop) + start for _, start, first, stop in units])
-        seeds = row_seeds(self.plan.seed, epoch, places)
-        return [EncodedRow(*rows[i], seeds[i], *names[i], int(places[i])) for i in order]
+        locations = [(unit.file, unit.first + row) for unit, _, first, stop in units for row in range(first, stop)]
+        row_numbers = np.concatenate([np.arange(first, stop) + start for _, start, first, stop in units])
+        seeds = row_seeds(self.plan.seed, epoch, row_numbers)
+        return [EncodedRow(*rows[i], seeds[i], *locations[i], int(row_numbers[i])) for i in order]
 
 
 class UnitReader:
@@ -115,10 +115,10 @@ class UnitReader:
         opened = self.open_units.pop(number, None)
         if opened is None or opened.position > first:
             opened = self.shards.open(unit, self.sleep)
-        found = opened.rows(first, stop)
+        rows = opened.rows(first, stop)
         if stop < unit.rows:
             self.open_units[number] = opened
-        return load_image_files(found, self.home)
+        return load_image_files(rows, self.home)
 
 
 def load_image_files(rows: list[tuple[dict | None, object]], home: str | None = None) -> list[tuple]:
@@ -126,8 +126,8 @@ def load_image_files(rows: list[tuple[dict | None, object]], home: str | None = 
     paths = [cell["path"] for cell, _ in rows if _is_path(cell)]
     if not paths:
         return rows
-    found = iter(parallel_map(partial(_content, home=home), paths, THREADS))
-    return [({**cell, "bytes": next(found)} if _is_path(cell) else cell, label) for cell, label in rows]
+    contents = iter(parallel_map(partial(_content, home=home), paths, THREADS))
+    return [({**cell, "bytes": next(contents)} if _is_path(cell) else cell, label) for cell, label in rows]
 
 
 def _is_path(cell: dict | None) -> bool:

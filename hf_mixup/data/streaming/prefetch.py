@@ -9,7 +9,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 END = object()
-JOIN_TIMEOUT = 1.0  # seconds to wait for a thread to end; a daemon thread then ends with the process
+JOIN_TIMEOUT = 1.0  # seconds to wait for a thread to end; a thread that runs longer ends with the process
 
 
 class PrefetchCancelled(Exception):
@@ -40,11 +40,11 @@ def prefetch(make: Callable[[Callable[[float], None]], Iterator[Item]]) -> Itera
     thread = Thread(target=run, name="hf_mixup.prefetch", daemon=True)
     try:
         thread.start()
-        while (found := items.get())[0] is not END:
+        while (entry := items.get())[0] is not END:
             allowed.release()
-            yield found[0]
-        if found[1] is not None:
-            raise found[1]
+            yield entry[0]
+        if entry[1] is not None:
+            raise entry[1]
     finally:
         closed.set()
         allowed.release()

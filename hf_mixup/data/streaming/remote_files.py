@@ -15,41 +15,41 @@ from ...errors import DataError, DataUnreachable
 from ...hub.retry import is_transient, reason, retried, status_of
 
 HUB_FILE = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
-# Retries while training last minutes: a run of hours should survive an outage of the Hub.
+# Reads in training are retried for minutes: a run of hours should survive an outage of the Hub.
 TRIES, PATIENCE = 14, 300.0
 READ_TIMEOUT = 60.0  # seconds without a byte
-REQUEST_BYTES = 2**25  # of one request at most: what a broken connection can cost
+REQUEST_BYTES = 2**25  # of one request at most: a broken connection discards no more than this
 PATHS_PER_REQUEST = 500
 Sleep = Callable[[float], object]
 
 
 def file_sizes(paths: list[str], token: str | None = None) -> dict[str, int]:
     """The size of each file in bytes; DataError names a file that does not exist."""
-    found, on_hub = {}, {}
+    sizes, on_hub = {}, {}
     for path in paths:
         if match := HUB_FILE.fullmatch(path):
             on_hub.setdefault(match.group(1, 2), {})[match[3]] = path
         else:
-            found[path] = _read_local(path, lambda file: file.seek(0, io.SEEK_END))
+            sizes[path] = _read_local(path, lambda file: file.seek(0, io.SEEK_END))
     for (repo, revision), names in on_hub.items():
-        found |= _sizes_on_hub(repo, unquote(revision), names, token)
-    return {path: found[path] for path in paths}
+        sizes |= _sizes_on_hub(repo, unquote(revision), names, token)
+    return {path: sizes[path] for path in paths}
 
 
 def _sizes_on_hub(repo: str, revision: str, names: dict[str, str], token: str | None) -> dict[str, int]:
-    found, wanted = {}, list(names)
+    sizes, files = {}, list(names)
     request = partial(HfApi(token=token).get_paths_info, repo, revision=revision, repo_type="dataset")
-    for start in range(0, len(wanted), PATHS_PER_REQUEST):
-        some = wanted[start : start + PATHS_PER_REQUEST]
+    for start in range(0, len(files), PATHS_PER_REQUEST):
+        chunk = files[start : start + PATHS_PER_REQUEST]
         try:
-            entries = retried(partial(request, some), f"get the file sizes of {repo!r}")
+            entries = retried(partial(request, chunk), f"get the file sizes of {repo!r}")
         except (HTTPError, OSError) as error:
-            raise read_error(names[some[0]], error) from error
-        found |= {names[entry.path]: entry.size for entry in entries if hasattr(entry, "size")}
+            raise read_error(names[chunk[0]], error) from error
+        sizes |= {names[entry.path]: entry.size for entry in entries if hasattr(entry, "size")}
     for path in names.values():
-        if path not in found:
+        if path not in sizes:
             raise DataError(f"{path} does not exist. {ADVICE[404]}")
-    return found
+    return sizes
 
 
 def read_range(path: str, start: int, stop: int, token: str | None = None, sleep: Sleep = time.sleep) -> bytes:
@@ -94,7 +94,10 @@ def _read_local(path: str, use: Callable):
 
 def _check_length(path: str, wanted: int, content: bytes) -> bytes:
     if len(content) != wanted:
-        raise DataError(f"{path} is shorter than at the start of the run: restore the complete file.")
+        raise DataError(
+            f"{path} is shorter than at the start of the run ({len(content)} of {wanted} bytes read): restore the "
+            "complete file."
+        )
     return content
 
 

@@ -1,4 +1,4 @@
-"""Whether a streamed run can be resumed exactly: a checkpoint records the settings that decide the row order."""
+"""Whether a streamed run can be resumed exactly: a checkpoint records the settings that determine the row order."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ ORDER_FILE = "stream.json"  # in a checkpoint
 
 
 def order_of(stream: Stream, **settings: int) -> dict:
-    """All that decides the row order of a stream: the data, and `settings` such as seed and number of processes.
+    """The settings that determine the row order of a stream: data, block size, and `settings` such as the seed.
 
     Empty for a stream without row counts, which cannot be resumed.
     """
@@ -27,11 +27,11 @@ def write_order(folder: Path, order: dict) -> None:
 
 
 def check_order(folder: Path, order: dict) -> None:
-    """DataError if resuming from the checkpoint would not continue with the same rows in the same order."""
+    """Raise DataError if resuming from the checkpoint would not continue with the same rows in the same order."""
     if not order:
         raise DataError(
-            "A streamed run can be resumed only if the row count of each file is known, and here it is not: give "
-            "rows_per_shard (WebDataset), choose a copy in parquet, or train without streaming."
+            "A streamed run can be resumed only if the row count of each file is known. It is unknown for this data: "
+            "give rows_per_shard (WebDataset), choose a copy in parquet, or train without streaming."
         )
     file = folder / ORDER_FILE
     if not file.is_file():

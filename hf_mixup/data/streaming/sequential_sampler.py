@@ -22,8 +22,8 @@ ROWS_PER_READ = 64
 class SequentialSampler(Sampler):
     """Yields batches as PlannedSampler does, without end: a stream of unknown length is read pass after pass.
 
-    Each pass permutes the shards, equally on all ranks. Of each `world * batch_size` rows, each rank takes every
-    world-th row; an incomplete group at the end is dropped. The rows of a rank are shuffled in blocks.
+    Each pass permutes the shards, in the same order on all ranks. Of each `world * batch_size` rows, each rank takes
+    every world-th row; an incomplete group at the end is dropped. The rows of a rank are shuffled in blocks.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class SequentialSampler(Sampler):
         """Does nothing: an epoch has no length, and the sampler counts its passes."""
 
     def start(self, epoch: int, skipped: int = 0) -> None:
-        """As `set_epoch`: batches to skip have to be read."""
+        """Call `set_epoch`; `skipped` has no effect, because skipped batches must be read as well."""
         self.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[list[EncodedRow] | DataError]:
@@ -91,7 +91,7 @@ class SequentialSampler(Sampler):
 
 
 class SizedSequentialSampler(SequentialSampler):
-    """A SequentialSampler of a stream of given length: one pass per epoch, equally long on every rank."""
+    """A SequentialSampler of a stream of known length: one pass per epoch, equally long on every rank."""
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, that is the pass, of the next iteration."""
@@ -108,10 +108,11 @@ class SizedSequentialSampler(SequentialSampler):
                 done += 1
             if next(batches, None) is not None:
                 logger.warning(
-                    "The stream has more rows than num_examples=%d: the others are never read.", sum(self.plan.rows)
+                    "The stream has more rows than num_examples=%d: the others are not read. Correct num_examples.",
+                    sum(self.plan.rows),
                 )
         if done < len(self):
             raise DataError(
                 f"num_examples={sum(self.plan.rows)}, but the stream ended after {done} of {len(self)} batches of "
-                f"{self.plan.batch_size} on each of {self.plan.world} process(es): give the right number."
+                f"{self.plan.batch_size} on each of {self.plan.world} process(es): correct num_examples."
             )

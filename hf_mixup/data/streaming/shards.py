@@ -1,7 +1,7 @@
 """A streamed split as units with known row counts, each of which can be read without the others.
 
-Row counts come from the footers of parquet files; for WebDataset tar files from the recipe, or from reading the files
-once. Counts are cached by repository, commit, configuration and split.
+Row counts come from the footers of parquet files; for WebDataset tar files from `rows_per_shard`, or from reading
+the files once. Counts are cached by repository, commit, configuration and split.
 """
 
 import hashlib
@@ -31,14 +31,14 @@ class Unit:
 
     file: str
     size: int  # bytes of the file
-    number: int  # of the row group in its file
+    number: int  # index of the row group in its file; 0 for a tar file
     first: int  # row number of the unit's first row in its file
     rows: int
 
 
 @dataclass(frozen=True)
 class Shards:
-    """A streamed split with known row counts: its units, and which two columns are read from them."""
+    """A streamed split with known row counts: its units, and the two columns that are read from them."""
 
     format: str  # parquet or webdataset
     units: tuple[Unit, ...]
@@ -85,7 +85,7 @@ class Shards:
                 yield from self.open(unit).rows(0, unit.rows)
 
     def __getstate__(self) -> dict:
-        return vars(self) | {"token": None, "footers": {}, "locks": {}}  # not for caches or other processes
+        return vars(self) | {"token": None, "footers": {}, "locks": {}}  # pickles are written to caches
 
 
 def find_shards(
@@ -102,7 +102,7 @@ def find_shards(
     """The split as Shards, or unchanged if the rows of its files are not known.
 
     `name` may be a sum "a+b"; `columns` are image and label; `key` identifies data set, configuration and commit.
-    DataError for files that are missing or damaged, or that do not match `rows_per_shard`.
+    Raises DataError for files that are missing or damaged, or that do not match `rows_per_shard`.
     """
     files = [file for part in name.split("+") for file in source.files.get(part, [])]
     if rows_per_shard is not None:
@@ -112,7 +112,7 @@ def find_shards(
     image, label = columns
     shards = Shards(source.format, (), split.features, image, label, source.revision, where, token)
     if source.format == "webdataset" and rows_per_shard != COUNT:
-        counts = _given_counts(shards, files, rows_per_shard)
+        counts = _configured_counts(shards, files, rows_per_shard)
     else:
         counts = RowCountCache(f"{key} {name}", files).get(lambda: _count_rows(shards, files))
     shards = replace(shards, units=tuple(unit for file in counts for unit in _units(*file)))
@@ -139,8 +139,8 @@ def _units(path: str, size: int, rows: list[int]) -> Iterator[Unit]:
         first += count
 
 
-def _given_counts(shards: Shards, files: list[str], rows_per_shard: int | list[int]) -> RowCounts:
-    """The row counts that the recipe gives."""
+def _configured_counts(shards: Shards, files: list[str], rows_per_shard: int | list[int]) -> RowCounts:
+    """The row counts that `rows_per_shard` gives, with the sizes of the files."""
     numbers = [rows_per_shard] * len(files) if isinstance(rows_per_shard, int) else rows_per_shard
     if len(numbers) != len(files):
         raise DataError(
@@ -151,13 +151,13 @@ def _given_counts(shards: Shards, files: list[str], rows_per_shard: int | list[i
 
 
 def _count_rows(shards: Shards, files: list[str]) -> RowCounts:
-    """The row counts that the files themselves contain."""
-    found = file_sizes(files, shards.token)
+    """The row counts of the files, read from parquet footers or counted in tar files."""
+    sizes = file_sizes(files, shards.token)
 
     def rows(path: str) -> list[int]:
         if shards.format == "webdataset":
-            return [webdataset.count_rows(path, RemoteFile(path, found[path], shards.token))]
-        footer = shards.footer(path, found[path])
+            return [webdataset.count_rows(path, RemoteFile(path, sizes[path], shards.token))]
+        footer = shards.footer(path, sizes[path])
         return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
-    return [(path, found[path], counted) for path, counted in zip(files, parallel_map(rows, files, THREADS))]
+    return [(path, sizes[path], counts) for path, counts in zip(files, parallel_map(rows, files, THREADS))]

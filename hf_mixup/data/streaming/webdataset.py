@@ -1,4 +1,4 @@
-"""WebDataset tar files, read from start to end: consecutive members with the same name up to the extension are a row.
+"""WebDataset tar files, read from start to end: consecutive members with the same name up to the extension form a row.
 
 Columns are named and labels decoded as by `datasets`: `jpg`, `cls`, ...
 """
@@ -28,24 +28,24 @@ class TarRows:
 
     def rows(self, first: int, stop: int) -> list[tuple[dict | None, object]]:
         skipped = sum(1 for _ in islice(self.examples, first - self.position))
-        found = list(islice(self.examples, stop - first))
-        self.position += skipped + len(found)
+        members = list(islice(self.examples, stop - first))
+        self.position += skipped + len(members)
         if self.position < stop:
             raise DataError(self._wrong_count(f"{self.position} rows"))
         if stop == self.expected and next(self.examples, None) is not None:
-            raise DataError(self._wrong_count("more rows"))
+            raise DataError(self._wrong_count(f"more than {self.expected} rows"))
         image, label = self.columns
-        return [(_cell(row, image), _label(row, label, self.path)) for row in found]
+        return [(_cell(row, image), _label(row, label, self.path)) for row in members]
 
-    def _wrong_count(self, found: str) -> str:
+    def _wrong_count(self, actual: str) -> str:
         return (
-            f"{self.path} holds {found}, not {self.expected}: correct rows_per_shard (one number, or a list with one "
-            "number per shard), or give rows_per_shard=count."
+            f"{self.path} holds {actual}, but {self.expected} rows were expected: correct rows_per_shard (one "
+            "number, or a list with one number per shard), or give rows_per_shard=count."
         )
 
 
 def examples(path: str, file: BinaryIO, columns: tuple[str, ...]) -> Iterator[dict]:
-    """The members of each row that `columns` need, undecoded, with the row's name as "__key__"."""
+    """For each row, the content of its members that `columns` name, not decoded, and the row's name as "__key__"."""
     wanted, row = {*columns, *(name.partition(".")[0] for name in columns)}, {}
     try:
         with tarfile.open(fileobj=file, mode="r|*") as tar:
