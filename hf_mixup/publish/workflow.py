@@ -57,15 +57,15 @@ def _train(config: MixupConfig, data: Data, folder: Path, previous: dict | None,
     trainer, processor = make_trainer(config, data)
     trainer.args.save_on_each_node = separate_disks  # each machine keeps the whole run
     base = base_model(config.model, config.pretrained)
-    opening = record.opening(config, data, trainer.model, trainer.method, trainer.args.world_size, base)
-    check_same_run(previous, opening)
+    started = record.started(config, data, trainer.model, trainer.method, trainer.args.world_size, base)
+    check_same_run(previous, started)
     if trainer.args.should_save:
         with disk_full_as_save_error(folder):
-            record.write(opening, folder)
+            record.write(started, folder)
     with checkpoint_uploads(config, trainer, start):
         fit(trainer, folder, start)
         skipped = {"train": trainer.train_dataset.skipped, "eval": trainer.eval_dataset.skipped}
-        finished = record.closing(opening, trainer, final_metrics(trainer), skipped)
+        finished = record.finished(started, trainer, final_metrics(trainer), skipped)
         fsdp.gather(trainer)
         if trainer.args.should_save:
             with (
