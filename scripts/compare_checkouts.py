@@ -49,7 +49,7 @@ def differences(old: Path, new: Path) -> list[str]:
 
 
 def tensor_difference(old: torch.Tensor | None, new: torch.Tensor | None) -> str:
-    """How two tensors differ, empty if their bits are equal."""
+    """The difference of two tensors in words, "" if their bits are equal."""
     if old is None or new is None:
         return f"only in {'NEW' if old is None else 'OLD'}"
     if (old.dtype, old.shape) != (new.dtype, new.shape):
@@ -60,14 +60,14 @@ def tensor_difference(old: torch.Tensor | None, new: torch.Tensor | None) -> str
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 if both runs have equal weights and metrics, else 1."""
+    """Return 0 if both runs have equal weights and metrics, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path, help="folder of a checkout")
     parser.add_argument("new", type=Path, help="folder of another checkout")
-    given, options = parser.parse_known_args(arguments)
+    checkouts, options = parser.parse_known_args(arguments)
     with tempfile.TemporaryDirectory() as root:
         folders = [Path(root) / name for name in ("old", "new")]
-        for checkout, folder in zip((given.old, given.new), folders):
+        for checkout, folder in zip((checkouts.old, checkouts.new), folders):
             train(checkout.resolve(), folder, options)
         found = differences(*folders)
     print("\n".join(found) or "Equal: weights and metrics have the same bits.")

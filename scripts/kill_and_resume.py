@@ -1,4 +1,4 @@
-"""Kill a streamed run at random moments, resume it, and compare the weights it ends with, bit for bit.
+"""Kill a streamed run at random moments, resume it, and compare its final weights with those of a run without a kill.
 
 python scripts/kill_and_resume.py --rounds 10 --processes 2
 python scripts/kill_and_resume.py --rounds 20 --while_saving
@@ -63,25 +63,26 @@ WHILE_SAVING = {
     "num_train_epochs": 1,
     "save_total_limit": 1,
 }
-LONGEST_WAIT = {False: 0.1, True: 0.6}  # seconds between the first sign of a checkpoint and the kill, by while_saving
+# seconds from the creation of a checkpoint's folder to the kill, by while_saving
+LONGEST_WAIT = {False: 0.1, True: 0.6}
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=10, help="how often to kill")
+    parser.add_argument("--rounds", type=int, default=10, help="number of kills")
     parser.add_argument("--processes", type=int, default=1, help="processes of a run (gloo)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     parser.add_argument("--while_saving", action="store_true", help="kill during saving, with save_total_limit: 1")
     parser.add_argument("--data", help="data set, on the Hub or a folder (default: the sample, in shards)")
     parser.add_argument("--rows", type=int, default=400, help="rows of the sample in use")
-    parser.add_argument("--shards", type=int, default=3, help="shards that they are in")
+    parser.add_argument("--shards", type=int, default=3, help="number of shards of these rows")
     parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the records")
     return parser.parse_args(arguments)
 
 
 def push_sample(hub: LocalHub, folder: Path, rows: int, shards: int) -> str:
-    """The name of a data set on the hub: the sample's first rows in shards of unequal size, and 100 to evaluate on."""
+    """Push the sample's first rows, in shards of unequal size, and 100 test rows; return the name of the data set."""
     folder.mkdir()
     train = Dataset.from_parquet(str(SAMPLE / "train.parquet"), cache_dir=str(folder / "cache")).select(range(rows))
     ends = [rows * (part * part + part) // (shards * shards + shards) for part in range(shards + 1)]
@@ -97,7 +98,7 @@ def push_sample(hub: LocalHub, folder: Path, rows: int, shards: int) -> str:
 
 
 def start(recipe: Path, folder: Path, processes: int, environment: dict, *words: str) -> subprocess.Popen:
-    """Start a training."""
+    """Start a training run in a subprocess."""
     launch = [
         "-m",
         "accelerate.commands.launch",
@@ -117,10 +118,10 @@ def start(recipe: Path, folder: Path, processes: int, environment: dict, *words:
 
 
 def finish(process: subprocess.Popen) -> None:
-    """Wait for a training that must succeed."""
-    said = process.communicate()[1]
+    """Wait for a training run; SystemExit with its error output if it fails."""
+    errors = process.communicate()[1]
     if process.returncode:
-        raise SystemExit(f"A training failed:\n{said}")
+        raise SystemExit(f"A training run failed:\n{errors}")
 
 
 def kill(process: subprocess.Popen) -> None:
@@ -134,7 +135,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def descendants(parent: int) -> list[int]:
-    """The child processes of a process, and theirs."""
+    """The child processes of `parent`, and recursively theirs."""
     try:
         found = [int(number) for number in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
     except FileNotFoundError:
@@ -157,16 +158,16 @@ def is_complete(checkpoint: Path) -> bool:
     return True
 
 
-def killed(process: subprocess.Popen, folder: Path, step: int, wait: float) -> dict:
-    """Kill the training `wait` seconds after it began to save `step`, and return what it left."""
+def kill_after(process: subprocess.Popen, folder: Path, step: int, wait: float) -> dict:
+    """Kill the run `wait` seconds after it began to save `step`; return the time of the kill and the checkpoints."""
     while process.poll() is None and not any(found >= step for found in steps_of(folder)):
         time.sleep(0.002)
     time.sleep(wait)
     ended = process.poll() is not None
     kill(process)
-    left = {step: is_complete(folder / f"checkpoint-{step}") for step in steps_of(folder)}
-    found = {"after_step": step, "seconds_later": round(wait, 4), "ended_before": ended, "checkpoints": [*left]}
-    return found | {"incomplete": [step for step, complete in left.items() if not complete]}
+    complete = {step: is_complete(folder / f"checkpoint-{step}") for step in steps_of(folder)}
+    found = {"after_step": step, "seconds_later": round(wait, 4), "ended_before": ended, "checkpoints": [*complete]}
+    return found | {"incomplete": [step for step, whole in complete.items() if not whole]}
 
 
 def equal(one: Path, other: Path) -> bool:
@@ -177,7 +178,7 @@ def equal(one: Path, other: Path) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 if every recorded round left a complete checkpoint and ended with the weights of the run without a kill."""
+    """Return 0 if every round left a complete checkpoint and ended with the weights of the run without a kill."""
     options = parse(arguments)
     kind = "saving-" if options.while_saving else ""
     file = options.records / f"{kind}processes-{options.processes}-seed-{options.seed}.jsonl"
@@ -196,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def rounds(options: argparse.Namespace, root: Path, hub: LocalHub, numbers: range):
-    """The record of each round, as soon as it is over."""
+    """Yield the record of each round when the round is over."""
     environment = hub.env | {"HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "0"}
     data = options.data
     if data is None:
@@ -206,18 +207,18 @@ def rounds(options: argparse.Namespace, root: Path, hub: LocalHub, numbers: rang
     recipe = root / "recipe.yaml"
     fields = RECIPE | {"data": data, "save_total_limit": None} | (WHILE_SAVING if options.while_saving else {})
     recipe.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in fields.items()))
-    finish(start(recipe, root / "whole", options.processes, environment))
-    whole = json.loads((root / "whole" / "run.json").read_text())
-    about = {"data": whole["data"], "recipe_hash": whole["recipe_hash"], "steps": whole["steps"]}
+    finish(start(recipe, root / "reference", options.processes, environment))
+    reference = json.loads((root / "reference" / "run.json").read_text())
+    about = {"data": reference["data"], "recipe_hash": reference["recipe_hash"], "steps": reference["steps"]}
     about |= {"device": device_name(torch.device("cpu")), "commit": commit(), "versions": versions()}
     for number in numbers:
         draw, folder = random.Random(f"{options.seed} {number}"), root / f"round-{number}"
         first = 2 if options.while_saving else 1  # the first checkpoint must be complete
-        step = draw.randrange(RECIPE["save_steps"] * first, whole["steps"], RECIPE["save_steps"])
+        step = draw.randrange(RECIPE["save_steps"] * first, reference["steps"], RECIPE["save_steps"])
         process = start(recipe, folder, options.processes, environment)
-        found = killed(process, folder, step, wait=draw.uniform(0, LONGEST_WAIT[options.while_saving]))
+        found = kill_after(process, folder, step, wait=draw.uniform(0, LONGEST_WAIT[options.while_saving]))
         finish(start(recipe, folder, options.processes, environment, "--resume"))
-        found |= {"equal": equal(root / "whole", folder)}
+        found |= {"equal": equal(root / "reference", folder)}
         yield {"round": number, "seed": options.seed, "processes": options.processes, **found, **about}
 
 

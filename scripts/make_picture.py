@@ -1,7 +1,7 @@
 """Write a grid of mixed images as a PNG: python scripts/make_picture.py OUT.png [--model FOLDER_OR_REPO]
 
-One row per method, with the same images of the sample. Methods that use the network require --model, a run on the
-sample.
+One row per method, with the same images of the sample. Methods that use the network require --model, a model
+trained on the sample.
 """
 
 import argparse

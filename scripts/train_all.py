@@ -20,10 +20,12 @@ TRAIN = Path(__file__).parent / "train.py"
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+")
-    parser.add_argument("--records", type=Path, required=True, help="folder for one JSON per run")
+    parser.add_argument("--records", type=Path, required=True, help="folder of the run records, one JSON per run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", default=hf_mixup.available())
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder for the runs")
+    parser.add_argument(
+        "--outputs", type=Path, default=Path("outputs"), help="parent folder of the runs' output folders"
+    )
     options, fields = parser.parse_known_args()
     failed, refused = [], []
     for recipe in options.recipes:

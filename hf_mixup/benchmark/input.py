@@ -32,7 +32,7 @@ from .timing import machine, quartiles, write
 WARM_UP = 4  # batches before the first round
 STEP_FACTOR = 1.5  # duration of the simulated model's step, relative to the time per batch of the path
 STEPS = 48  # of the simulated model
-# excluded, because it would be most of a pass over so few images
+# not measured, because it would be most of the time of a pass over so few images
 EXCLUDED = "the 5 s that datasets sleeps at the end of a shuffled pass, which timm's reader has"
 SCHEMA_VERSION = 1
 EXHAUSTED = object()
@@ -40,7 +40,7 @@ EXHAUSTED = object()
 
 @dataclass
 class Pass:
-    """One pass over the data: images, seconds to the first batch, to the last batch, and from there to the end."""
+    """One pass over the data: images; seconds to the first batch, to the last batch, and from there to the end."""
 
     rows: int = 0
     first: float = 0.0
@@ -51,16 +51,16 @@ class Pass:
 
 def one_pass(path: InputPath, epoch: int, max_batches: int | None = None) -> Pass:
     """The wall time of a pass over all batches, or over the first `max_batches`."""
-    found, start = Pass(), time.perf_counter()
+    result, start = Pass(), time.perf_counter()
     for batch in islice(path.open(epoch), max_batches):
         rows, labels = path.ready(batch)
-        found.seconds = time.perf_counter() - start
-        found.first = found.first or found.seconds
-        found.rows += rows
+        result.seconds = time.perf_counter() - start
+        result.first = result.first or result.seconds
+        result.rows += rows
         if labels is not None:
-            found.labels.append(labels)
-    found.end = time.perf_counter() - start - found.seconds
-    return found
+            result.labels.append(labels)
+    result.end = time.perf_counter() - start - result.seconds
+    return result
 
 
 def in_rounds(candidates: dict[str, InputPath], rounds: int, warm_up: int) -> dict[str, list[Pass]]:
@@ -77,7 +77,7 @@ def in_rounds(candidates: dict[str, InputPath], rounds: int, warm_up: int) -> di
 
 
 def summary(passes: list[Pass], expected: torch.Tensor) -> dict:
-    """Images per second with quartiles, seconds at both ends, and whether every pass contains each image once."""
+    """Images per second with quartiles, seconds to the first and after the last batch, whether all images were read."""
     low, median, high = quartiles([one.rows / one.seconds for one in passes])
     return {
         "images_per_s": {"median": round(median, 1), "low": round(low, 1), "high": round(high, 1)},
@@ -116,12 +116,12 @@ def measure_waiting(path: InputPath, step: float, steps: int) -> dict:
 
 
 def measure(case: Case, train: datasets.Dataset, workers: int, options: argparse.Namespace) -> dict:
-    """All paths and limits at one image size with `workers` processes, by name."""
+    """Measure all paths and limits at one image size with `workers` processes; results by name."""
     measured = paths(case, workers, options.folder / "run")
     upper = limits(case, workers, train)
     passes = in_rounds(measured | upper, options.rounds, 0 if options.quick else WARM_UP)
     expected = torch.tensor(train["label"]).bincount(minlength=case.classes)
-    results = {name: summary(found, expected) for name, found in passes.items()}
+    results = {name: summary(rounds, expected) for name, rounds in passes.items()}
     for name, path in measured.items():
         step = STEP_FACTOR * case.batch / results[name]["images_per_s"]["median"]
         results[name]["waiting"] = measure_waiting(path, step, 2 if options.quick else STEPS)
@@ -162,14 +162,16 @@ def main() -> int:
     # the measurement is a subprocess, so that the Hub's threads do not share its interpreter
     with tempfile.TemporaryDirectory() as folder, LocalHub(Path(folder) / "hub") as hub:
         quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-        found = {"HF_HOME": f"{folder}/home", "OMP_NUM_THREADS": "1", **quiet}
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")} | hub.env | found
+        settings = {"HF_HOME": f"{folder}/home", "OMP_NUM_THREADS": "1", **quiet}
+        environment = (
+            {key: value for key, value in os.environ.items() if not key.startswith("HF_")} | hub.env | settings
+        )
         command = [sys.executable, "-m", __spec__.name, *sys.argv[1:], "--folder", folder]
         return subprocess.run(command, env=environment).returncode
 
 
 def _measure_all(options: argparse.Namespace) -> int:
-    """Measure with the Hub that the environment variables give, and write the record after each case."""
+    """Measure with the Hub of the environment variables, and write the record after each case."""
     torch.set_num_threads(1)
     datasets.logging.set_verbosity_error()
     datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
@@ -188,10 +190,10 @@ def _measure_all(options: argparse.Namespace) -> int:
 
 def _lines(case: dict) -> str:
     lines = [f"{case['size']} px, {case['workers']} worker(s), {case['data']['rows']} images:"]
-    for name, found in (case["paths"] | case["limits"]).items():
-        ends = f"first batch after {found['first_s']:.2f} s, {found['end_s']:.2f} s after the last"
-        share = f", waits {found['waiting']['share']:.1%}" if "waiting" in found else ""
-        lines.append(f"  {name:<30} {found['images_per_s']['median']:9.0f} images/s, {ends}{share}")
+    for name, result in (case["paths"] | case["limits"]).items():
+        ends = f"first batch after {result['first_s']:.2f} s, {result['end_s']:.2f} s after the last"
+        share = f", waits {result['waiting']['share']:.1%}" if "waiting" in result else ""
+        lines.append(f"  {name:<30} {result['images_per_s']['median']:9.0f} images/s, {ends}{share}")
     return "\n".join(lines)
 
 
@@ -203,7 +205,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="worker processes of a loader")
     parser.add_argument("--data", type=Path, help="folder of photographs for the larger size")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="few images, as a smoke test: the numbers mean nothing")
+    parser.add_argument("--quick", action="store_true", help="few images, as a smoke test: the numbers are meaningless")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.rounds = 1 if options.quick else options.rounds

@@ -18,7 +18,7 @@ from ..errors import DataError
 
 SHARDS = 8
 TEST_ROWS = 64
-OCTAVES = 5  # of noise, each with twice the side and half the amplitude
+OCTAVES = 5  # of noise, each with twice the side and half the amplitude of the one before
 AMPLITUDE = 24  # of the coarsest noise, grey levels
 QUALITY = 90  # of JPEG
 
@@ -96,7 +96,7 @@ def splits_of_folder(folder: Path, case: Case) -> datasets.DatasetDict:
 
 
 def push(splits: datasets.DatasetDict, case: Case) -> dict:
-    """Push the splits to the Hub that the environment variables give, and return their description for the record."""
+    """Push the splits to the Hub of the environment variables, and return their description for the record."""
     splits.push_to_hub(case.name, num_shards={"train": SHARDS, "test": 1})
     files = encoded_images(splits["train"])
     return {

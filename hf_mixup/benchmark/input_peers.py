@@ -1,7 +1,7 @@
 """Input paths of several libraries, from the same images to the same augmented batches for the network.
 
 `open(epoch)` returns the batches of a path; `ready(batch)` does the remaining work on a batch and returns its number of
-images and its labels. Reading alone and decoding alone are paths as well, and upper limits of the others.
+images and its labels. Reading alone and decoding alone are also paths: upper limits for the others.
 """
 
 import urllib.request
@@ -59,7 +59,7 @@ def ours(case: Case, workers: int, output: Path, streaming: bool) -> InputPath:
     trainer, _ = make_trainer(config, load_data(data=case.name, streaming=streaming))
     loader = trainer.get_train_dataloader()
 
-    def opened(epoch):
+    def open_epoch(epoch):
         loader.set_epoch(epoch)
         return loader
 
@@ -67,7 +67,7 @@ def ours(case: Case, workers: int, output: Path, streaming: bool) -> InputPath:
         x = trainer.step.prepare(batch["pixel_values"], generator(0))
         return len(x), batch["labels"]
 
-    return InputPath(opened, ready)
+    return InputPath(open_epoch, ready)
 
 
 def timm_hfids(case: Case, workers: int) -> InputPath:
@@ -87,11 +87,11 @@ def timm_hfids(case: Case, workers: int) -> InputPath:
     if not case.resized:  # as DeiT does for CIFAR: timm has no padded random crop
         data.transform.transforms[0] = transforms.RandomCrop(case.size, padding=PADDING)
 
-    def opened(epoch):
+    def open_epoch(epoch):
         data.set_epoch(epoch)
         return loader
 
-    return InputPath(opened, lambda batch: (len(batch[0]), batch[1]))
+    return InputPath(open_epoch, lambda batch: (len(batch[0]), batch[1]))
 
 
 def example_script(case: Case, workers: int) -> InputPath:

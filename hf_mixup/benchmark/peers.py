@@ -1,4 +1,4 @@
-"""The same methods in other libraries, if installed: images and labels in, images and soft targets out.
+"""The same methods in other libraries, if installed: from images and labels to mixed images and soft targets.
 
 Each function takes the name of a method, whether each image has its own draw, and the number of classes. It returns a
 function of `(images, labels)`, or None if the library does not have the method.
@@ -19,9 +19,9 @@ Call = Callable[[Tensor, Tensor], object]
 
 def _soft(labels: Tensor, partner: Tensor, lam: Tensor | float, classes: int) -> Tensor:
     """Soft targets, for libraries that do not return them."""
-    own, other = (F.one_hot(rows.long(), classes).float() for rows in (labels, partner))
+    y, partner_y = (F.one_hot(rows.long(), classes).float() for rows in (labels, partner))
     lam = torch.as_tensor(lam, dtype=torch.float32).reshape(-1, 1)
-    return lam * own + (1 - lam) * other
+    return lam * y + (1 - lam) * partner_y
 
 
 def timm(method: str, per_image: bool, classes: int) -> Call | None:
@@ -36,8 +36,8 @@ def timm(method: str, per_image: bool, classes: int) -> Call | None:
 def torchvision(method: str, per_image: bool, classes: int) -> Call | None:
     from torchvision.transforms import v2
 
-    made = {"mixup": v2.MixUp, "cutmix": v2.CutMix}.get(method)
-    return None if made is None or per_image else made(alpha=1.0, num_classes=classes)
+    transform = {"mixup": v2.MixUp, "cutmix": v2.CutMix}.get(method)
+    return None if transform is None or per_image else transform(alpha=1.0, num_classes=classes)
 
 
 def kornia(method: str, per_image: bool, classes: int) -> Call | None:
@@ -91,10 +91,10 @@ PEERS = {"timm": timm, "torchvision": torchvision, "kornia": kornia, "mixup": mi
 GRIDMIX = {"n_holes": (2, 6), "hole_aspect_ratio": 1.0, "cut_area_ratio": (0.5, 1), "cut_aspect_ratio": (0.5, 2)}
 
 
-def openmixup(path: Path, method: str, per_image: bool, classes: int, **given) -> Call | None:
+def openmixup(path: Path, method: str, per_image: bool, classes: int, **arguments) -> Call | None:
     """A method of the OpenMixup checkout at `path`. Only its file is loaded, because the package requires old versions.
 
-    Its `.cuda()` calls have no effect. `given` are arguments of its function, such as features and block_num.
+    Its `.cuda()` calls have no effect. `arguments`: of its function, such as features and block_num.
     """
     file = path / "openmixup" / "models" / "augments" / f"{method}.py"
     if per_image or not file.is_file():
@@ -102,14 +102,14 @@ def openmixup(path: Path, method: str, per_image: bool, classes: int, **given) -
     mix = getattr(_load_file(file), method)
 
     def call(images, labels):
-        more = {"fmix": {"size": tuple(images.shape[-2:])}, "gridmix": GRIDMIX}.get(method, {})
-        before = Tensor.cuda
+        options = {"fmix": {"size": tuple(images.shape[-2:])}, "gridmix": GRIDMIX}.get(method, {})
+        cuda = Tensor.cuda
         Tensor.cuda = lambda tensor, *_, **__: tensor
         try:
-            mixed, (own, other, lam) = mix(images, labels, alpha=1.0, **more, **given)
+            mixed, (labels, partner_labels, lam) = mix(images, labels, alpha=1.0, **options, **arguments)
         finally:
-            Tensor.cuda = before
-        return mixed, _soft(own, other, lam, classes)
+            Tensor.cuda = cuda
+        return mixed, _soft(labels, partner_labels, lam, classes)
 
     return call
 
@@ -128,7 +128,7 @@ def _load_file(file: Path) -> types.ModuleType:
     return module
 
 
-def candidates(method: str, per_image: bool, classes: int, checkout: Path | None, **given) -> dict[str, Call]:
+def candidates(method: str, per_image: bool, classes: int, checkout: Path | None, **arguments) -> dict[str, Call]:
     """The function of every installed library that has the method, by the library's name."""
     found = {}
     for name, make in PEERS.items():
@@ -138,6 +138,6 @@ def candidates(method: str, per_image: bool, classes: int, checkout: Path | None
             continue
         if call is not None:
             found[name] = call
-    if checkout is not None and (call := openmixup(checkout, method, per_image, classes, **given)):
+    if checkout is not None and (call := openmixup(checkout, method, per_image, classes, **arguments)):
         found["OpenMixup"] = call
     return found

@@ -1,7 +1,7 @@
 """Speed records as Markdown tables."""
 
 OURS = ("ours", "ours, out", "ours, in place")
-# heading, image side, memory kept by the process, name of our call
+# heading, image side, whether the process keeps freed memory, name of our call
 COLUMNS = (
     ("32 px, out", 32, True, "ours, out"),
     ("64 px, out", 64, True, "ours, out"),
@@ -33,13 +33,13 @@ def _key(case: dict) -> tuple:
 def _cell(times: dict | None, call: str) -> str:
     if times is None or call not in times:
         return ""
-    own, floor = times[call]["median"], times["floor"]["median"]
+    ours, floor = times[call]["median"], times["floor"]["median"]
     peers = {name: time["median"] for name, time in times.items() if name not in (*OURS, "floor") and "median" in time}
-    text = f"{own:.2f} ms, {own / floor:.1f}x"
+    text = f"{ours:.2f} ms, {ours / floor:.1f}x"
     if not peers:
         return text
     best = min(peers, key=peers.get)
-    return f"{text}; {peers[best] / own:.1f}x {best}"
+    return f"{text}; {peers[best] / ours:.1f}x {best}"
 
 
 def input_table(record: dict) -> str:

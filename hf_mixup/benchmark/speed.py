@@ -27,7 +27,7 @@ from .timing import Times, batch, interleaved, machine, write
 SIZES = ((128, 3, 32, 32), (128, 3, 64, 64), (64, 3, 224, 224))
 CLASSES = 100
 CELLS = {32: 4, 64: 7, 224: 7}  # side of the teacher's map, by image side
-# the papers' methods, with options for which other libraries do the same work
+# methods with the papers' settings; VARIANTS have the settings with which other libraries do the same work
 STATIC = ("mixup", "cutmix", "resizemix", "fmix", "gridmix", "smoothmix", "saliencymix", "hmix", "gmix")
 VARIANTS = {
     "resizemix nearest": {"name": "resizemix", "interpolation": "nearest"},
@@ -80,7 +80,7 @@ def method_of(case: dict, maps: PrecomputedMaps, **arguments):
 
 def ours(case: dict, x: Tensor, labels: Tensor) -> dict[str, Callable[[], object]]:
     """Our functions: with a new output tensor, with a reused one, and in place."""
-    maps, buffer, own = PrecomputedMaps(case["size"]), torch.empty_like(x), x.clone()
+    maps, buffer, copy = PrecomputedMaps(case["size"]), torch.empty_like(x), x.clone()
 
     def call(images, out, **arguments):
         method, rng = method_of(case, maps, **arguments), generator(0)
@@ -94,19 +94,19 @@ def ours(case: dict, x: Tensor, labels: Tensor) -> dict[str, Callable[[], object
 
     calls = {"ours": call(x, None), "ours, out": call(x, buffer)}
     if not case["case"].startswith("puzzlemix"):
-        calls["ours, in place"] = call(own, own, pairing="halves")
+        calls["ours, in place"] = call(copy, copy, pairing="halves")
     return calls
 
 
 def peers(case: dict, x: Tensor, labels: Tensor, checkout: Path | None) -> dict[str, Callable[[], object]]:
     """Functions of other libraries, each with its own copy of the images, because some write to them."""
-    name, maps, more = case["case"].split()[0], PrecomputedMaps(case["size"]), {}
+    name, maps, options = case["case"].split()[0], PrecomputedMaps(case["size"]), {}
     if name == "puzzlemix":
         power = int(case["case"].split()[-1]).bit_length() - 1
-        more = {"features": maps.map, "block_num": (power, power + 1), "n_labels": 3, "t_eps": 0.8, "neigh_size": 4}
+        options = {"features": maps.map, "block_num": (power, power + 1), "n_labels": 3, "t_eps": 0.8, "neigh_size": 4}
     elif name == "attentivemix":
-        more = {"features": maps.activation[:, None], "top_k": None, "grid_scale": x.shape[-1] // CELLS[x.shape[-1]]}
-    found = candidates(name, case["per_image"], CLASSES, checkout, **more)
+        options = {"features": maps.activation[:, None], "top_k": None, "grid_scale": x.shape[-1] // CELLS[x.shape[-1]]}
+    found = candidates(name, case["per_image"], CLASSES, checkout, **options)
     return {peer: partial(mix, x.clone(), labels) for peer, mix in found.items()}
 
 
@@ -119,7 +119,7 @@ def measure(case: dict, seconds: float, checkout: Path | None) -> dict[str, dict
         try:
             call()
             calls[name] = call
-        except Exception as error:  # of another library: recorded instead of its time
+        except Exception as error:  # an error of another library is recorded instead of its time
             failed[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
     return {name: asdict(Times.from_seconds(taken)) for name, taken in interleaved(calls, seconds).items()} | failed
 

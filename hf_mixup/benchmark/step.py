@@ -31,7 +31,7 @@ NETWORKS = {
         {"img_size": SIDE, "patch_size": 4, "depth": 6},
     ),
 }
-# in place of defaults that download a teacher: a copy of the network
+# the teacher is a copy of the network, since the defaults download one
 ARGUMENTS = {"attentivemix": {"teacher": None}, "supermix": {"teacher": None}}
 VARIANTS = {
     "puzzlemix half resolution": {"name": "puzzlemix", "saliency_scale": 0.5},
@@ -40,7 +40,7 @@ VARIANTS = {
 
 
 def methods() -> Iterator[tuple[str, dict]]:
-    """Names in the record, and arguments, of what is measured."""
+    """Name in the record and arguments of `load`, for each method to measure."""
     for name in available():
         yield name, {"name": name, **ARGUMENTS.get(name, {})}
     yield from VARIANTS.items()
@@ -64,17 +64,17 @@ def make(network: str, arguments: dict, count: int = BATCH) -> Callable[[], None
     step = MixupStep(net, method, classification).train()
     optimizer = torch.optim.SGD([p for p in step.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
     x, y = batch((count, 3, SIDE, SIDE), CLASSES)
-    done = 0
+    steps_done = 0
 
     def call():
-        nonlocal done
-        losses = step(seed=(0, done, 0, 0), pixel_values=x, labels=y)
+        nonlocal steps_done
+        losses = step(seed=(0, steps_done, 0, 0), pixel_values=x, labels=y)
         sum(losses.values()).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         method.after_step(net)
-        done += 1
-        method.step = done
+        steps_done += 1
+        method.step = steps_done
 
     return call
 

@@ -1,4 +1,4 @@
-"""Timing of candidates in rounds: each round runs all of them in random order, until the time is used."""
+"""Timing of candidates in rounds: each round runs all of them in random order, until the time is over."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds of each of `calls` in each round; every round runs all of them in a new random order.
 
-    With one thread, the thread's processor time, which other processes do not affect; else wall time. Runs for
+    Measures processor time with one thread on a CPU, which other processes do not affect, else wall time. Runs for
     `seconds`, at least `fewest` and at most `most` rounds, after `warm_up` rounds that are not counted.
     """
     clock = time.thread_time if torch.get_num_threads() == 1 and not torch.cuda.is_available() else _wall

@@ -13,7 +13,7 @@ from ..publish.push import files_to_push, push
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit status: 0, 2 if the folder or destination is invalid, 1 if the Hub failed."""
+    """Return the exit status: 0, 2 if the folder or destination is invalid, 1 if a request to the Hub failed."""
     options = _parser().parse_args(argv)
     logging.disable_progress_bar()
     try:
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     except MixupError as error:
         print(error, file=sys.stderr)
         return error.exit_status
-    if Destination.load(options.folder) is None:  # the run's own destination is not replaced
+    if Destination.load(options.folder) is None:  # keep the destination that the run was trained with
         destination.save(options.folder)
     print(f"Pushed to {url}")
     return 0
@@ -66,6 +66,7 @@ def _destination(options: argparse.Namespace) -> Destination:
     destination = replace(saved, **given) if saved else Destination(**given)
     if destination.create_pr and destination.revision not in (None, "main"):
         raise PushRefused(
-            f"A pull request is for main, not for revision {destination.revision!r}: leave out one of the two."
+            f"A pull request is for main, not for revision {destination.revision!r}: leave out --create_pr or "
+            "--revision."
         )
     return destination

@@ -17,7 +17,7 @@ from ..runs.output_dir import original_data_commit
 
 
 def main(argv: list[str]) -> int:
-    """The exit status: 0, or 2 for bad input, 1 for a failure outside, 130 when interrupted."""
+    """Return the exit status: 0, 2 for bad input, 1 for a failed network, disk or process, 130 when interrupted."""
     logging.disable_progress_bar()  # transformers' bars for files; the training bar stays
     data = None
     try:
@@ -26,23 +26,26 @@ def main(argv: list[str]) -> int:
         check_login(config)
         data = load(config)
         if config.dry_run:
-            show(dry_run(config, data))
+            print_plan(dry_run(config, data))
             return 0
-        report(config, run(config, data))
+        print_results(config, run(config, data))
         if config.push_to_hub and PartialState().is_main_process:
             print(f"Pushed to {publish(config)}")
         return 0
     except KeyboardInterrupt as interrupt:
-        say(f"{str(interrupt) or 'Interrupted.'} Continue with: {resume_command(argv)}")
+        print_error(f"{str(interrupt) or 'Interrupted.'} Continue with: {resume_command(argv)}")
         return INTERRUPTED
     except MixupError as error:
-        # what one rank meets in the data while training, the other ranks may not
-        say(message(error, argv), every_rank=error.every_rank or (data is not None and isinstance(error, DataError)))
+        # while training, an error in the data may occur on one rank only: each rank prints its own
+        print_error(
+            error_message(error, argv),
+            every_rank=error.every_rank or (data is not None and isinstance(error, DataError)),
+        )
         return error.exit_status
 
 
-def message(error: MixupError, argv: list[str]) -> str:
-    """The text of an error, with the command that continues the run where there is one."""
+def error_message(error: MixupError, argv: list[str]) -> str:
+    """The text of an error, with the command that continues the run if it can be continued."""
     if isinstance(error, PeerProcessDied):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher sends it before this message is printed
         return f"{error} Continue with: {resume_command(argv)}"
@@ -71,27 +74,27 @@ def load(config: MixupConfig) -> Data:
 
 
 def report_processes() -> None:
-    """Print the number of processes, and warn where a launcher was to start several and started one."""
+    """Print the number of processes, and warn if the launcher was to start several but started one."""
     state = PartialState()
     if state.is_main_process:
         print(f"{state.num_processes} process(es) on {state.device.type}")
     # for several processes accelerate sets MASTER_ADDR; without MPI, `accelerate launch --cpu` then starts one process
     # without WORLD_SIZE
     if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ and state.num_processes == 1:
-        say(
-            "Warning: the launcher was to start several processes and started one. To start several on CPUs without "
+        print_error(
+            "Warning: the launcher was to start several processes but started one. To start several on CPUs without "
             "MPI: accelerate launch --multi_gpu --num_processes N -m hf_mixup RECIPE.yaml --use_cpu"
         )
 
 
-def show(plan: dict[str, str]) -> None:
+def print_plan(plan: dict[str, str]) -> None:
     """Print the plan of a dry run."""
     if PartialState().is_main_process:
         for name, value in plan.items():
             print(f"{name:>12}  {value}")
 
 
-def report(config: MixupConfig, record: dict) -> None:
+def print_results(config: MixupConfig, record: dict) -> None:
     """Print the final table and how to load the model."""
     if not PartialState().is_main_process:
         return
@@ -110,7 +113,7 @@ def report(config: MixupConfig, record: dict) -> None:
     )
 
 
-def say(text: str, every_rank: bool = False) -> None:
-    """Print a message on stderr: once on each machine, or on every rank that calls this."""
+def print_error(text: str, every_rank: bool = False) -> None:
+    """Print `text` on stderr: once on each machine, or on every rank that calls this."""
     if every_rank or PartialState().is_local_main_process:
         print(text, file=sys.stderr)

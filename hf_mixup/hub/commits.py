@@ -9,7 +9,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from .retry import redacted, retried
 
-MOVED = (409, 412)  # the branch has moved: another commit, or our own whose response was lost
+MOVED = (409, 412)  # the branch has a newer commit: another client's, or ours if its response was lost
 TEXT = (".json", ".md", ".yaml")  # uploaded with the commit, not before it
 COMMIT_SHA = re.compile(r"[0-9a-f]{40}")
 NO_GITIGNORE = ""  # upload files also if the repository's .gitignore names them
@@ -26,12 +26,12 @@ def commit(
 ) -> str:
     """Upload `files` (name in the repository: path) and delete the `stale` files; return the URL of the branch.
 
-    With `create_pr`, the URL of the new pull request. One commit, or none if nothing changes. Each try reads the branch
-    again and commits on that state.
+    With `create_pr`, return the URL of the new pull request. There is one commit, or none if nothing changes. Each try
+    reads the branch again, and its commit has the newest commit as parent.
     """
     key, attempts = uuid.uuid4().hex, []
 
-    def once():
+    def commit_once():
         if create_pr and attempts and (url := _pull_request(api, repo, key)):
             return url
         head = api.repo_info(repo, revision=revision)
@@ -52,7 +52,7 @@ def commit(
         )
         return created.pr_url or address(api, repo, revision)
 
-    return retried(once, f"commit {message!r} to {repo}", also=MOVED)
+    return retried(commit_once, f"commit {message!r} to {repo}", also=MOVED)
 
 
 def _upload(api: HfApi, repo: str, files: dict[str, Path], revision: str | None, create_pr: bool) -> list:
@@ -75,8 +75,8 @@ def _upload(api: HfApi, repo: str, files: dict[str, Path], revision: str | None,
 
 def _pull_request(api: HfApi, repo: str, key: str) -> str | None:
     """The URL of the pull request with `key` in its commits: an earlier try opened it, but its response was lost."""
-    me = api.whoami()["name"]
-    for pull in api.get_repo_discussions(repo, author=me, discussion_type="pull_request", discussion_status="open"):
+    user = api.whoami()["name"]
+    for pull in api.get_repo_discussions(repo, author=user, discussion_type="pull_request", discussion_status="open"):
         if any(key in entry.message for entry in api.list_repo_commits(repo, revision=pull.git_reference)):
             return pull.url
     return None

@@ -43,7 +43,7 @@ class Destination:
     create_pr: bool = False
 
     def save(self, folder: Path) -> None:
-        """Write it to a hidden file of the run's folder, which is not pushed."""
+        """Write the destination to a hidden file of the run's folder, which is not pushed."""
         atomic_write(folder / NAME, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
@@ -97,18 +97,18 @@ def _resolve(api: HfApi, destination: Destination) -> Destination:
         namespaces = (user["name"], *(org["name"] for org in user.get("orgs", ())))
         # the rights of a fine-grained token in other namespaces are known only after a push
         if name.partition("/")[0] not in namespaces and (destination.create_pr or role != "fineGrained"):
-            raise PushRefused(_foreign(name, user["name"], exists=False)) from None
+            raise PushRefused(_foreign_repo_message(name, user["name"], exists=False)) from None
     except HTTPError as error:
         if status_of(error) == 403 and name.partition("/")[0] != user["name"] and not destination.create_pr:
-            raise PushRefused(_foreign(name, user["name"], exists=True)) from None
+            raise PushRefused(_foreign_repo_message(name, user["name"], exists=True)) from None
         raise
     _check_private(api, replace(destination, repo=name))
     return replace(destination, repo=name)
 
 
-def _foreign(name: str, user: str, exists: bool) -> str:
-    own = f"{user}/{name.partition('/')[2]}"
-    advice = f"Give one of your own as hub_model_id (--repo of hf_mixup push), for example {own}"
+def _foreign_repo_message(name: str, user: str, exists: bool) -> str:
+    example = f"{user}/{name.partition('/')[2]}"
+    advice = f"Give one of your own as hub_model_id (--repo of hf_mixup push), for example {example}"
     if exists:
         advice += ", or open a pull request with --hub_create_pr (--create_pr)"
     kind = "is not yours" if exists else "does not exist, and its namespace is not yours"
@@ -147,7 +147,7 @@ def explain(error: BaseException, destination: Destination) -> str:
     if isinstance(error, PushRefused):
         return str(error).rstrip(".")
     if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, so that no request is sent: unset it"
+        return "HF_HUB_OFFLINE is set, so no request is sent: unset it"
     if isinstance(error, LocalTokenNotFoundError):
         return "no user is logged in: set the environment variable HF_TOKEN, or run `hf auth login`"
     if isinstance(error, HFValidationError):

@@ -59,7 +59,7 @@ def fetch(name: str, revision: str | None = None, *, code: bool = False) -> Path
     try:
         return Path(retried(lambda: snapshot_download(name, **options), f"download {name}"))
     except (OSError, HTTPError, RuntimeError, ValueError) as error:
-        raise ModelError(_failure_message(name, revision, error)) from None  # its text may contain the token
+        raise ModelError(_failure_message(name, revision, error)) from None  # the error's text may contain the token
 
 
 def _suggestion(folder: Path) -> str:

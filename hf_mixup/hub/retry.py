@@ -28,7 +28,7 @@ CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 def retried(
     call: Callable[[], Result],
-    what: str,
+    action: str,
     *,
     also: tuple[int, ...] = (),
     tries: int | None = None,
@@ -37,9 +37,9 @@ def retried(
 ) -> Result:
     """Return the result of `call`, which is repeated after transient errors; raise the last error if it never succeeds.
 
-    `what` names the request in the log, as "create the repository". `call` must be safe to repeat. `also`: HTTP
-    statuses to retry beside those of `is_transient`. `tries`, `patience` (seconds after which no try starts) and
-    `pause` replace TRIES, PATIENCE and time.sleep.
+    `action` describes the call in the log, as "create the repository". `call` must be safe to repeat. `also`: HTTP
+    statuses to retry in addition to those of `is_transient`. `tries`, `patience` (seconds after which no try starts)
+    and `pause` replace TRIES, PATIENCE and time.sleep.
     """
     start, tries, patience = time.monotonic(), tries or TRIES, patience or PATIENCE
     for attempt in range(tries):
@@ -51,7 +51,7 @@ def retried(
             late = time.monotonic() - start + wait > patience
             if not (is_transient(error) or status_of(error) in also) or attempt == tries - 1 or late:
                 raise
-            logger.warning("Could not %s (%s): trying again in %.0f s.", what, reason(error), wait)
+            logger.warning("Could not %s (%s): trying again in %.0f s.", action, reason(error), wait)
             (pause or time.sleep)(wait)
 
 

@@ -17,7 +17,8 @@ from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import parse_ratelimit_headers
 
-TIMEOUTS = {"connect": 10.0, "read": 60.0, "write": 60.0, "pool": 60.0}  # seconds without a byte, not of a request
+# seconds without a byte, not the duration of a request
+TIMEOUTS = {"connect": 10.0, "read": 60.0, "write": 60.0, "pool": 60.0}
 MAX_WAIT = 30.0  # seconds that a server may request to wait
 
 _inside_limited = ContextVar("inside_limited", default=False)
@@ -25,7 +26,7 @@ _inside_limited = ContextVar("inside_limited", default=False)
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Requests of this thread inside time out, and raise HfHubHTTPError if the server requests more than MAX_WAIT."""
+    """Inside, requests of this thread time out; HfHubHTTPError if the server requests a wait longer than MAX_WAIT."""
     _add_hooks(get_session())
     token = _inside_limited.set(True)
     try:
@@ -39,8 +40,8 @@ def _add_hooks(session) -> None:
         return
     session.event_hooks["request"].append(_set_timeouts)
     session.event_hooks["response"].append(_refuse_long_wait)
-    # In a forked process, such as a data loader's worker, huggingface_hub closes the inherited session. That waits for
-    # a lock of the connection pool, which a thread of the parent may have held at the fork and never releases.
+    # In a forked process, such as a data loader's worker, huggingface_hub closes the inherited session. This
+    # never returns if a thread of the parent held a lock of the connection pool at the fork.
     close, owner = session.close, os.getpid()
     session.close = lambda: close() if os.getpid() == owner else None
 
@@ -57,7 +58,7 @@ def _refuse_long_wait(response) -> None:
         seconds = requested_wait(response)
         if seconds is not None and seconds > MAX_WAIT:
             response.read()
-            raise HfHubHTTPError(f"The server requests to wait for {seconds:.0f} s", response=response)
+            raise HfHubHTTPError(f"The server requests a wait of {seconds:.0f} s", response=response)
 
 
 def requested_wait(response) -> float | None:

@@ -1,1 +1,1 @@
-"""From a run's folder to the Hub: export, model card, push, and back again."""
+"""Export a run with its model card, push it to the Hub, and load or resume it from there."""

@@ -1,4 +1,4 @@
-"""Export a finished run: the folder that other libraries load, with its model card."""
+"""Export a finished run to a folder that other libraries can load, with its model card."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from .model_card import eval_results, hub_id, model_card, recipe
 from .sample_grid import NAME, write_picture
 
 CARD, RECIPE, EVAL_RESULTS = "README.md", "recipe.yaml", ".eval_results/hf_mixup.yaml"
-TIMEOUT = 10.0  # seconds, for the request whether a data set is public
+TIMEOUT = 10.0  # seconds, of the request that checks whether a data set is public
 
 
 def export(folder: Path, trainer, processor: BaseImageProcessor, config, run: dict) -> None:
@@ -44,7 +44,7 @@ def _write_model(folder: Path, trainer, processor: BaseImageProcessor, config, r
 def shows_images(requested: bool | None, path: str) -> bool:
     """Whether the card may show training images: as requested, by default only images of public data.
 
-    Public are the sample, and data sets on the Hub that are neither private nor gated at this time.
+    Public data: the sample, and data sets on the Hub that are neither private nor gated at this time.
     """
     if requested is not None or path == "sample":
         return requested is not False

@@ -17,7 +17,7 @@ from ..runs.record import NAME, SCHEMA_VERSION
 from ..trainer.weights import METHOD, load_method
 from ..version import __version__
 
-ALONE = "transformers' AutoModelForImageClassification loads the model alone."
+MODEL_ONLY = "AutoModelForImageClassification of transformers loads the model without its method."
 
 
 def load_pretrained(
@@ -39,46 +39,49 @@ def load_pretrained(
 
 
 def _method(repo: str, folder: Path, model: PreTrainedModel, trusted: bool) -> Method | None:
-    """The method of the run record in `folder`, built for `model`, with its weights; None without a run record."""
-    method = _recorded(repo, folder)
+    """The method of the run record in `folder`, built for `model`, with its weights; None if there is no run record."""
+    method = _recorded_method(repo, folder)
     if method is None:
         return None
     teachers = [part.teacher for part in method.modules() if getattr(part, "teacher", None)]
     if not trusted and (unknown := [name for name in teachers if not timm.is_model(name)]):
         raise ModelError(
             f"The record of {repo!r} names a teacher, {unknown[0]!r}, which is not a timm model. If you trust it, pass "
-            f"load_pretrained(..., teachers=True); {ALONE}"
+            f"load_pretrained(..., teachers=True); {MODEL_ONLY}"
         )
     try:
         method.build(Net(model))
         load_method(folder, method)
     except CheckpointError as error:
-        raise ModelError(f"{METHOD} of {repo!r} is missing: download it again. {ALONE}") from error
+        raise ModelError(f"{METHOD} of {repo!r} is missing: download it again. {MODEL_ONLY}") from error
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"{METHOD} of {repo!r} is damaged ({error}): download it again. {ALONE}") from error
+        raise ModelError(f"{METHOD} of {repo!r} is damaged ({error}): download it again. {MODEL_ONLY}") from error
     except (RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ModelError(f"Method {method.name!r} of {repo!r} does not fit its model ({reason}). {ALONE}") from error
+        raise ModelError(
+            f"Method {method.name!r} of {repo!r} does not fit its model ({reason}). {MODEL_ONLY}"
+        ) from error
     method.loaded = True
     return method
 
 
-def _recorded(repo: str, folder: Path) -> Method | None:
+def _recorded_method(repo: str, folder: Path) -> Method | None:
     """The method of the run record in `folder`, without weights; None if there is no run record of hf_mixup."""
     run = read_json(folder / NAME, repo) if (folder / NAME).is_file() else {}
     if not {"schema_version", "recipe_hash", "method"} <= run.keys():
         return None
     if run["schema_version"] != SCHEMA_VERSION:
         raise ModelError(
-            f"{NAME} of {repo!r} is of another version of hf_mixup than {__version__}: update hf_mixup. {ALONE}"
+            f"{NAME} of {repo!r} is of another version of hf_mixup than {__version__}: update hf_mixup. {MODEL_ONLY}"
         )
     recorded = run["method"] if isinstance(run["method"], dict) else {}
     name, args = recorded.get("name"), recorded.get("args")
     if name not in available():
         raise ModelError(
-            f"{repo!r} was trained with method {name!r}, which hf_mixup {__version__} does not have: update it. {ALONE}"
+            f"{repo!r} was trained with method {name!r}, which hf_mixup {__version__} does not have: update hf_mixup. "
+            f"{MODEL_ONLY}"
         )
     try:
         return load(name, **args)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise ModelError(f"{NAME} of {repo!r} has wrong arguments for method {name!r}: {error} {ALONE}") from error
+        raise ModelError(f"{NAME} of {repo!r} has wrong arguments for method {name!r}: {error} {MODEL_ONLY}") from error

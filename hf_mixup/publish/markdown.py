@@ -4,7 +4,7 @@ import re
 import unicodedata
 
 SPECIAL = re.compile(r"[\\`*_{}\[\]()<>#+!|~&:@$^]|\.(?=\S)")
-# characters that change the direction of text or are invisible; joiners stay, since emoji and some scripts use them
+# characters that change the direction of text or are invisible; joiners are kept, since emoji and some scripts use them
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 JOINERS = "\u200c\u200d"
 MAX_LENGTH = 200
@@ -23,7 +23,7 @@ def _hidden(letter: str) -> bool:
 
 def escaped(value: object) -> str:
     """`clean` text that Markdown shows literally: without links, tags, tables or emphasis."""
-    return SPECIAL.sub(lambda found: f"\\{found[0]}", clean(value)).replace("\\<", "&lt;").replace("\\&", "&amp;")
+    return SPECIAL.sub(lambda match: f"\\{match[0]}", clean(value)).replace("\\<", "&lt;").replace("\\&", "&amp;")
 
 
 def code(text: str, language: str) -> str:

@@ -1,4 +1,4 @@
-"""The model card: metadata for the Hub, and a page whose every statement comes from the run record."""
+"""The model card: metadata for the Hub, and a page written from the run record only."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from .seeds import METRICS, results, same_recipe
 
 SAMPLE_OF = "zalando-datasets/fashion_mnist"  # the packaged sample is a subset of it
 SAMPLE = "a class-balanced sample of Fashion-MNIST (2,000 training and 500 test images)"
-MAX_CLASS_NAMES = 1000  # config.json has them all
+MAX_CLASS_NAMES = 1000  # config.json lists all
 
 
 def model_card(
@@ -32,8 +32,9 @@ def model_card(
 ) -> ModelCard:
     """The card of a finished run.
 
-    `title` and `link`: of the method's paper. `library` loads the model, after `import hf_mixup` for an
-    `own_architecture`. `picture`: whether mixed.png is beside the card. `place`: repository and revision, if known.
+    `title` and `link`: of the method's paper. `library`: the library that loads the model. `own_architecture`: whether
+    `import hf_mixup` is required first. `picture`: whether mixed.png is in the card's folder. `place`: repository and
+    revision, if known.
     `others`: records of runs of the same recipe with other seeds.
     """
     values = {
@@ -151,7 +152,7 @@ def loading_code(place: tuple[str | None, str | None], library: str) -> str:
         name = f"hf_hub:{repo}{f'@{revision}' if revision else ''}"
         lines[1:1] = ["import timm"]
         lines.append(f"timm_model = timm.create_model({json.dumps(name)}, pretrained=True)")
-    elif library == "timm":  # timm's local-dir: takes the wrong file of several before timm 1.0.31
+    elif library == "timm":  # before timm 1.0.31, its `local-dir:` loads the wrong one of several weight files
         lines.append("timm_model = model.timm_model")
     return "\n".join(lines)
 
@@ -161,7 +162,7 @@ def recipe(record: dict) -> str:
     data = record["data"]
     lines = [f"# Recipe {record['recipe_hash']}; data revision {clean(data['revision'])}."]
     if hub_id(data["path"]) is None:
-        lines.append("# Local folders are given without their location: replace them by yours.")
+        lines.append("# Local folders are given by name only: replace them by your paths.")
     return "\n".join(lines) + "\n" + yaml.safe_dump(record["recipe"], sort_keys=False, width=100)
 
 

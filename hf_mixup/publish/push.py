@@ -28,10 +28,10 @@ def push(folder: Path, destination: Destination, others: Sequence[Path] = ()) ->
     files_to_push(folder)
     api = HfApi()
     try:
-        where = retried(lambda: ensure_repo(api, destination), "create the repository")
-        rewrite_card(folder, where.repo, others, revision=where.revision)
+        resolved = retried(lambda: ensure_repo(api, destination), "create the repository")
+        rewrite_card(folder, resolved.repo, others, revision=resolved.revision)
         files = files_to_push(folder)
-        return commit(api, where.repo, files, is_published, "Run", where.revision, where.create_pr)
+        return commit(api, resolved.repo, files, is_published, "Run", resolved.revision, resolved.create_pr)
     except CardError:
         raise
     except FAILURES as error:

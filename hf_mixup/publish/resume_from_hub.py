@@ -1,4 +1,4 @@
-"""Downloading the newest checkpoint of a run from the Hub, to continue where the local output folder is empty."""
+"""Download the newest checkpoint of a run from the Hub, to resume the run in an empty output folder."""
 
 import json
 import os
@@ -22,15 +22,15 @@ DOWNLOADS = ".fetching"
 
 
 def fetch_checkpoint(destination: Destination, folder: Path, recipe_hash: str) -> None:
-    """Download the newest checkpoint of the recipe, and its run record, into `folder`; nothing if there is none.
+    """Download the newest checkpoint of the recipe, and its run record, into `folder`; no effect if there is none.
 
-    PushError if the Hub does not answer: a new run would overwrite the checkpoints that are there.
+    PushError if the Hub does not respond: a new run would overwrite the checkpoints in the repository.
     """
     existed = folder.is_dir()
     try:
-        # only a repository that this login may write to is the run's own
-        where = check_access(destination)
-        name = retried(lambda: _download(where.repo, folder, recipe_hash), "download the last checkpoint")
+        # read checkpoints only from a repository that this login may write to
+        resolved = check_access(destination)
+        name = retried(lambda: _download(resolved.repo, folder, recipe_hash), "download the last checkpoint")
     except (RepositoryNotFoundError, RevisionNotFoundError):
         return
     except (PushRefused, CheckpointError):
@@ -49,7 +49,7 @@ def fetch_checkpoint(destination: Destination, folder: Path, recipe_hash: str) -
         if not existed and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
     if name:
-        print(f"Continuing from {name} of {where.repo} on the Hub.")
+        print(f"Continuing from {name} of {resolved.repo} on the Hub.")
 
 
 def _download(repo: str, folder: Path, recipe_hash: str) -> str | None:
@@ -70,8 +70,8 @@ def _download(repo: str, folder: Path, recipe_hash: str) -> str | None:
     best = best_name(downloads / newest)
     if best in steps.values() and best != newest:
         snapshot_download(repo, revision=head.sha, local_dir=downloads, allow_patterns=f"{best}/*")
-        _place(downloads / best, folder, best)
-    _place(downloads / newest, folder, best)
+        _move_into_run(downloads / best, folder, best)
+    _move_into_run(downloads / newest, folder, best)
     os.replace(downloads / record.NAME, folder / record.NAME)
     return newest
 
@@ -79,18 +79,18 @@ def _download(repo: str, folder: Path, recipe_hash: str) -> str | None:
 def _steps(names: list[str]) -> dict[int, str]:
     """The complete checkpoints among a repository's files, by step."""
     if unsafe := [name for name in names if ".." in name.split("/") or name.startswith("/")]:
-        raise PushRefused(f"The branch {CHECKPOINTS!r} holds a file that is outside of the folder: {unsafe[0]!r}.")
+        raise PushRefused(f"The branch {CHECKPOINTS!r} holds the unsafe path {unsafe[0]!r}: choose another repository.")
     folders = [name.partition("/")[0] for name in names if name.partition("/")[2] == manifest.STATE]
-    return {int(found[1]): folder for folder in folders if (found := CHECKPOINT.fullmatch(folder))}
+    return {int(match[1]): folder for folder in folders if (match := CHECKPOINT.fullmatch(folder))}
 
 
-def _place(checkpoint: Path, folder: Path, best: str | None) -> None:
+def _move_into_run(checkpoint: Path, folder: Path, best: str | None) -> None:
     """Verify a downloaded checkpoint, set the local path of the best one in it, and move it into `folder`."""
     if (checkpoint / manifest.NAME).is_file():
         manifest.verify(checkpoint)
     state = json.loads((checkpoint / manifest.STATE).read_text())
-    here = best and ((folder / best).is_dir() or best == checkpoint.name)
-    state["best_model_checkpoint"] = str(folder / best) if here else None
+    has_best = best and ((folder / best).is_dir() or best == checkpoint.name)
+    state["best_model_checkpoint"] = str(folder / best) if has_best else None
     atomic_write(checkpoint / manifest.STATE, json.dumps(state, indent=2))
     manifest.update(checkpoint, manifest.STATE)
     (checkpoint / FROM_HUB).touch()

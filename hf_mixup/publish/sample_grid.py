@@ -20,7 +20,7 @@ from ..ops.flags import evaluating
 from ..ops.sampling import generator
 
 NAME = "mixed.png"
-COLUMNS, DRAWS, MAX_DRAWS = 8, 2, 20  # images; draws shown; draws made to find those that change an image
+COLUMNS, DRAWS, MAX_DRAWS = 8, 2, 20  # images in a row; draws shown; draws tried, since some change no image
 CANDIDATES = 1000  # rows from which images of different classes are chosen
 SIDE, MAX_BYTES = 96, 200_000  # pixels of one image; size of the file
 MARGIN = 2  # pixels between images
@@ -50,7 +50,7 @@ def _needs_all_ranks(trainer) -> bool:
 
 
 def training_images(trainer) -> tuple[Tensor, Tensor]:
-    """Up to COLUMNS training images, of different classes if possible, and their labels: always the same."""
+    """Up to COLUMNS training images, of different classes if possible, and their labels; the same in every call."""
     data = trainer.train_dataset
     if isinstance(data, Images):
         samples = [data[row, row] for row in _rows(data.labels)]
@@ -79,12 +79,12 @@ def picture(method: Method, step: nn.Module, images: tuple[Tensor, Tensor]) -> b
     y = F.one_hot(labels, step.net.num_classes).float()
     with restored(method), evaluating(step.net):
         method.train()
-        found = list(draws(method, step.net, x, y))
-    if not found:
+        drawn = list(draws(method, step.net, x, y))
+    if not drawn:
         return None
     to_pixels = pixel_function(step, images[0], x)
     rows = [to_pixels(x)]
-    for mixed, mix in found:
+    for mixed, mix in drawn:
         rows.append(to_pixels(mixed))
         if mix.mask is not None:
             rows.append(mix.mask[:, :1].float().expand(len(x), 3, *x.shape[-2:]).clamp(0, 1).cpu())
@@ -92,8 +92,8 @@ def picture(method: Method, step: nn.Module, images: tuple[Tensor, Tensor]) -> b
 
 
 def draws(method: Method, net: Net, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Mix]]:
-    """The first DRAWS draws that change the images `x`."""
-    found = 0
+    """Mixed images and mix of the first DRAWS draws that change the images `x`."""
+    count = 0
     for attempt in range(MAX_DRAWS if len(x) > 1 else 0):
         for part in method.modules():
             if isinstance(part, Method):
@@ -103,9 +103,9 @@ def draws(method: Method, net: Net, x: Tensor, y: Tensor) -> Iterator[tuple[Tens
         except TypeError:  # the method has no `mix`
             return
         if not torch.equal(mixed, x):
-            found += 1
+            count += 1
             yield mixed.detach(), mix
-        if found == DRAWS:
+        if count == DRAWS:
             return
 
 

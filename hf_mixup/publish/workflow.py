@@ -34,7 +34,7 @@ from .export import export
 from .push import push
 from .resume_from_hub import fetch_checkpoint
 
-WHEN_STOPPED = 10.0  # seconds that an interrupted or failed run waits for its last upload
+STOP_TIMEOUT = 10.0  # seconds that an interrupted or failed run waits for its last upload
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 def run(config: MixupConfig, data: Data) -> dict:
     """Train with `config` on `data`, export everything to `config.output_dir`, and return the run record.
 
-    A run that is already finished is not repeated. Nothing is pushed but checkpoints: see `publish`.
+    A run that is already finished is not repeated. Only checkpoints are pushed; `publish` pushes the finished run.
     """
     folder = Path(config.output_dir)
     with lock_output_dir(folder) as separate_disks:
@@ -57,15 +57,15 @@ def _train(config: MixupConfig, data: Data, folder: Path, previous: dict | None,
     trainer, processor = make_trainer(config, data)
     trainer.args.save_on_each_node = separate_disks  # each machine keeps the whole run
     base = base_model(config.model, config.pretrained)
-    opening = record.opening(config, data, trainer.model, trainer.method, trainer.args.world_size, base)
-    check_same_run(previous, opening)
+    started = record.started(config, data, trainer.model, trainer.method, trainer.args.world_size, base)
+    check_same_run(previous, started)
     if trainer.args.should_save:
         with disk_full_as_save_error(folder):
-            record.write(opening, folder)
+            record.write(started, folder)
     with checkpoint_uploads(config, trainer, start):
         fit(trainer, folder, start)
         skipped = {"train": trainer.train_dataset.skipped, "eval": trainer.eval_dataset.skipped}
-        finished = record.closing(opening, trainer, final_metrics(trainer), skipped)
+        finished = record.finished(started, trainer, final_metrics(trainer), skipped)
         fsdp.gather(trainer)
         if trainer.args.should_save:
             with (
@@ -91,9 +91,7 @@ def check_login(config) -> None:
     if config.hub_revision == CHECKPOINTS:
         raise PushRefused(f"hub_revision is {CHECKPOINTS!r}, the branch of the checkpoints: choose another.")
     if config.hub_create_pr and config.hub_revision not in (None, "main"):
-        raise PushRefused(
-            f"hub_create_pr cannot be combined with hub_revision {config.hub_revision!r}: leave out one of them."
-        )
+        raise PushRefused(f"hub_create_pr cannot be combined with hub_revision {config.hub_revision!r}: leave one out.")
     on_main_process(lambda: check_access(destination_of(config)))
 
 
@@ -120,27 +118,27 @@ def resume_from_hub(config) -> None:
 
 @contextmanager
 def checkpoint_uploads(config, trainer, start: str | None) -> Iterator[None]:
-    """Create the repository, and upload the checkpoints saved inside, starting with the one that is resumed from."""
+    """Create the repository, and upload the checkpoints saved inside, and first the one to resume from, `start`."""
     if not config.push_to_hub:
         yield
         return
     folder, destination = Path(config.output_dir), destination_of(config)
-    there = on_main_process(lambda: _open(destination))
+    created = on_main_process(lambda: _create_repo(destination))
     if not trainer.is_world_process_zero():
         yield
         return
     with disk_full_as_save_error(folder):
         destination.save(folder)
-    pusher = CheckpointPusher(there or destination, folder, opened=there is not None, beside=(record.NAME,))
+    pusher = CheckpointPusher(created or destination, folder, repo_exists=created is not None, run_files=(record.NAME,))
     if _pushes_checkpoints(config):
         trainer.add_callback(PushCallback(pusher, start))
         print(f"Checkpoints are pushed to {address(HfApi(), pusher.destination.repo, CHECKPOINTS)}")
     try:
         yield
     except BaseException as error:
-        pusher.close(0 if type(error) is KeyboardInterrupt else WHEN_STOPPED)  # a second Ctrl-C waits for nothing
+        pusher.close(0 if type(error) is KeyboardInterrupt else STOP_TIMEOUT)  # no wait after a second Ctrl-C
         raise
-    pusher.close(checkpoint_pusher.AT_THE_END)
+    pusher.close(checkpoint_pusher.CLOSE_TIMEOUT)
 
 
 def _pushes_checkpoints(config) -> bool:
@@ -148,8 +146,8 @@ def _pushes_checkpoints(config) -> bool:
     return config.push_to_hub and not config.hub_create_pr and config.hub_strategy != HubStrategy.END
 
 
-def _open(destination: Destination) -> Destination | None:
-    """Create the repository and its branch; None if the Hub does not answer: the pusher then tries again later."""
+def _create_repo(destination: Destination) -> Destination | None:
+    """Create the repository and its branch; None if the Hub does not respond: the pusher then tries again later."""
     try:
         return retried(lambda: ensure_repo(HfApi(), destination), "create the repository", patience=START_PATIENCE)
     except FAILURES as error:

@@ -13,8 +13,8 @@ from .run import make_trainer
 
 
 def dry_run(config: MixupConfig, data: Data) -> dict:
-    """The plan of a run, after one training step on one batch; the output folder is not touched."""
-    planned, config.output_dir = config.output_dir, tempfile.mkdtemp()
+    """Run one training step on one batch and return the plan of the run; the output folder is not changed."""
+    output_dir, config.output_dir = config.output_dir, tempfile.mkdtemp()
     try:
         trainer, _ = make_trainer(config, data)
         loader = trainer.get_train_dataloader()
@@ -26,22 +26,22 @@ def dry_run(config: MixupConfig, data: Data) -> dict:
         optimizer.step()
     finally:
         shutil.rmtree(config.output_dir)
-        config.output_dir = planned
+        config.output_dir = output_dir
     return plan(config, data, trainer, loader, {name: loss.item() for name, loss in losses.items()})
 
 
 def plan(config: MixupConfig, data: Data, trainer: MixupTrainer, loader, losses: dict[str, float]) -> dict[str, str]:
-    """The plan of a run, as title and text of each line."""
+    """The plan of a run: the text of each line by its title."""
     steps = trainer.set_initial_training_values(trainer.args, loader)[-1]
     arguments = ", ".join(f"{key}={value}" for key, value in trainer.method.hyperparameters().items())
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    seen = f" (evaluated at {config.eval_image_size})" if config.eval_image_size else ""
+    evaluated = f" (evaluated at {config.eval_image_size})" if config.eval_image_size else ""
     return {
         "model": f"{config.model}, {parameters:,} parameters, {data.num_classes} classes",
         "method": f"{trainer.method.name} ({arguments})",
         "data": f"{data.path}, revision {data.revision}, "
         + ", ".join(f"{split} {rows}" for split, rows in data.splits.items()),
-        "images": f"{config.image_size} x {config.image_size}{seen}, "
+        "images": f"{config.image_size} x {config.image_size}{evaluated}, "
         f"batches of {config.per_device_train_batch_size} on {trainer.args.world_size} process(es), "
         f"{config.gradient_accumulation_steps} a step",
         "steps": f"{steps} over {config.num_train_epochs:g} epochs",

@@ -27,10 +27,10 @@ LOCK = ".lock"
 def lock_output_dir(folder: Path) -> Iterator[bool]:
     """Create the folder and lock it against other runs; yields whether each machine has a disk of its own.
 
-    The lock ends with the process that holds it. An error inside removes the folder and the record again if they are
-    new and nothing else was written.
+    The lock ends with the process that holds it. After an error inside, a new folder and its run record are deleted if
+    nothing else was written.
     """
-    existed, known, lock = folder.is_dir(), (folder / record.NAME).exists(), None
+    existed, had_record, lock = folder.is_dir(), (folder / record.NAME).exists(), None
     try:
         with raise_on_all_ranks():
             _create(folder)
@@ -42,10 +42,10 @@ def lock_output_dir(folder: Path) -> Iterator[bool]:
                 restore_replaced(folder)
         yield separate_disks
     except BaseException as error:
-        if lock is not None and not known:
-            _clear(folder)
+        if lock is not None and not had_record:
+            _delete_unused(folder)
         if is_connection_lost(error):
-            raise PeerProcessDied(_peer_died(folder)) from error
+            raise PeerProcessDied(_peer_died_message(folder)) from error
         raise
     finally:
         if lock is not None:
@@ -56,12 +56,12 @@ def lock_output_dir(folder: Path) -> Iterator[bool]:
                 folder.rmdir()
 
 
-def _peer_died(folder: Path) -> str:
+def _peer_died_message(folder: Path) -> str:
     last = last_checkpoint(folder)
-    kept = f"The last complete checkpoint is {last}" if last else "There is no checkpoint yet"
+    last_complete = f"The last complete checkpoint is {last}" if last else "There is no checkpoint yet"
     return (
         f"Process {PartialState().process_index} stopped, because another process of this run ended: see the last "
-        f"message of that process for the cause. {kept}."
+        f"message of that process for the cause. {last_complete}."
     )
 
 
@@ -78,7 +78,7 @@ def _lock(folder: Path) -> int:
     while True:
         file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            # a lock of this process alone: loader workers, which may outlive it for seconds, do not inherit it
+            # not flock: data loader workers, which may run seconds longer than this process, would inherit that lock
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             holder = os.read(file, 200).decode(errors="replace").strip()
@@ -100,7 +100,7 @@ def _lock(folder: Path) -> int:
 def check_output_dir(config, folder: Path) -> dict | None:
     """The record of the run to resume, None for a new run; RunError if the folder holds something else.
 
-    Where each machine has a disk of its own, a run is finished only if it is finished on all of them.
+    If each machine has a disk of its own, the run is finished only if it is finished on all machines.
     """
     with raise_on_all_ranks():
         previous = _previous_run(config, folder)
@@ -136,23 +136,23 @@ def original_data_commit(config) -> str | None:
 
 
 def common_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint that every rank finds with its own part in it, None where none finds any.
+    """The newest complete checkpoint with the per-rank state of every rank; None if no rank has a checkpoint.
 
-    RunError where some ranks find one and others do not.
+    RunError if there are checkpoints, but none is complete for every rank.
     """
     state = PartialState()
     if state.is_local_main_process:
         warn_about_interrupted(folder)
-    mine = rank_checkpoints(folder, state.process_index, state.num_processes)
-    found = gather_object([sorted(mine)])
-    steps = set.intersection(*map(set, found))
+    checkpoints = rank_checkpoints(folder, state.process_index, state.num_processes)
+    steps_of_ranks = gather_object([sorted(checkpoints)])
+    steps = set.intersection(*map(set, steps_of_ranks))
     if steps:
-        return str(mine[max(steps)])
-    if any(found) or any(gather_object([last_checkpoint(folder) is not None])):
-        each = "; ".join(f"rank {rank}: {steps or 'none'}" for rank, steps in enumerate(found))
+        return str(checkpoints[max(steps)])
+    if any(steps_of_ranks) or any(gather_object([last_checkpoint(folder) is not None])):
+        each = "; ".join(f"rank {rank}: {steps or 'none'}" for rank, steps in enumerate(steps_of_ranks))
         raise RunError(
-            f"No checkpoint is complete on all machines: each rank requires its own part, and in {folder} they find "
-            f"the steps {each}. Start each machine with the rank it had and the folder it wrote, or choose another "
+            f"No checkpoint is complete on all machines: none in {folder} holds the state of every rank. Steps of the "
+            f"checkpoints: {each}. Start each machine with the same rank and folder as before, or choose another "
             "--output_dir."
         )
     return None
@@ -163,43 +163,46 @@ def check_same_run(previous: dict | None, now: dict) -> None:
     revisions = gather_object([now["data"]["revision"]])
     if len(set(revisions)) > 1:
         each = "; ".join(f"rank {rank}: revision {revision}" for rank, revision in enumerate(revisions))
-        raise RunError(f"The machines hold different data under {now['data']['path']!r} ({each}): give all the same.")
+        raise RunError(
+            f"The machines hold different data under {now['data']['path']!r} ({each}): copy the same data to all."
+        )
     if previous is None:
         return
-    for what, old, new in (
+    for setting, old, new in (
         ("processes", previous["world_size"], now["world_size"]),
         ("data revision", previous["data"]["revision"], now["data"]["revision"]),
         ("mixed precision", previous.get("mixed_precision", now["mixed_precision"]), now["mixed_precision"]),
     ):
         if old != new:
             raise RunError(
-                f"The run started with {what} {old} and cannot be resumed exactly with {new}: use {old} again."
+                f"The run started with {setting} {old} and cannot be resumed exactly with {new}: use {old} again."
             )
 
 
 def _differences(previous: dict, now: dict) -> str:
     now = record.portable(now)
     keys = [key for key in sorted({*previous, *now}) if previous.get(key) != now.get(key)]
-    return "; ".join(f"{key} was {previous.get(key)!r} and is {now.get(key)!r}" for key in keys) or "its folders differ"
+    return "; ".join(f"{key} was {previous.get(key)!r} and is {now.get(key)!r}" for key in keys) or "local paths differ"
 
 
-def _clear(folder: Path) -> None:
-    own = (record.NAME, destination.NAME)
-    if not any(path.name not in (*own, LOCK) for path in folder.iterdir()):
-        for name in own:
+def _delete_unused(folder: Path) -> None:
+    """Delete the run record and the destination if the folder holds nothing else."""
+    names = (record.NAME, destination.NAME)
+    if not any(path.name not in (*names, LOCK) for path in folder.iterdir()):
+        for name in names:
             (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager
 def disk_full_as_save_error(folder: Path) -> Iterator[None]:
-    """Convert what a full disk raises inside into a SaveError that says how to continue."""
+    """Convert errors of writing files, as on a full disk, into a SaveError with the way to continue."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         free = shutil.disk_usage(folder).free / 2**20
         last = last_checkpoint(folder)
-        kept = f"The last complete checkpoint is {last}" if last else "There is no checkpoint"
+        last_complete = f"The last complete checkpoint is {last}" if last else "There is no checkpoint"
         raise SaveError(
-            f"The results could not be written to {folder} ({error}); {free:.0f} MiB are free there. {kept}. Make room "
-            "and start again with --resume."
+            f"The results could not be written to {folder} ({error}); {free:.0f} MiB are free there. {last_complete}. "
+            "Free disk space and start again with --resume."
         ) from error

@@ -1,4 +1,4 @@
-"""What a run prints while it trains: a progress bar, and one line for each evaluation."""
+"""The output of a run during training: a progress bar, and one line for each evaluation."""
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
@@ -23,6 +23,6 @@ class ReportCallback(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **_):
         self.loss = (logs or {}).get("loss", self.loss)
         if state.is_world_process_zero and logs and "eval_loss" in logs:
-            words = [f"{name} {logs[f'eval_{name}']:.4f}" for name in self.METRICS if f"eval_{name}" in logs]
+            metrics = [f"{name} {logs[f'eval_{name}']:.4f}" for name in self.METRICS if f"eval_{name}" in logs]
             epoch = logs.get("epoch", state.epoch or 0)
-            tqdm.write(f"epoch {epoch:6.2f}  train loss {self.loss:.4f}  " + "  ".join(words))
+            tqdm.write(f"epoch {epoch:6.2f}  train loss {self.loss:.4f}  " + "  ".join(metrics))

@@ -20,8 +20,8 @@ PACKAGES = ("torch", "torchvision", "transformers", "datasets", "accelerate", "t
 METRICS = ("top1", "top5", "nll", "ece")
 
 
-def opening(config, data, model, method, world_size: int, base_model: str | None) -> dict:
-    """The record before the first step: recipe, method, data, model, versions. Fractions are 0 to 1."""
+def started(config, data, model, method, world_size: int, base_model: str | None) -> dict:
+    """The record of a run before its first step: recipe, method, data, model, versions. Fractions are 0 to 1."""
     return {
         "schema_version": SCHEMA_VERSION,
         "status": "running",
@@ -48,7 +48,7 @@ def opening(config, data, model, method, world_size: int, base_model: str | None
     }
 
 
-def closing(record: dict, trainer, final: dict[str, float], skipped: dict[str, int]) -> dict:
+def finished(record: dict, trainer, final: dict[str, float], skipped: dict[str, int]) -> dict:
     """`record` with the results of a finished run: metrics, images/s of training, seconds, peak MB, device."""
     history = trainer.state.log_history
     seconds = sum(entry.get("train_seconds", 0) for entry in history)
@@ -70,14 +70,14 @@ def closing(record: dict, trainer, final: dict[str, float], skipped: dict[str, i
 
 def epochs(history: list[dict]) -> list[dict]:
     """One entry for each evaluation, with the last training loss logged before it."""
-    found, losses = [], {}
+    entries, losses = [], {}
     for entry in history:
         losses |= {key: value for key, value in entry.items() if key == "loss" or key.startswith("loss_")}
         if "eval_loss" in entry:
             metrics = {name: entry[f"eval_{name}"] for name in METRICS if f"eval_{name}" in entry}
             numbers = {**losses, "eval_loss": entry["eval_loss"], **metrics}
-            found.append({"epoch": entry["epoch"], **{name: _finite(value) for name, value in numbers.items()}})
-    return found
+            entries.append({"epoch": entry["epoch"], **{name: _finite(value) for name, value in numbers.items()}})
+    return entries
 
 
 def _finite(number: float) -> float | None:
@@ -86,7 +86,7 @@ def _finite(number: float) -> float | None:
 
 
 def portable(value):
-    """Plain data without local folders: absolute paths are shortened to their last part, as `./name`."""
+    """`value` as JSON data without local paths: an absolute path is shortened to its last part, as `./name`."""
     if isinstance(value, dict):
         return {key: portable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -125,24 +125,24 @@ def read(folder: str | Path) -> dict | None:
 
 def versions() -> dict[str, str]:
     """Versions of Python, this library and the libraries that it uses."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in ("hf_mixup", *PACKAGES):
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def commit() -> str | None:
     """The git commit of this checkout, with -dirty if files differ from it; None outside a checkout."""
-    here = ["git", "-C", str(Path(__file__).parent)]
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        inside = subprocess.run([*here, "ls-files", "--error-unmatch", __file__], capture_output=True)
+        inside = subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True)
         if inside.returncode:
             return None
-        head = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run([*here, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{head}-dirty" if dirty else head

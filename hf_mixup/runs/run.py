@@ -1,4 +1,4 @@
-"""A run from its configuration: what it is built of, training, and its final evaluation."""
+"""Build a run from its configuration, train it, and evaluate it at the end."""
 
 import copy
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..trainer.checkpointing import last_checkpoint
 from . import record
 from .progress import BarCallback, ReportCallback
 
-DAMAGED = (UnpicklingError, SafetensorError, RuntimeError)  # what reading a checkpoint's files raises
+DAMAGED = (UnpicklingError, SafetensorError, RuntimeError)  # errors of reading a damaged checkpoint file
 
 
 def fit(trainer: MixupTrainer, folder: Path, start: str | None) -> None:
@@ -115,7 +115,7 @@ def make_method(config: MixupConfig) -> Method:
 
 
 def check_trainer(trainer: MixupTrainer) -> None:
-    """ValueError now for what would fail later in training: batch size, images, optimizer, schedule, best metric."""
+    """Raise ValueError before training for invalid batch size, images, optimizer, schedule or best metric."""
     args = trainer.args
     if args.per_device_train_batch_size == 1 and trainer.step.has_batchnorm:
         raise RunError(
@@ -143,7 +143,7 @@ def eval_images(config: MixupConfig, data: Data, processor) -> Images:
 
 
 def prepare(processor, size: int | None = None):
-    """A function from a PIL image to uint8 (3, H, W), as `processor` before normalisation; `size` replaces its size."""
+    """A function that resizes and crops a PIL image to uint8 (3, H, W) as `processor` does, or to `size` instead."""
     if hasattr(processor, "data_config"):
         return eval_transform(processor.data_config | ({"input_size": (3, size, size)} if size else {}))
 

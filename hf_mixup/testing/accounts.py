@@ -10,7 +10,7 @@ ROLES = ("read", "write", "fine")
 
 @dataclass(frozen=True)
 class Token:
-    """A user's token. The role `fine` has only the rights in `repos`: repository or namespace to "read" or "write"."""
+    """A user's token. With the role `fine`, only rights in `repos`: "read" or "write" by repository or namespace."""
 
     user: str
     role: str = "write"
@@ -20,8 +20,8 @@ class Token:
         """Whether the token has the right "read" or "write" for the repository."""
         if self.role != "fine":
             return right == "read" or self.role == "write"
-        given = self.repos.get(repo) or self.repos.get(repo.partition("/")[0])
-        return given == "write" or given == right
+        granted = self.repos.get(repo) or self.repos.get(repo.partition("/")[0])
+        return granted == "write" or granted == right
 
 
 @dataclass(frozen=True)

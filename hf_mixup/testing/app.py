@@ -79,7 +79,7 @@ async def _error_response(request: Request, error: HubError) -> Response:
 
 
 async def _unknown_address(request: Request, error) -> Response:
-    message = f"This local Hub does not answer {request.method} {request.scope['path']}"
+    message = f"This local Hub does not support {request.method} {request.scope['path']}"
     return await _error_response(request, HubError(error.status_code, message))
 
 

@@ -47,7 +47,7 @@ class Fault:
     hits: int = 0
 
     def matches(self, request: Request) -> bool:
-        """Whether the fault is not used up and is for this request."""
+        """Whether the fault has hits left and matches the request."""
         left = self.times is None or self.hits < self.times
         return left and self.method in (None, request.method) and self.path.search(request.path) is not None
 
@@ -72,12 +72,12 @@ class Faults:
         truncate: int | None = None,
         slow: float = 0.0,
     ) -> Fault:
-        """A fault for the next `times` requests (None: all) of the method whose path and query contain the regex.
+        """Add a fault for the next `times` requests (None: all) of the method whose path and query match the regex.
 
         `status` replaces the response, with Retry-After if given. `drop="before"` closes the connection before the
         request is handled; `drop="after"` handles the request and closes without a response; `drop=k` closes after k
         bytes of the response body. `truncate=k` sends k bytes with a matching Content-Length. `slow` is a delay in
-        seconds before all else, and may be the only fault. `hits` of the fault counts the requests it applied to.
+        seconds before the response, alone or with another fault. `hits` of the fault counts the requests it applied to.
         """
         _check(status, drop, truncate, slow)
         method = method.upper() if method else None
@@ -95,7 +95,7 @@ class Faults:
         return iter(list(self.pending))
 
     def take(self, request: Request) -> Fault | None:
-        """The fault that applies to this request, if any; its `hits` are increased."""
+        """Return the fault that applies to this request, None if there is none, and count the hit."""
         with self._lock:
             fault = next((fault for fault in self.pending if fault.matches(request)), None)
             if fault is not None:
@@ -134,7 +134,7 @@ class FaultyApp:
                 await self.app(scope, receive, send)
             else:
                 await self._answer_with_fault(fault, scope, receive, send)
-        except ClientDisconnect:  # while it sent the request: no response is expected
+        except ClientDisconnect:  # the client disconnected while it sent the request: no response is expected
             pass
         finally:
             request.seconds = time.perf_counter() - start
@@ -168,7 +168,7 @@ class FaultyApp:
         """A `send` that closes the connection after `count` bytes of body."""
         left = count
 
-        async def cut(message) -> None:
+        async def send_and_close(message) -> None:
             nonlocal left
             if message["type"] != "http.response.body":
                 return await send(message)
@@ -182,7 +182,7 @@ class FaultyApp:
                 left = -1
                 await self._close_connection(scope)
 
-        return cut
+        return send_and_close
 
 
 def _log_entry(scope) -> Request:
@@ -193,12 +193,12 @@ def _log_entry(scope) -> Request:
 
 
 def _recording_status(send, request: Request):
-    async def watched(message) -> None:
+    async def send_and_record(message) -> None:
         if message["type"] == "http.response.start":
             request.status = message["status"]
         await send(message)
 
-    return watched
+    return send_and_record
 
 
 async def _discard(message) -> None:
@@ -218,7 +218,7 @@ def _truncated(count: int, send):
     """A `send` that limits body and Content-Length to `count` bytes."""
     left = count
 
-    async def short(message) -> None:
+    async def send_truncated(message) -> None:
         nonlocal left
         if message["type"] == "http.response.start":
             headers = [
@@ -230,4 +230,4 @@ def _truncated(count: int, send):
         left -= len(body)
         await send({**message, "body": body})
 
-    return short
+    return send_truncated

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .errors import bad_request
 
-REGULAR_LIMIT = 10 * 2**20  # larger files go to large file storage regardless of their name
+REGULAR_LIMIT = 10 * 2**20  # bytes; larger files are in large file storage regardless of their name
 LARGE_NAMES = (
     "7z arrow bin bz2 ckpt ftz gz h5 joblib lfs.* mlmodel model msgpack npy npz onnx ot parquet pb pickle pkl pt \
 pth rar safetensors tar tar.* tflite tgz wasm xz zip zst jpg jpeg png webp wav mp3 mp4".split()
@@ -18,7 +18,7 @@ ATTRIBUTES = "".join(f"*.{name} filter=lfs diff=lfs merge=lfs -text\n" for name 
 
 @dataclass(frozen=True)
 class File:
-    """One file of a commit; `oid` is its git object id (of a large file, the pointer's), `sha256` of its content."""
+    """One file of a commit. `oid`: git object id, for a large file its pointer's; `sha256`: of the content."""
 
     size: int
     sha256: str
@@ -88,7 +88,7 @@ def tree_oid(files: Mapping[str, File], folder: str) -> str:
 
 
 def is_large(path: str, size: int, sample: bytes, attributes: str) -> bool:
-    """Whether a file goes to large file storage: by the repository's .gitattributes, its size, or binary content."""
+    """Whether a file is in large file storage: by the repository's .gitattributes, its size, or binary content."""
     lines = [line.split() for line in attributes.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     large = size > REGULAR_LIMIT or b"\0" in sample
     for pattern, *marks in lines:

@@ -26,8 +26,8 @@ async def validate(request: Request) -> Response:
         warnings, errors = metadata.problems(str(body.get("content", "")), body.get("repoType", "model"))
     except HubError as error:
         warnings, errors = [], [error.message]
-    answer = {"warnings": [{"message": text} for text in warnings], "errors": [{"message": text} for text in errors]}
-    return JSONResponse(answer, 400 if errors else 200)
+    response = {"warnings": [{"message": text} for text in warnings], "errors": [{"message": text} for text in errors]}
+    return JSONResponse(response, 400 if errors else 200)
 
 
 async def preupload(request: Request) -> Response:
@@ -40,21 +40,21 @@ async def preupload(request: Request) -> Response:
     attributes = store.text(commit, ".gitattributes")
     rules = body.get("gitIgnore")
     rules = store.text(commit, ".gitignore") if rules is None else rules
-    answer = []
+    response = []
     for entry in body.get("files", []):
         path, size = check_path(entry.get("path")), entry.get("size", 0)
         sample = _decoded(entry.get("sample", ""))
-        before = commit.files.get(path)
+        existing = commit.files.get(path)
         mode = "lfs" if is_large(path, size, sample, attributes) else "regular"
-        answer.append(
+        response.append(
             {
                 "path": path,
                 "uploadMode": mode,
                 "shouldIgnore": ignored(path, rules),
-                "oid": before.etag if before else None,
+                "oid": existing.etag if existing else None,
             }
         )
-    return JSONResponse({"files": answer})
+    return JSONResponse({"files": response})
 
 
 def _decoded(text: str) -> bytes:
@@ -65,10 +65,12 @@ def _decoded(text: str) -> bytes:
 
 
 def _check_may_commit(request: Request, repo: Repo, revision: str) -> None:
-    """Raise 403 unless the viewer may write, or commits to a new pull request or their own one."""
+    """Raise 403 unless the viewer may write, or commits to a new pull request or to one of their own."""
     pull = PULL.fullmatch(revision)
-    own = pull and int(pull[1]) <= len(repo.pulls) and repo.pulls[int(pull[1]) - 1]["author"]
-    requested_repo(request, "propose" if query_flag(request, "create_pr") or own == viewer(request).name else "write")
+    author = pull and int(pull[1]) <= len(repo.pulls) and repo.pulls[int(pull[1]) - 1]["author"]
+    requested_repo(
+        request, "propose" if query_flag(request, "create_pr") or author == viewer(request).name else "write"
+    )
 
 
 async def commit(request: Request) -> Response:
@@ -102,8 +104,8 @@ async def commit(request: Request) -> Response:
 
 def _commit_response(request: Request, repo: Repo, ref: str, pull: bool) -> dict:
     oid, web = repo.refs[ref], f"{base_url(request)}/{repo.url_path}"
-    answer = {"success": True, "commitOid": oid, "commitUrl": f"{web}/commit/{oid}", "hookOutput": ""}
-    return answer | ({"pullRequestUrl": f"{web}/discussions/{len(repo.pulls)}"} if pull else {})
+    response = {"success": True, "commitOid": oid, "commitUrl": f"{web}/commit/{oid}", "hookOutput": ""}
+    return response | ({"pullRequestUrl": f"{web}/discussions/{len(repo.pulls)}"} if pull else {})
 
 
 def _target_ref(repo: Repo, revision: str) -> str:

@@ -20,7 +20,7 @@ async def refs(request: Request) -> Response:
     groups = {"branches": "refs/heads/", "converts": "refs/convert/", "tags": "refs/tags/"}
     if query_flag(request, "include_prs"):
         groups["pullRequests"] = "refs/pr/"
-    answer = {
+    response = {
         group: [
             {"name": ref.removeprefix(start), "ref": ref, "targetCommit": oid}
             for ref, oid in repo.refs.items()
@@ -28,7 +28,7 @@ async def refs(request: Request) -> Response:
         ]
         for group, start in groups.items()
     }
-    return JSONResponse(answer)
+    return JSONResponse(response)
 
 
 async def commits(request: Request) -> Response:
@@ -84,7 +84,7 @@ async def discussions(request: Request) -> Response:
     """The pull requests. There are no other discussions, and pull requests are never merged or closed."""
     repo, query = requested_repo(request), request.query_params
     owner = {"name": repo.id, "type": repo.kind[:-1]}
-    found = [
+    pulls = [
         {
             "num": number,
             "title": pull["title"],
@@ -98,6 +98,6 @@ async def discussions(request: Request) -> Response:
         if query.get("author", pull["author"]) == pull["author"]
     ]
     if query.get("type", "all") == "discussion" or query.get("status", "open") not in ("open", "all"):
-        found = []
+        pulls = []
     first = int(query["p"]) * PAGE if query.get("p", "").isdigit() else 0
-    return JSONResponse({"discussions": found[first : first + PAGE], "count": len(found), "start": first})
+    return JSONResponse({"discussions": pulls[first : first + PAGE], "count": len(pulls), "start": first})

@@ -12,19 +12,19 @@ VISIBILITIES = {"public": False, "private": True}
 
 
 async def create(request: Request) -> Response:
-    """Create a repository; 409 with its URL, which is what exist_ok needs, if it exists."""
+    """Create a repository; 409 with its URL, which `exist_ok` requires, if it exists."""
     body = await json_body(request)
-    who, store, kind = viewer(request), hub_state(request).store, _kind(body)
-    repo_id = f"{body.get('organization') or who.name or 'nobody'}/{body.get('name')}"
+    sender, store, kind = viewer(request), hub_state(request).store, _kind(body)
+    repo_id = f"{body.get('organization') or sender.name or 'nobody'}/{body.get('name')}"
     store.repo_folder(kind, repo_id)
-    before = store.find(kind, repo_id)
-    if before is not None and who.token is not None:
-        who.check_read(before)
-        answer = _summary(request, before)
-        return JSONResponse({"error": f"You already created this {kind[:-1]} repo", **answer}, 409)
-    who.check_namespace(repo_id.partition("/")[0], repo_id)
+    existing = store.find(kind, repo_id)
+    if existing is not None and sender.token is not None:
+        sender.check_read(existing)
+        summary = _summary(request, existing)
+        return JSONResponse({"error": f"You already created this {kind[:-1]} repo", **summary}, 409)
+    sender.check_namespace(repo_id.partition("/")[0], repo_id)
     private = _private(body)
-    repo = store.create(Repo(kind, repo_id, private=bool(private), sdk=body.get("sdk")), who.name)
+    repo = store.create(Repo(kind, repo_id, private=bool(private), sdk=body.get("sdk")), sender.name)
     return JSONResponse(_summary(request, repo))
 
 
@@ -52,11 +52,11 @@ def _private(body: dict) -> bool | None:
 async def delete(request: Request) -> Response:
     """Delete a repository with all its commits."""
     body = await json_body(request)
-    who, store = viewer(request), hub_state(request).store
-    repo = store.find(_kind(body), f"{body.get('organization') or who.name}/{body.get('name')}")
+    sender, store = viewer(request), hub_state(request).store
+    repo = store.find(_kind(body), f"{body.get('organization') or sender.name}/{body.get('name')}")
     if repo is None:
-        raise repo_not_found(who.token is not None)
-    who.check_write(repo)
+        raise repo_not_found(sender.token is not None)
+    sender.check_write(repo)
     store.delete(repo)
     return Response()
 
@@ -139,16 +139,16 @@ def _siblings(commit: Commit, blobs: bool) -> list[dict]:
 
 async def listing(request: Request) -> Response:
     """List repositories of a kind that the viewer may see, filtered by `author`, `search` in the name and tags."""
-    who, store, query = viewer(request), hub_state(request).store, request.query_params
-    found = []
+    sender, store, query = viewer(request), hub_state(request).store, request.query_params
+    descriptions = []
     for repo in store.all(path_param(request, "kind")):
-        mine = not repo.private or (who.owns(repo.namespace) and who.token.allows("read", repo.id))
-        named = (
+        readable = not repo.private or (sender.owns(repo.namespace) and sender.token.allows("read", repo.id))
+        matches = (
             query.get("author", repo.namespace) == repo.namespace and query.get("search", "").lower() in repo.id.lower()
         )
-        about = _description(store, repo, store.resolve(repo, "main")) if mine and named else None
-        if about is not None and set(query.getlist("filter")) <= set(about["tags"]):
-            found.append(about)
+        description = _description(store, repo, store.resolve(repo, "main")) if readable and matches else None
+        if description is not None and set(query.getlist("filter")) <= set(description["tags"]):
+            descriptions.append(description)
     if "limit" in query:
-        found = found[: int(query["limit"])] if query["limit"].isdigit() else found
-    return paged(request, found, PAGE)
+        descriptions = descriptions[: int(query["limit"])] if query["limit"].isdigit() else descriptions
+    return paged(request, descriptions, PAGE)

@@ -23,8 +23,10 @@ async def batch(request: Request) -> Response:
         digest, size = state.store.blob(str(entry.get("oid"))).name, int(entry.get("size", 0))
         answer = {"oid": digest, "size": size}
         if not state.store.has_large(repo, digest):
-            parts = size > state.part_size and "multipart" in body.get("transfers", [])
-            upload = _multipart_upload(request, repo, digest, size) if parts else _single_upload(request, repo, digest)
+            in_parts = size > state.part_size and "multipart" in body.get("transfers", [])
+            upload = (
+                _multipart_upload(request, repo, digest, size) if in_parts else _single_upload(request, repo, digest)
+            )
             verify = {"href": f"{base_url(request)}/{repo.url_path}.git/info/lfs/objects/verify"}
             answer["actions"] = {"upload": upload, "verify": verify}
         objects.append(answer)
@@ -43,33 +45,33 @@ def _multipart_upload(request: Request, repo: Repo, digest: str, size: int) -> d
 
 
 async def receive(request: Request) -> Response:
-    """Receive a large file or a part, from any client with a signed URL; 400 if the hash is not the announced one."""
+    """Receive a large file or a part, from any client with a signed URL; 400 if its hash is not the announced one."""
     check_signature(request)
     store = hub_state(request).store
     digest, number = path_param(request, "digest"), request.path_params.get("number")
-    incoming, check = store.receive(), hashlib.md5(usedforsecurity=False)
+    incoming, md5 = store.receive(), hashlib.md5(usedforsecurity=False)
     try:
         async for piece in request.stream():
             incoming.add(piece)
-            check.update(piece)
-        found = incoming.close()
+            md5.update(piece)
+        sha256 = incoming.close()
         if number is None:
-            _store(request, digest, found, incoming)
+            _store(request, digest, sha256, incoming)
         else:
             incoming.path.replace(_part_file(store, digest, int(number)))
     finally:
         incoming.file.close()
         incoming.path.unlink(missing_ok=True)
-    return Response(headers={"ETag": f'"{check.hexdigest()}"'})
+    return Response(headers={"ETag": f'"{md5.hexdigest()}"'})
 
 
-def _store(request: Request, digest: str, found: str, incoming: Upload) -> None:
+def _store(request: Request, digest: str, sha256: str, incoming: Upload) -> None:
     store = hub_state(request).store
     repo = store.find(path_param(request, "kind"), f"{path_param(request, 'namespace')}/{path_param(request, 'name')}")
     if repo is None:
         raise HubError(404, "The repository was deleted")
-    if found != digest:
-        raise bad_request(f"The content's sha256 is {found}, not {digest} as announced")
+    if sha256 != digest:
+        raise bad_request(f"The content's sha256 is {sha256}, not {digest} as announced")
     store.store_large(repo, digest, incoming.path)
 
 
@@ -81,7 +83,7 @@ async def complete(request: Request) -> Response:
     """Join the parts of a large file; 400 if a part's hash or the file's is not the announced one."""
     check_signature(request)
     body, store, digest = await json_body(request), hub_state(request).store, path_param(request, "digest")
-    incoming, used = store.receive(), []
+    incoming, joined = store.receive(), []
     try:
         for number, entry in enumerate(body.get("parts", []), 1):
             file = _part_file(store, digest, number)
@@ -91,12 +93,12 @@ async def complete(request: Request) -> Response:
             if entry.get("etag", "").strip('"') != hashlib.md5(content, usedforsecurity=False).hexdigest():
                 raise bad_request(f"Part {number} differs from the uploaded one: wrong ETag")
             incoming.add(content)
-            used.append(file)
+            joined.append(file)
         _store(request, digest, incoming.close(), incoming)
     finally:
         incoming.file.close()
         incoming.path.unlink(missing_ok=True)
-    for file in used:
+    for file in joined:
         file.unlink(missing_ok=True)
     return JSONResponse({"success": True})
 

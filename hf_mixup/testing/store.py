@@ -43,7 +43,7 @@ class Store:
         self._lock = None
 
     def lock(self) -> None:
-        """Lock the folder, OSError if another server has it; delete temporary files of a killed server."""
+        """Lock the folder and delete temporary files of a killed server; OSError if another server has locked it."""
         self._lock = (self.folder / "lock").open("w")
         if fcntl is not None:
             try:
@@ -169,7 +169,7 @@ class Store:
         self._write(self._large(repo, digest), b"")
 
     def has_large(self, repo: Repo, digest: str) -> bool:
-        """Whether the content was uploaded to this repository; contents of others cannot be used by their hash."""
+        """Whether the content was uploaded to this repository; its hash gives no access to it elsewhere."""
         return self._large(repo, digest).exists() and self.blob(digest).exists()
 
     def _large(self, repo: Repo, digest: str) -> Path:

@@ -64,14 +64,14 @@ def viewer(request: Request) -> Viewer:
 
 def requested_repo(request: Request, right: str = "read") -> Repo:
     """The repository in the path; raises unless the viewer has the right: read, content, propose or write."""
-    who, store = viewer(request), hub_state(request).store
+    sender, store = viewer(request), hub_state(request).store
     repo = store.find(
         path_param(request, "kind", "models"), f"{path_param(request, 'namespace')}/{path_param(request, 'name')}"
     )
     if repo is None:
-        raise repo_not_found(who.token is not None)
-    checks = {"content": who.check_content, "propose": who.check_pull_request, "write": who.check_write}
-    checks.get(right, who.check_read)(repo)
+        raise repo_not_found(sender.token is not None)
+    checks = {"content": sender.check_content, "propose": sender.check_pull_request, "write": sender.check_write}
+    checks.get(right, sender.check_read)(repo)
     return repo
 
 
@@ -81,32 +81,32 @@ def base_url(request: Request) -> str:
 
 
 def storage_url(request: Request) -> str:
-    """The server under another host name: another origin, to which clients do not send their token."""
+    """The server's URL with another host name, so that clients do not send their token to it."""
     host = request.headers.get("host", request.url.netloc)
     name, _, port = host.partition(":")
     return f"http://{'localhost' if name != 'localhost' else '127.0.0.1'}:{port}"
 
 
 def signed_url(request: Request, path: str, method: str) -> str:
-    """A URL of the other origin that needs no token, valid for LINK_LIFETIME."""
-    until = str(int(time.time()) + LINK_LIFETIME)
-    query = urlencode({"expires": until, "signature": _signature(hub_state(request), method, path, until)})
+    """A URL with the host name of `storage_url`, valid for LINK_LIFETIME without a token."""
+    expires = str(int(time.time()) + LINK_LIFETIME)
+    query = urlencode({"expires": expires, "signature": _signature(hub_state(request), method, path, expires)})
     return f"{storage_url(request)}{path}?{query}"
 
 
 def check_signature(request: Request) -> None:
     """Raise 403 unless the server signed the URL and it has not expired."""
-    until = request.query_params.get("expires", "0")
+    expires = request.query_params.get("expires", "0")
     method = "GET" if request.method == "HEAD" else request.method
-    expected = _signature(hub_state(request), method, request.scope["path"], until)
+    expected = _signature(hub_state(request), method, request.scope["path"], expires)
     given = request.query_params.get("signature", "")
     # as bytes, since compare_digest raises for text beyond ASCII
-    if not hmac.compare_digest(given.encode(), expected.encode()) or int(until) < time.time():
+    if not hmac.compare_digest(given.encode(), expected.encode()) or int(expires) < time.time():
         raise HubError(403, "The link is invalid or has expired: request a new one")
 
 
-def _signature(state: HubState, method: str, path: str, until: str) -> str:
-    return hmac.new(state.secret, f"{method} {path} {until}".encode(), hashlib.sha256).hexdigest()
+def _signature(state: HubState, method: str, path: str, expires: str) -> str:
+    return hmac.new(state.secret, f"{method} {path} {expires}".encode(), hashlib.sha256).hexdigest()
 
 
 def paged(request: Request, items: list, size: int) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""What happens between steps, one callback for each: method, data order, losses, time, checks, signals."""
+"""The trainer's callbacks: method, data order, losses, training time, optimizer check, stop signals."""
 
 import signal
 import time
@@ -19,7 +19,7 @@ STATE_OF_0_1 = "MethodCallback"  # the entry of `stateful_callbacks` in checkpoi
 
 
 class MethodCallback(TrainerCallback):
-    """Sets the method's step before, and calls its `after_step` after, each optimizer step."""
+    """Sets the method's `step` and `total_steps` before each optimizer step; calls its `after_step` after the step."""
 
     def __init__(self, trainer):
         self.trainer = trainer
@@ -51,8 +51,8 @@ class DataOrderCallback(TrainerCallback):
         epoch = int(state.epoch or 0)
         if isinstance(train_dataloader, StreamLoader) and has_length(train_dataloader) and not args.ignore_data_skip:
             accumulated = args.gradient_accumulation_steps
-            done = state.global_step % steps_in_epoch(train_dataloader, accumulated)
-            train_dataloader.start(epoch, skipped=done * accumulated)
+            steps_done = state.global_step % steps_in_epoch(train_dataloader, accumulated)
+            train_dataloader.start(epoch, skipped=steps_done * accumulated)
         elif hasattr(train_dataloader, "set_epoch"):
             train_dataloader.set_epoch(epoch)
 
@@ -66,7 +66,7 @@ class LossCallback(TrainerCallback):
         self.steps = self.first_step = 0
 
     def add(self, losses: dict[str, Tensor], accumulated: int) -> None:
-        """Add the named losses of one micro-batch, of which `accumulated` make a step."""
+        """Add the named losses of one micro-batch, each divided by `accumulated`, the micro-batches of a step."""
         for name, loss in losses.items():
             self.sums[name] = self.sums.get(name, 0) + loss.detach() / accumulated
 
@@ -82,22 +82,22 @@ class LossCallback(TrainerCallback):
     def export_state(self, state) -> None:
         """Write the losses that are not logged yet into the trainer's state, for a checkpoint. Every rank calls it."""
         trainer = self.trainer
-        logged = trainer._globalstep_last_logged
+        last_logged = trainer._globalstep_last_logged
         loss = float(trainer.accelerator.reduce(trainer._tr_loss.clone(), "mean"))
         sums = {name: float(value) for name, value in self.sums.items()}
-        kept = {"sums": sums, "steps": state.global_step - logged, "loss": loss, "logged": logged}
+        unlogged = {"sums": sums, "steps": state.global_step - last_logged, "loss": loss, "logged": last_logged}
         state.stateful_callbacks.pop(STATE_OF_0_1, None)
-        state.stateful_callbacks[OWN_STATE] = kept
+        state.stateful_callbacks[OWN_STATE] = unlogged
 
     def on_train_begin(self, args, state, control, **_):
         saved = state.stateful_callbacks
-        kept = saved.get(OWN_STATE) or saved.get(STATE_OF_0_1) or {"sums": {}, "steps": 0}
-        self.sums = {name: torch.tensor(value, device=args.device) for name, value in kept["sums"].items()}
-        self.steps = kept["steps"]
-        if kept["steps"]:
+        unlogged = saved.get(OWN_STATE) or saved.get(STATE_OF_0_1) or {"sums": {}, "steps": 0}
+        self.sums = {name: torch.tensor(value, device=args.device) for name, value in unlogged["sums"].items()}
+        self.steps = unlogged["steps"]
+        if unlogged["steps"]:
             # the loss that is logged next is the mean since the last log, which was before the checkpoint
-            self.trainer._tr_loss += kept["loss"]
-            self.trainer._globalstep_last_logged = kept["logged"]
+            self.trainer._tr_loss += unlogged["loss"]
+            self.trainer._globalstep_last_logged = unlogged["logged"]
         self.first_step = state.global_step
 
     def on_optimizer_step(self, args, state, control, **_):
@@ -106,27 +106,27 @@ class LossCallback(TrainerCallback):
     def on_train_end(self, args, state, control, **_):
         steps = state.global_step - self.trainer._globalstep_last_logged
         if steps and state.global_step == self.first_step:
-            # resumed from a checkpoint of the last step, when only logging was left to do
+            # resumed from a checkpoint of the last step: no step was run, and only the log entry is missing
             self.trainer.log({"loss": float(self.trainer._tr_loss) / steps})
 
 
 class TimeCallback(TrainerCallback):
-    """Appends the seconds of training, without evaluation, to the log history: at each epoch's end and checkpoint."""
+    """Appends the seconds of training, without evaluation, to the log history, at each epoch's end and checkpoint."""
 
     def __init__(self):
-        self.started, self.evaluated = time.perf_counter(), 0.0
+        self.started, self.evaluation_seconds = time.perf_counter(), 0.0
 
     def export_state(self, state) -> None:
         """Append the seconds since the last call."""
         now = time.perf_counter()
-        seconds, self.started, self.evaluated = now - self.started - self.evaluated, now, 0.0
+        seconds, self.started, self.evaluation_seconds = now - self.started - self.evaluation_seconds, now, 0.0
         state.log_history.append({"epoch": state.epoch, "step": state.global_step, "train_seconds": seconds})
 
     def on_epoch_begin(self, args, state, control, **_):
-        self.started, self.evaluated = time.perf_counter(), 0.0
+        self.started, self.evaluation_seconds = time.perf_counter(), 0.0
 
     def on_evaluate(self, args, state, control, metrics=None, **_):
-        self.evaluated += (metrics or {}).get("eval_runtime", 0)
+        self.evaluation_seconds += (metrics or {}).get("eval_runtime", 0)
 
     def on_epoch_end(self, args, state, control, **_):
         self.export_state(state)
@@ -148,18 +148,18 @@ class OptimizerCheckCallback(TrainerCallback):
 
 
 class StopCallback(TrainerCallback):
-    """On SIGINT (Ctrl-C) or SIGTERM, saves a checkpoint after the present step and stops; the second stops at once."""
+    """On SIGINT (Ctrl-C) or SIGTERM, saves a checkpoint after the step and stops; a second signal stops at once."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
-    EVERY = 10  # steps between the exchanges in which ranks agree to stop
+    CHECK_EVERY = 10  # steps between checks whether any rank received a signal
 
     def __init__(self, accelerator):
         self.accelerator, self.requested, self.stopped, self.previous = accelerator, False, False, {}
 
     def on_train_begin(self, args, state, control, **_):
-        self.previous = {number: signal.signal(number, self._request) for number in self.SIGNALS}
+        self.previous = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
 
-    def _request(self, number, frame):
+    def _on_signal(self, number, frame):
         self.requested = True
         signal.signal(number, self.previous[number])
 
@@ -169,11 +169,12 @@ class StopCallback(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def _any_rank_requested(self, state) -> bool:
-        """Whether any rank received a signal. The exchange waits for all ranks, so it is not made at every step."""
+        """Whether any rank received a signal. With several ranks it is checked at every CHECK_EVERY-th step only."""
         if self.accelerator.num_processes == 1:
             return self.requested
-        if state.global_step % self.EVERY:
+        if state.global_step % self.CHECK_EVERY:
             return False
+        # all ranks wait for each other here
         requested = torch.tensor([self.requested], dtype=torch.int32, device=self.accelerator.device)
         return bool(self.accelerator.reduce(requested, "sum").item())
 

@@ -14,20 +14,20 @@ from . import manifest
 
 SNAPSHOTS = ".pushing"
 PER_RANK = "method-rank*.safetensors"  # per-rank state, which holds training images: not uploaded
-NEVER = ("training_args.bin", PER_RANK, ".*")  # upstream's training arguments may hold a token
+NEVER_UPLOADED = ("training_args.bin", PER_RANK, ".*")  # upstream's training arguments may hold a token
 
 
 @dataclass(eq=False)
 class Snapshot:
-    """The files of one checkpoint in `folder`, and of the best one if that is not uploaded yet.
+    """A folder with links to the files of the checkpoint `name`, and of the best one if it is not uploaded yet.
 
-    `names` are the checkpoints in `folder`, `kept` all checkpoints that the run's folder had at the time.
+    `names`: the checkpoints in `folder`. `existing`: all checkpoints in the run's folder when the snapshot was taken.
     """
 
     name: str
     folder: Path
     names: frozenset[str]
-    kept: frozenset[str]
+    existing: frozenset[str]
 
     def files(self) -> dict[str, Path]:
         """The files to upload, by their name in the repository."""
@@ -38,20 +38,20 @@ class Snapshot:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def snapshot(checkpoint: Path, run: Path, uploaded: set[str], beside: tuple[str, ...]) -> Snapshot:
-    """Link the files of `checkpoint`, and of the best checkpoint unless `uploaded`; copy the run's files `beside`."""
+def take_snapshot(checkpoint: Path, run: Path, uploaded: set[str], run_files: tuple[str, ...]) -> Snapshot:
+    """Link the files of `checkpoint`, and of the best checkpoint unless it is in `uploaded`; copy the `run_files`."""
     folder = run / SNAPSHOTS / f"{time.monotonic_ns()}"
     best = best_name(checkpoint)
     names = {checkpoint.name} | ({best} - uploaded if best and (run / best).is_dir() else set())
-    kept = frozenset(path.name for path in run.glob("checkpoint-*"))
-    taken = Snapshot(checkpoint.name, folder, frozenset(names), kept)
+    existing = frozenset(path.name for path in run.glob("checkpoint-*"))
+    taken = Snapshot(checkpoint.name, folder, frozenset(names), existing)
     try:
         for name in names:
             for path in _files(run / name):
-                if not any(fnmatch(path.name, pattern) for pattern in NEVER):
+                if not any(fnmatch(path.name, pattern) for pattern in NEVER_UPLOADED):
                     _link(path, folder / path.relative_to(run))
             _remove_local_path(folder / name)
-        for name in beside:
+        for name in run_files:
             shutil.copyfile(run / name, folder / name)
     except (OSError, ValueError):
         taken.delete()
@@ -74,7 +74,7 @@ def _link(path: Path, target: Path) -> None:
 
 
 def _remove_local_path(folder: Path) -> None:
-    """Replace the local path of the best checkpoint by its name, and the manifest; the linked originals stay."""
+    """Replace the local path of the best checkpoint by its name, and update the manifest; the linked files stay."""
     state = json.loads((folder / manifest.STATE).read_text())
     if state.get("best_model_checkpoint"):
         state["best_model_checkpoint"] = Path(state["best_model_checkpoint"]).name

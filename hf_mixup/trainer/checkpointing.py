@@ -1,4 +1,4 @@
-"""Atomic checkpointing: saving up to the manifest, rotation after it, and which checkpoint to resume from."""
+"""Atomic checkpointing: write the manifest last, delete old checkpoints after it, choose the one to resume from."""
 
 import logging
 import os
@@ -51,14 +51,14 @@ def warn_about_interrupted(run: Path) -> None:
         logger.warning("%s is skipped: it has no %s, so its saving was interrupted.", path, manifest.NAME)
 
 
-def rank_checkpoints(run: Path, rank: int, world: int) -> dict[int, Path]:
+def rank_checkpoints(run: Path, rank: int, world_size: int) -> dict[int, Path]:
     """The usable checkpoints of an output folder that hold the per-rank state of `rank`, by step."""
     found = checkpoints(run)
-    if world == 1:
+    if world_size == 1:
         return found
-    # without a scheduler's state a checkpoint holds weights only, and no per-rank state
-    own = f"rng_state_{rank}.pth"
-    return {n: path for n, path in found.items() if (path / own).is_file() or not (path / "scheduler.pt").is_file()}
+    # a checkpoint without scheduler.pt holds weights only (save_only_model), so it has no per-rank state
+    rng = f"rng_state_{rank}.pth"
+    return {n: path for n, path in found.items() if (path / rng).is_file() or not (path / "scheduler.pt").is_file()}
 
 
 def checkpoint_to_resume(trainer, resume_from_checkpoint: str | bool | None) -> Path | None:
@@ -86,7 +86,7 @@ def _verify(folder: Path) -> None:
     if state == manifest.INTERRUPTED:
         raise CheckpointError(f"{folder} has no {manifest.NAME}: its saving was interrupted. {_alternative(folder)}")
     if state == manifest.UNVERIFIED:
-        text = "%s has no %s, as saved by transformers' Trainer or hf_mixup 0.1: it is loaded without verification."
+        text = "%s has no %s: transformers' Trainer or hf_mixup 0.1 saved it. It is loaded without verification."
         logger.warning(text, folder, manifest.NAME)
         return
     try:
@@ -104,26 +104,26 @@ def _newest(run: Path) -> Path:
 
 
 def _alternative(folder: Path) -> str:
-    """What to do instead of resuming from `folder`."""
-    other = {step: path for step, path in checkpoints(folder.parent).items() if path.name != folder.name}
-    if not other:
+    """How to continue without the checkpoint `folder`, as a sentence for an error message."""
+    others = {step: path for step, path in checkpoints(folder.parent).items() if path.name != folder.name}
+    if not others:
         return "There is no other checkpoint: start again without resuming."
-    return f"Delete this folder to resume from {other[max(other)]}."
+    return f"Delete this folder to resume from {others[max(others)]}."
 
 
 @contextmanager
 def saving(trainer, run: Path) -> Iterator[Path]:
-    """The folder of the step's checkpoint, to be written inside; then its manifest is written and old ones are deleted.
+    """Yield the folder of the present step's checkpoint; at the end, write its manifest and delete old checkpoints.
 
-    Every rank enters. `args.should_save` holds on one process a disk: the first of the run, or of each machine. A
-    complete checkpoint of the same step stays, under another name, until the new one is complete. SaveError if
+    Every rank must enter it. `args.should_save` is True on one rank per disk: the first of the run, or of each machine.
+    A complete checkpoint of the same step is kept under another name until the new one is complete. SaveError if
     writing fails; the earlier checkpoints are unchanged.
     """
     args, wait = trainer.args, trainer.accelerator.wait_for_everyone
     folder = run / f"checkpoint-{trainer.state.global_step}"
     if args.should_save:
         restore_replaced(run)
-        _make_room(folder)
+        _rename_existing(folder)
     wait()
     try:
         with _without_rotation_and_push(args):
@@ -147,7 +147,7 @@ def saving(trainer, run: Path) -> Iterator[Path]:
 
 @contextmanager
 def _without_rotation_and_push(args) -> Iterator[None]:
-    """Upstream deletes old checkpoints and pushes before the new one has its manifest: inside, it does neither."""
+    """Disable upstream's deletion of old checkpoints and its push, which it does before the manifest is written."""
     limit, push = args.save_total_limit, args.push_to_hub
     args.save_total_limit, args.push_to_hub = None, False
     try:
@@ -160,7 +160,7 @@ def _replaced(folder: Path) -> Path:
     return folder.with_name(f"{REPLACED}{folder.name}")
 
 
-def _make_room(folder: Path) -> None:
+def _rename_existing(folder: Path) -> None:
     """Rename a complete checkpoint of the same step; delete an interrupted one."""
     if folder.is_dir() and manifest.status(folder) != manifest.INTERRUPTED:
         os.replace(folder, _replaced(folder))
@@ -168,7 +168,7 @@ def _make_room(folder: Path) -> None:
 
 
 def restore_replaced(run: Path) -> None:
-    """Rename complete checkpoints back whose step was being saved again when the process was killed."""
+    """Restore each complete checkpoint whose process was killed while it saved the same step again."""
     for replaced in run.glob(f"{REPLACED}*"):
         folder = run / replaced.name.removeprefix(REPLACED)
         if manifest.status(folder) == manifest.INTERRUPTED:
@@ -179,7 +179,7 @@ def restore_replaced(run: Path) -> None:
 
 
 def _rotate(run: Path, limit: int | None, best: str | None) -> None:
-    """Delete all but the `limit` newest checkpoints and the best one, and interrupted ones, which are useless."""
+    """Delete interrupted checkpoints, and complete ones except the `limit` newest and the best."""
     if limit is None:
         return
     for path in interrupted(run):
@@ -190,8 +190,8 @@ def _rotate(run: Path, limit: int | None, best: str | None) -> None:
 def _save_failed(folder: Path, error: Exception) -> str:
     last = last_checkpoint(folder.parent)
     free = shutil.disk_usage(folder.parent).free / 2**20
-    kept = f"The last complete checkpoint is {last}" if last else "There is no earlier checkpoint"
+    last_complete = f"The last complete checkpoint is {last}" if last else "There is no earlier checkpoint"
     return (
-        f"{folder.name} could not be written to {folder.parent} ({error}); {free:.0f} MiB are free there. {kept}. Make "
-        "room and start again with --resume."
+        f"{folder.name} could not be written to {folder.parent} ({error}); {free:.0f} MiB are free there. "
+        f"{last_complete}. Free disk space and start again with --resume."
     )

@@ -1,4 +1,4 @@
-"""Loaders for `Images` and `Stream`, and the file in a checkpoint that fixes the order of a stream."""
+"""Loaders for `Images` and `Stream`, and the file in a checkpoint that records the order of a stream's rows."""
 
 import logging
 from pathlib import Path
@@ -16,23 +16,24 @@ def pins_memory(args) -> bool:
 
 
 def make_train_loader(data, args, batch_size: int) -> DataLoader | None:
-    """This rank's batches of `Images` or of a `Stream`; None for other data. ValueError for unsupported settings."""
-    place, repeats = {"rank": args.process_index, "world": args.world_size}, getattr(args, "aug_repeats", 1)
+    """A loader of this rank's batches, for `Images` or a `Stream`; else None. ValueError for unsupported settings."""
+    repeats = getattr(args, "aug_repeats", 1)
+    shard = {"rank": args.process_index, "world": args.world_size}
     if isinstance(data, Images):
-        plan = BatchPlan(len(data), batch_size, seed=args.seed, repeats=repeats, **place)
+        plan = BatchPlan(len(data), batch_size, seed=args.seed, repeats=repeats, **shard)
         return train_loader(data, plan, args.dataloader_num_workers, pins_memory(args))
     if repeats > 1:
-        raise ValueError(f"aug_repeats={repeats} is for hf_mixup.data.Images: leave it out.")
+        raise ValueError(f"aug_repeats={repeats} requires hf_mixup.data.Images: leave it out, or use Images.")
     if not isinstance(data, Stream):
         return None
     if data.rows is None and getattr(args, "mixup_off_epoch", 0):
         raise ValueError("mixup_off_epoch requires the length of an epoch: give num_examples.")
-    place |= {"num_workers": args.dataloader_num_workers, "pin_memory": pins_memory(args)}
-    return StreamLoader(data, batch_size, seed=args.seed, **place)
+    options = {"num_workers": args.dataloader_num_workers, "pin_memory": pins_memory(args)}
+    return StreamLoader(data, batch_size, seed=args.seed, **shard, **options)
 
 
 def write_data_order(folder: Path, trainer) -> None:
-    """Write into a checkpoint of a streamed run what the order of its rows depends on."""
+    """Write the settings that determine the order of a stream's rows into a checkpoint; no effect for other data."""
     if isinstance(trainer.train_dataset, Stream):
         write_order(folder, _order(trainer))
 
@@ -44,7 +45,7 @@ def check_resumable(folder: Path, trainer) -> None:
 
 
 def warn_if_not_resumable(trainer) -> None:
-    """Log before the first step if the order of the stream is not planned, so that the run cannot be resumed."""
+    """Log a warning before the first step if the rows in each file of a stream are unknown: it cannot be resumed."""
     data = trainer.train_dataset
     if isinstance(data, Stream) and not data.resumable and trainer.is_world_process_zero():
         logger.warning(

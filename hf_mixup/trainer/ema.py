@@ -24,7 +24,7 @@ class EMA:
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Inside, the model holds the weights that are evaluated."""
+        """Inside, the model holds the averaged weights if `evaluated`, else its own weights."""
         if not self.evaluated:
             yield
             return
@@ -36,11 +36,11 @@ class EMA:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        own, other = self.model.state_dict(), self.average.module.state_dict()
-        for name, value in own.items():
-            kept = value.clone()
-            value.copy_(other[name])
-            other[name].copy_(kept)
+        weights, average = self.model.state_dict(), self.average.module.state_dict()
+        for name, value in weights.items():
+            previous = value.clone()
+            value.copy_(average[name])
+            average[name].copy_(previous)
 
     def other_weights(self) -> tuple[str, dict[str, Tensor]]:
         """File name and state dict of the weights that are not in model.safetensors."""
@@ -49,7 +49,7 @@ class EMA:
         return self.FILES[1], self.average.module.state_dict()
 
     def restore(self, other_weights: dict[str, Tensor]) -> None:
-        """After `model` was loaded from a checkpoint: set model and average from it and from `other_weights`."""
+        """Load `other_weights` of a checkpoint, after its model.safetensors was loaded into `model`."""
         if self.evaluated:
             self.reset(self.model)
             self.model.load_state_dict(other_weights)
@@ -57,7 +57,7 @@ class EMA:
             self.average.module.load_state_dict(other_weights)
 
     def reset(self, model: nn.Module) -> None:
-        """Set the average to `model`'s weights, if the average is what is evaluated."""
+        """Set the average to `model`'s weights if `evaluated`."""
         if self.evaluated:
             self.average.module.load_state_dict(model.state_dict())
 

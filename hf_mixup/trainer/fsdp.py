@@ -1,7 +1,7 @@
-"""FSDP: the network's weights sharded over the processes by torch's `fully_shard`, and gathered for saving.
+"""FSDP: the network's weights sharded over the ranks by torch's `fully_shard`, and gathered for saving.
 
-accelerate only starts the processes: it would shard the whole training step, but the network alone is saved, evaluated
-and published.
+accelerate starts the processes, but its FSDP is switched off: it would shard the whole training step, while only the
+network is saved, evaluated and published.
 """
 
 import copy
@@ -27,7 +27,7 @@ from transformers import TrainerCallback
 from ..methods import Method
 from ..net import Net
 
-REQUESTED = "ACCELERATE_USE_FSDP"
+REQUEST_VARIABLE = "ACCELERATE_USE_FSDP"
 OPTIMIZER, UPSTREAM_OPTIMIZER, SCHEDULER = "optimizer_full.pt", "optimizer.pt", "scheduler.pt"
 FULL = StateDictOptions(full_state_dict=True)
 # settings that require a second copy of the network, or its full weights outside of a forward pass
@@ -36,33 +36,33 @@ REFUSED = ("ema_decay", "load_best_model_at_end", "torch_compile", "channels_las
 
 def requested() -> bool:
     """Whether the launcher requests FSDP."""
-    return os.environ.get(REQUESTED, "false").lower() == "true"
+    return os.environ.get(REQUEST_VARIABLE, "false").lower() == "true"
 
 
 @contextmanager
 def hidden_from_accelerate() -> Iterator[None]:
     """Inside, the launcher's request is hidden, so that accelerate does not shard anything."""
-    value = os.environ.get(REQUESTED)
-    os.environ[REQUESTED] = "false"
+    value = os.environ.get(REQUEST_VARIABLE)
+    os.environ[REQUEST_VARIABLE] = "false"
     try:
         yield
     finally:
-        os.environ.pop(REQUESTED)
-        os.environ.update({} if value is None else {REQUESTED: value})
+        os.environ.pop(REQUEST_VARIABLE)
+        os.environ.update({} if value is None else {REQUEST_VARIABLE: value})
 
 
 def check_supported(method: Method, task, args) -> None:
-    """ValueError for what cannot run with a sharded network."""
+    """Raise ValueError if method, task or arguments do not support a sharded network."""
     if args.world_size == 1:
-        raise ValueError("FSDP shards the network over processes, and there is one: start more, or leave it out.")
+        raise ValueError("FSDP shards the network over processes, and this run has one: start more, or leave FSDP out.")
     parts = [part for part in method.modules() if isinstance(part, Method)]
-    inside = [part.name for part in parts if part.needs_net or part.group in ("hidden", "attention", "learned")]
-    if not inside and any(True for _ in method.parameters()):
-        inside = [method.name]
-    if inside:
+    unsupported = [part.name for part in parts if part.needs_net or part.group in ("hidden", "attention", "learned")]
+    if not unsupported and any(True for _ in method.parameters()):
+        unsupported = [method.name]
+    if unsupported:
         raise ValueError(
-            f"FSDP shards the network; method {inside[0]!r} reads it outside of its forward pass, or has networks of "
-            "its own: choose another method, or use recipes/accelerate/ddp.yaml."
+            f"FSDP shards the network; method {unsupported[0]!r} reads it outside of its forward pass, or has networks "
+            "of its own: choose another method, or use recipes/accelerate/ddp.yaml."
         )
     if isinstance(task, nn.Module) and any(True for _ in task.parameters()):
         raise ValueError("FSDP does not support tasks with networks of their own: use recipes/accelerate/ddp.yaml.")
@@ -74,7 +74,7 @@ def check_supported(method: Method, task, args) -> None:
 
 
 class ShardedNetwork:
-    """The sharded weights of `net`'s model, in place; each stage or block is one unit. Every rank calls each method."""
+    """Shards the weights of `net`'s model in place, one unit per stage or block. Every rank must call each method."""
 
     def __init__(self, net: Net, args):
         self.model, self.args = net.model, args
@@ -85,7 +85,7 @@ class ShardedNetwork:
         fully_shard(net.model, mesh=mesh)
 
     def full_state(self) -> dict[str, Tensor]:
-        """All weights and buffers: on the CPU of the first rank, or on all ranks if each machine saves; else {}."""
+        """All weights and buffers, on the CPU of the first rank ({} on others); on all ranks if each machine saves."""
         return get_model_state_dict(self.model, options=self._options())
 
     def _options(self) -> StateDictOptions:

@@ -1,4 +1,4 @@
-"""The training step of a trainer, made from its network, method, task and arguments."""
+"""The training step of a trainer, built from its network, method, task and arguments."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ from .step import MixupStep
 
 
 def make_step(trainer) -> tuple[MixupStep, EMA | None, ShardedNetwork | None]:
-    """The step around the trainer's present network, with its EMA and its sharded weights where they are requested."""
+    """The step of the trainer's present network, its EMA and its sharded weights, each None if not requested."""
     model, method, args = trainer.model, trainer.method, trainer.args
     if getattr(args, "sync_bn", False):
         synchronise_batchnorm(model, args.world_size)
@@ -32,5 +32,5 @@ def make_step(trainer) -> tuple[MixupStep, EMA | None, ShardedNetwork | None]:
     decay = getattr(args, "ema_decay", None)
     ema = EMA(model, decay, evaluated=args.eval_weights == "ema") if decay else None
     sharded = ShardedNetwork(net, args) if trainer.fsdp else None
-    prepare = preprocessing(args, trainer.processing_class)
-    return MixupStep(net, method, trainer.task, *prepare, memory_format), ema, sharded
+    augment, normalise = preprocessing(args, trainer.processing_class)
+    return MixupStep(net, method, trainer.task, augment, normalise, memory_format), ema, sharded

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: names, sizes and SHA-256 of its files. It is written last: then it is complete."""
+"""The manifest of a checkpoint: names, sizes and SHA-256 of its files. A checkpoint is complete once it is written."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def write(folder: Path) -> None:
 
 
 def update(folder: Path, changed: str) -> None:
-    """Rewrite the manifest after the file `changed` was edited, and others were left out; nothing if there is none."""
+    """Update the entry of the edited file `changed` and remove entries of missing files, if there is a manifest."""
     if not (folder / NAME).is_file():
         return
     listed = json.loads((folder / NAME).read_text(encoding="utf-8"))["files"]

@@ -8,7 +8,7 @@ from .step import MixupStep
 
 
 def make_optimizer(model: nn.Module, args) -> torch.optim.Optimizer:
-    """timm's optimizer `args.optimizer` with timm's parameter groups: no decay of norms, biases, positions."""
+    """timm's optimizer `args.optimizer` with timm's parameter groups: no weight decay of norms, biases, positions."""
     model = getattr(model, "timm_model", model)
     if args.layer_decay is not None and not hasattr(model, "group_matcher"):
         raise ValueError(f"layer_decay requires a timm network; {type(model).__name__} is not one: leave it out.")
@@ -25,7 +25,7 @@ def make_optimizer(model: nn.Module, args) -> torch.optim.Optimizer:
     except (AssertionError, TypeError, ValueError) as error:
         raise ValueError(f"optimizer {args.optimizer!r} with {args.optimizer_args}: {error}") from error
     for group in optimizer.param_groups:
-        # timm's schedulers apply lr_scale at each step; a scheduler that multiplies the initial rate applies it once
+        # timm's schedulers apply lr_scale at each step; torch's multiply the initial rate, so it is scaled here once
         group["lr"] *= group.pop("lr_scale", 1.0)
     return optimizer
 
@@ -34,19 +34,19 @@ def add_groups(optimizer: torch.optim.Optimizer, step: MixupStep, args) -> None:
     """Add the parameters of method and task to `optimizer`, generators with their own learning rate.
 
     A method with a `generator` may set `generator_lr`, `generator_min_lr` (its final value) and `generator_momentum`.
-    Biases do not decay.
+    Biases have no weight decay.
     """
-    lr = optimizer.defaults.get("lr", args.learning_rate)  # an optimizer given in code has its own
-    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    lr = optimizer.defaults.get("lr", args.learning_rate)  # an optimizer given in code has its own rate
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     modules = [module for module in (step.method, step.task) if isinstance(module, nn.Module)]
     parts = [part for module in modules for part in module.modules()]
     owners = [(part.generator, part) for part in parts if hasattr(part, "generator_lr")]
     owners += [(module, None) for module in modules]
     for module, method in owners:
         for decays in (True, False):
-            new = [p for p in module.parameters() if p.requires_grad and id(p) not in known and (p.dim() > 1) == decays]
+            new = [p for p in module.parameters() if p.requires_grad and id(p) not in held and (p.dim() > 1) == decays]
             if new:
-                known |= {id(p) for p in new}
+                held |= {id(p) for p in new}
                 group = {"params": new, "lr": lr, "weight_decay": args.weight_decay if decays else 0.0}
                 optimizer.add_param_group(group | _generator_options(method, optimizer))
 
@@ -66,8 +66,8 @@ def _generator_options(method, optimizer: torch.optim.Optimizer) -> dict[str, fl
 def check_optimizer(optimizer: torch.optim.Optimizer, step: MixupStep, given: bool) -> None:
     """ValueError unless `optimizer` holds the parameters of `step` that have gradients.
 
-    An optimizer that was `given` in code may hold a part of them, but not none: parameters of a network that was
-    sharded or replaced after the optimizer was created never move.
+    An optimizer that was `given` in code may hold only some of them. If it holds none, the network was sharded or
+    replaced after the optimizer was created, and its parameters would not be updated.
     """
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     trained = {name: p for name, p in step.named_parameters() if p.grad is not None}
@@ -75,6 +75,6 @@ def check_optimizer(optimizer: torch.optim.Optimizer, step: MixupStep, given: bo
     if missing and (not given or len(missing) == len(trained)):
         raise ValueError(
             f"The optimizer does not hold {len(missing)} of {len(trained)} parameters that have gradients, for example "
-            f"{missing[0]!r}: they would never move. Create it from the model that the trainer holds when training "
+            f"{missing[0]!r}: they would not be updated. Create it from the model that the trainer holds when training "
             "starts, or leave it to the trainer (always with FSDP, which replaces all parameters)."
         )

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the image processor, for the training step and for methods that need real pixels."""
+"""Mean and standard deviation of the image processor, for the training step and methods that unnormalise images."""
 
 from functools import partial
 
@@ -24,7 +24,7 @@ def _statistics(processor) -> tuple:
 
 
 def fill_mean_and_std(method: Method, processor) -> None:
-    """Fill `mean` and `std` from the image processor, in methods that have these fields and left them None."""
+    """Set `mean` and `std` of each method whose fields of these names are None, from the image processor."""
     for part in method.modules():
         for name, values in zip(("mean", "std"), _statistics(processor)):
             if getattr(part, name, values) is None:

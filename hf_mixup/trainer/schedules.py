@@ -1,4 +1,4 @@
-"""Learning-rate schedules: epochs in optimizer steps, final rates of single groups, rates that change once an epoch."""
+"""Learning-rate schedules: optimizer steps of an epoch, final rates of parameter groups, rates constant in an epoch."""
 
 import math
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def _floored(factor: Callable[[int], float], share: float) -> Callable[[int], fl
     """`factor`, scaled so that its lowest value becomes `share` of the initial learning rate."""
     lowest = getattr(factor, "keywords", {}).get("min_lr_rate", 0.0)
 
-    # a function, because the scheduler saves callable objects in its checkpoint
+    # a function, because LambdaLR saves callable objects, but not functions, in its state dict
     def scaled(step: int) -> float:
         value = factor(step)
         return value if value < lowest else share + (1 - share) * (value - lowest) / (1 - lowest)

@@ -15,10 +15,10 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class MixupStep(nn.Module):
-    """The network, the method's own networks and one forward a step, from a batch to named losses.
+    """Network, method and task as one module; its forward turns a batch into named losses.
 
-    `augment(x, rng)` turns uint8 images into the network's floats with random crops and flips, `normalise(x)`
-    without; batches of floats are used unchanged.
+    `augment(x, rng)` turns uint8 images into the network's input with random crops and flips, `normalise(x)`
+    without them; batches of floats are used unchanged.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class MixupStep(nn.Module):
         self.augment, self.normalise, self.memory_format = augment, normalise, memory_format
         parts = method.named_modules(prefix="method")
         self.private = [f"{name}.{key}" for name, part in parts for key in getattr(part, "private", ())]
-        # DDP would broadcast the first rank's buffers to all ranks; torch has no public name for the exception
+        # DDP would broadcast these buffers of the first rank to all ranks; torch has no public option to exclude them
         self._ddp_params_and_buffers_to_ignore = self.private
         self.mixing = True
         self.has_batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
@@ -43,21 +43,21 @@ class MixupStep(nn.Module):
     def forward(self, seed: tuple[int, int, int, int], **batch: Tensor) -> dict[str, Tensor]:
         """Named losses of a batch; their sum is minimised.
 
-        `seed` is run seed, step, micro-batch and rank. Task and method have generators of their own, so that another
-        method gets the same crops; a third generator is equal on all ranks.
+        `seed` is run seed, step, micro-batch and rank. Task and method have separate generators, so that crops
+        do not depend on the method; a third generator is equal on all ranks.
         """
-        for_task, for_method = generator(*seed, 0), generator(*seed, 1)
-        common = generator(*seed[:3], 2)
+        task_rng, method_rng = generator(*seed, 0), generator(*seed, 1)
+        common_rng = generator(*seed[:3], 2)
         for module in self.method.modules():
             if isinstance(module, Method):
-                module.common_rng = common
+                module.common_rng = common_rng
         self._check(batch["pixel_values"])
         device = batch["pixel_values"].device.type
         self.net.precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
-            batch["pixel_values"] = self.prepare(batch["pixel_values"], for_task)
-            net, x, y = self.task(self.net, batch, for_task)
-            losses = self.method(net, x, y, for_method) if self.mixing else {"mix": net.loss(net(x), y)}
+            batch["pixel_values"] = self.prepare(batch["pixel_values"], task_rng)
+            net, x, y = self.task(self.net, batch, task_rng)
+            losses = self.method(net, x, y, method_rng) if self.mixing else {"mix": net.loss(net(x), y)}
             return self._with_all_parameters(losses)
 
     @torch.no_grad()
@@ -89,13 +89,13 @@ class MixupStep(nn.Module):
             )
 
     def _with_all_parameters(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`losses` with every trained parameter in the graph: DDP waits for those that a rank does not use."""
+        """`losses` plus 0 times each trained parameter: DDP waits for gradients of those that a rank does not use."""
         parameters = list(self.method.parameters())
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # without sharded parameters: FSDP does not require it, and their sum would communicate
+            # not for FSDP, which does not require this: the sum of a sharded parameter would communicate
             parameters = [p for p in self.parameters() if not isinstance(p, DTensor)]
-        used = [p.sum() for p in parameters if p.requires_grad]
-        if used:
+        sums = [p.sum() for p in parameters if p.requires_grad]
+        if sums:
             name = next(iter(losses))
-            losses[name] = losses[name] + 0 * torch.stack(used).sum()
+            losses[name] = losses[name] + 0 * torch.stack(sums).sum()
         return losses

@@ -96,7 +96,7 @@ class MixupTrainer(Trainer):
         return self._step
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader=None) -> nn.Module:
-        # private, because the Trainer prepares only what this returns: training wraps the step, not the network
+        # overrides a private method: it returns the module that the Trainer prepares, in training the step
         if not training:
             return super()._wrap_model(model, training, dataloader)
         step = self.step
@@ -106,7 +106,7 @@ class MixupTrainer(Trainer):
         return self._prepared
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """In training the sum of the method's losses; in evaluation the loss of the unmixed batch, and its logits."""
+        """Training: the sum of the method's losses; evaluation: the loss of the unmixed batch, with its logits."""
         if not model.training:
             with self.accelerator.autocast():
                 loss, logits = self.step.evaluate(**inputs)
@@ -116,7 +116,7 @@ class MixupTrainer(Trainer):
         return sum(losses.values())
 
     def next_seed(self) -> tuple[int, int, int, int]:
-        """Run seed, step, micro-batch and rank: no state to save in a checkpoint, and different on each rank."""
+        """Run seed, step, micro-batch and rank: different on each rank, and without state to save in a checkpoint."""
         self._micro_batch += 1
         return self.args.seed, self.state.global_step, self._micro_batch - 1, self.args.process_index
 
@@ -136,7 +136,7 @@ class MixupTrainer(Trainer):
         return output
 
     def _run_epoch(self, *args, **kwargs) -> None:
-        # private, because upstream trains one step too many when it resumes at `max_steps` inside an epoch
+        # overrides a private method: upstream trains one step too many when it resumes at `max_steps` inside an epoch
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
         else:
@@ -146,7 +146,7 @@ class MixupTrainer(Trainer):
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """As `Trainer.create_optimizer`, or timm's `args.optimizer`; with the parameters of method and task."""
-        step = self.step  # first: FSDP replaces the parameters
+        step = self.step  # created first, since FSDP replaces the parameters
         if self.optimizer is None and getattr(self.args, "optimizer", None):
             self.optimizer = make_optimizer(self.model, self.args)
         optimizer = super().create_optimizer(model) if self.optimizer is None else self.optimizer
@@ -172,12 +172,12 @@ class MixupTrainer(Trainer):
     # Data
 
     def get_train_dataloader(self):
-        """This rank's batches of `Images` or a `Stream`; for other data sets, upstream's loader."""
+        """A loader of this rank's batches of `Images` or a `Stream`; for other data sets, upstream's loader."""
         loader = make_train_loader(self.train_dataset, self.args, self._train_batch_size)
         return super().get_train_dataloader() if loader is None else loader
 
     def get_eval_dataloader(self, eval_dataset=None):
-        """The batches of `Images`; for other data sets, upstream's loader."""
+        """A loader of the batches of `Images`; for other data sets, upstream's loader."""
         data, args = self.eval_dataset if eval_dataset is None else eval_dataset, self.args
         if isinstance(data, Images):
             loader = eval_loader(data, args.eval_batch_size, args.dataloader_num_workers, pins_memory(args))
@@ -199,12 +199,12 @@ class MixupTrainer(Trainer):
         self._full_state = None
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        # private, because upstream writes training_args.bin (a pickle with the token), and no state of the method
+        # overrides a private method: upstream writes training_args.bin (a pickle with the token), and no method state
         folder = Path(output_dir or self.args.output_dir)
         save_files(self, folder, as_checkpoint=self._saves_checkpoint, weights=self._full_state)
 
     def _save_checkpoint(self, model, trial) -> None:
-        # private, because old checkpoints may be deleted and the new one pushed only after its manifest is written
+        # overrides a private method: the manifest must exist before old checkpoints are deleted and the new one pushed
         self._broadcast_buffers()
         self.losses.export_state(self.state)
         self.clock.export_state(self.state)
@@ -222,7 +222,7 @@ class MixupTrainer(Trainer):
             push_checkpoint(self, folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        # private, because the state of method, task and EMA must be loaded between network and optimizer
+        # overrides a private method: the state of method, task and EMA is loaded between network and optimizer
         folder, step = Path(resume_from_checkpoint), self.step
         check_resumable(folder, self)
         if self.sharded is not None:
@@ -232,7 +232,7 @@ class MixupTrainer(Trainer):
         load_extra(folder, step, self.ema, self.args.process_index)
 
     def _broadcast_buffers(self) -> None:
-        """All ranks evaluate with the buffers (BatchNorm statistics) that the first rank saves."""
+        """Copy the first rank's buffers (BatchNorm statistics), which are the saved ones, to all ranks."""
         broadcast_buffers(self.step, exclude=self.step.private)
         if self.ema is not None:
             broadcast_buffers(self.ema.average)
@@ -245,5 +245,5 @@ class MixupTrainer(Trainer):
 
 
 def _arguments(args, kind: str, given) -> dict:
-    """The recipe's arguments of its method or task; {} where another one was given in code."""
+    """`method_args` or `task_args` of the recipe; {} if a method or task was given in code."""
     return {} if given is not None else dict(getattr(args, f"{kind}_args", {}))

@@ -1,4 +1,4 @@
-"""Settings that a trainer refuses because training would silently go wrong."""
+"""Checks of settings with which training would run, but give wrong results."""
 
 from accelerate.utils import DynamoBackend
 
@@ -7,7 +7,7 @@ from . import fsdp
 
 
 def check_supported(trainer) -> None:
-    """ValueError for settings with which training would run, and be wrong."""
+    """Raise ValueError for settings with which training would run, but give wrong results."""
     _check_arguments(trainer)
     _check_launch(trainer)
     if trainer.args.torch_compile:
@@ -30,19 +30,19 @@ def _check_arguments(trainer) -> None:
         raise ValueError("label_smoothing_factor supports class indices only: set MixupConfig.label_smoothing.")
     if trainer.compute_loss_func is not None:
         raise ValueError(
-            "compute_loss_func would not be called: the loss is the method's. Choose a task or MixupConfig.loss."
+            "compute_loss_func would not be called: the method computes the loss. Choose a task or MixupConfig.loss."
         )
 
 
 def _check_launch(trainer) -> None:
     if trainer.is_fsdp_enabled:
         raise ValueError(
-            "fsdp is chosen by the launcher: accelerate launch --config_file recipes/accelerate/fsdp.yaml."
+            "The argument fsdp is not supported: use accelerate launch --config_file recipes/accelerate/fsdp.yaml."
         )
     if trainer.fsdp:
         fsdp.check_supported(trainer.method, trainer.task, trainer.args)
     if trainer.accelerator.mixed_precision == "fp16" and trainer.accelerator.scaler is None:
         raise ValueError(
             f"Mixed precision fp16 requires a GPU: on {trainer.args.device.type} training would run in float32. Use "
-            "bf16, or none."
+            "bf16 or no."
         )

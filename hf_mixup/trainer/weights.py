@@ -1,4 +1,4 @@
-"""The weight files of a checkpoint: the network, and what method, task and EMA save beside it."""
+"""The weight files of a checkpoint: of the network, and of method, task and EMA."""
 
 import logging
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def save_files(trainer, folder: Path, as_checkpoint: bool, weights: dict[str, to
 
 
 def save_network(model: nn.Module, folder: Path, as_checkpoint: bool, weights: dict | None = None) -> None:
-    """Write weights and configuration for `from_pretrained`; of a module that is not transformers', the weights only.
+    """Write weights and configuration for `from_pretrained`; for modules that have none, weights only.
 
     `weights`: the full state dict of a sharded network.
     """
@@ -75,9 +75,9 @@ def save_extra(folder: Path, step: MixupStep, ema: EMA | None) -> None:
 
 
 def split_state(method: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The part of a method's state that may be published, and the per-rank part, which holds training images.
+    """Split a method's state into the part that may be published and the per-rank part, which holds training images.
 
-    A teacher that is rebuilt from its name is in neither.
+    Neither contains a teacher that is rebuilt from its name.
     """
     parts = dict(method.named_modules())
     private = {f"{name}.{key}".lstrip(".") for name, part in parts.items() for key in getattr(part, "private", ())}
@@ -103,14 +103,14 @@ def load_method(folder: Path, method: nn.Module, rank: int | None = None) -> Non
 
 
 def load_extra(folder: Path, step: MixupStep, ema: EMA | None, rank: int = 0) -> None:
-    """Load what `save_extra` and `save_rank_state` wrote.
+    """Load the state of method, task and EMA that `save_extra` and `save_rank_state` wrote.
 
-    A checkpoint of transformers' Trainer holds none of it: buffers and EMA then start new, with a warning, and
-    CheckpointError is raised if method or task have networks, which its optimizer does not include.
+    A checkpoint of transformers' Trainer has no such state: buffers and EMA keep their initial state, with a warning.
+    CheckpointError if method or task have networks, since the optimizer of that checkpoint does not include them.
     """
     has_method, has_task = step.method.state_dict(), isinstance(step.task, nn.Module) and step.task.state_dict()
     if manifest.status(folder) == manifest.UNVERIFIED and not _has_extra(folder):
-        _start_new(folder, step, bool(has_method or has_task or ema is not None))
+        _check_untrained(folder, step, bool(has_method or has_task or ema is not None))
         return
     if has_method:
         load_method(folder, step.method, rank)
@@ -120,7 +120,7 @@ def load_extra(folder: Path, step: MixupStep, ema: EMA | None, rank: int = 0) ->
         ema.restore(_read(folder / ema.other_weights()[0]))
 
 
-def _start_new(folder: Path, step: MixupStep, has_state: bool) -> None:
+def _check_untrained(folder: Path, step: MixupStep, has_state: bool) -> None:
     modules = [module for module in (step.method, step.task) if isinstance(module, nn.Module)]
     if any(p.requires_grad for module in modules for p in module.parameters()):
         raise CheckpointError(
@@ -128,7 +128,7 @@ def _start_new(folder: Path, step: MixupStep, has_state: bool) -> None:
             f"{step.method.name!r}: start a new run from its weights, with from_pretrained({str(folder)!r})."
         )
     if has_state:
-        logger.warning("%s holds no state of method, task or EMA: they start new.", folder)
+        logger.warning("%s holds no state of method, task or EMA: they keep their initial state.", folder)
 
 
 def _has_extra(folder: Path) -> bool:

@@ -78,7 +78,7 @@ def test_bfloat16_trains_on_a_cpu_and_is_in_the_record(bfloat16):
 def test_a_launcher_that_starts_one_process_of_two_gets_a_warning(bfloat16):
     _, _, printed, errors = bfloat16
     assert "1 process(es) on cpu" in printed
-    assert "Warning: the launcher was to start several processes and started one" in errors
+    assert "Warning: the launcher was to start several processes but started one" in errors
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -106,6 +106,6 @@ def test_randaugment_and_repeats_are_those_of_the_recipe(data, tmp_path):
     assert len({row for row, _ in next(iter(batches))}) == 3 and batches.repeats == 3  # a batch of 8
     rows = torch.utils.data.TensorDataset(torch.zeros(8, 3))
     made.train_dataset = rows
-    with pytest.raises(ValueError, match="aug_repeats=3 is for hf_mixup.data.Images"):
+    with pytest.raises(ValueError, match="aug_repeats=3 requires hf_mixup.data.Images"):
         made.get_train_dataloader()
     assert isinstance(made.eval_dataset, Images)

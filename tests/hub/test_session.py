@@ -29,7 +29,7 @@ def test_a_timeout_of_the_caller_is_kept(hub, monkeypatch):
 
 def test_a_server_that_requests_a_long_wait_is_refused_inside_and_not_outside(hub):
     hub.faults.add(path="/whoami", status=429, retry_after=31, times=None, message="Too many requests")
-    with session.limited(), pytest.raises(HfHubHTTPError, match="wait for 31 s") as error:
+    with session.limited(), pytest.raises(HfHubHTTPError, match="wait of 31 s") as error:
         get_session().get(f"{hub.url}/api/whoami-v2")
     assert error.value.response.json() == {"error": "Too many requests"}
     assert get_session().get(f"{hub.url}/api/whoami-v2").status_code == 429

@@ -205,7 +205,7 @@ def unanswered(hub, path: str) -> bool:
 
 
 def test_training_does_not_wait_for_a_slow_hub(hub, api, argv, whole, monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(checkpoint_pusher, "AT_THE_END", 0.1)
+    monkeypatch.setattr(checkpoint_pusher, "CLOSE_TIMEOUT", 0.1)
     hub.faults.add(path="/models/user/slow/commit/checkpoints", slow=30)
     assert start(*argv, "user/slow") == 0
     assert unanswered(hub, "/models/user/slow/commit/checkpoints")
@@ -214,7 +214,7 @@ def test_training_does_not_wait_for_a_slow_hub(hub, api, argv, whole, monkeypatc
 
 
 def test_ctrl_c_does_not_wait_for_a_slow_hub(hub, argv, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(stages, "WHEN_STOPPED", 0.1)
+    monkeypatch.setattr(stages, "STOP_TIMEOUT", 0.1)
     path = "/models/user/stopped/commit/checkpoints"
     hub.faults.add(path=path, slow=30)
 

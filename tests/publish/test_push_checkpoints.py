@@ -39,7 +39,7 @@ def run(tmp_path):
 
 
 def new_pusher(repo, run):
-    return CheckpointPusher(Destination(repo), run, beside=("run.json",))
+    return CheckpointPusher(Destination(repo), run, run_files=("run.json",))
 
 
 @pytest.fixture

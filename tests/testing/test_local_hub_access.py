@@ -248,4 +248,4 @@ def test_invalid_requests_are_400_with_a_reason(hub, repo):
         code, answer = sent(hub, "POST", path, body, hub.token)
         assert code == 400 and json.loads(answer)["error"]
     code, answer = sent(hub, "GET", "/api/unknown/thing/that/is/not", token=hub.token)
-    assert code == 404 and b"does not answer GET" in answer
+    assert code == 404 and b"does not support GET" in answer

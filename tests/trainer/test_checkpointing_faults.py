@@ -182,7 +182,7 @@ def test_saving_a_step_again_keeps_the_complete_checkpoint_until_the_new_one_is_
     run, name = tmp_path / "run", f"checkpoint-{AT}"
     shutil.copytree(reference / f"checkpoint-{STEPS}", run / name)
     for replaced in (False, True):  # killed while the step is saved again, or before the old checkpoint is deleted
-        checkpointing._make_room(run / name)
+        checkpointing._rename_existing(run / name)
         (run / name).mkdir()
         if replaced:
             shutil.copytree(run / f".replaced-{name}", run / name, dirs_exist_ok=True)
