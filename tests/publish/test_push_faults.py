@@ -223,7 +223,7 @@ def test_a_hub_that_always_fails_is_tried_a_bounded_number_of_times(hub, run, re
 def test_a_server_that_requests_an_hour_is_not_waited_for(hub, run, repo, monkeypatch):
     monkeypatch.setattr(session, "MAX_WAIT", 0.01)
     fault = hub.faults.add(path="/preupload/", status=429, retry_after=3600, times=None)
-    with pytest.raises(PushError, match="wait for 3600 s"):
+    with pytest.raises(PushError, match="wait of 3600 s"):
         push(run, Destination(repo))
     assert fault.hits == retry.TRIES
 
