@@ -1,29 +1,33 @@
 """Top-1, top-5, negative log-likelihood and calibration error, as numbers and as `evaluate` metrics."""
 
 from collections.abc import Iterator
-from typing import ClassVar
+from importlib import import_module
 
-import datasets
-import evaluate
 import numpy as np
 
 BINS = 15  # of the calibration error (Guo et al., 2017)
 TOP = 5
 CHUNK = 4096  # rows in float64 at a time: 33 MB at 1,000 classes
-CITATION = "Guo et al., On Calibration of Modern Neural Networks, 2017 (arXiv:1706.04599), for the calibration error."
-INPUTS = "predictions: logits, (N, K) floats. references: class indices, (N,) integers."
+EVALUATE_METRICS = ("Top1", "Top5", "NLL", "ECE")  # classes of metrics/evaluate_metrics.py
+
+
+def __getattr__(name: str):
+    """Import the `evaluate` metrics when they are first used: `evaluate` takes a second to import."""
+    if name not in EVALUATE_METRICS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(".evaluate_metrics", __name__), name)
 
 
 def compute_metrics(prediction) -> dict[str, float]:
     """`{"top1", "top5", "nll", "ece"}` of an EvalPrediction, for a Trainer; nll in nats, the others 0 to 1.
 
     Predictions are logits (N, K), labels integers (N,). With fewer than five classes top5 is 1. The `evaluate` metrics
-    below give the same numbers, but write the logits to Arrow files, which is slow for many classes.
+    Top1, Top5, NLL and ECE give the same numbers, but write the logits to Arrow files: slow for many classes.
     """
-    return _metrics(prediction.predictions, prediction.label_ids)
+    return all_metrics(prediction.predictions, prediction.label_ids)
 
 
-def _metrics(logits, labels) -> dict[str, float]:
+def all_metrics(logits, labels) -> dict[str, float]:
     """The four numbers of `compute_metrics`, for logits (N, K) and labels (N,)."""
     rank, nll, confidence = scores(*checked_arrays(logits, labels))
     return {
@@ -93,45 +97,3 @@ def ece(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
     index = np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="left")  # i: edge i-1 < confidence <= edge i
     gap = np.bincount(index, correct.astype(np.float64) - confidence)
     return float(np.abs(gap).sum() / len(confidence))
-
-
-class ClassificationMetric(evaluate.Metric):
-    """One of the four numbers as an `evaluate` metric of logits and class indices; subclasses set `key`."""
-
-    key: ClassVar[str]
-
-    def _info(self):
-        features = {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int64")}
-        return evaluate.MetricInfo(
-            description=self.__doc__,
-            citation=CITATION,
-            inputs_description=INPUTS,
-            features=datasets.Features(features),
-        )
-
-    def _compute(self, predictions, references):
-        return {self.key: _metrics(predictions, references)[self.key]}
-
-
-class Top1(ClassificationMetric):
-    """Share of images whose class has the highest logit, 0 to 1."""
-
-    key = "top1"
-
-
-class Top5(ClassificationMetric):
-    """Share of images whose class is among the five highest logits, 0 to 1; 1 with fewer than five classes."""
-
-    key = "top5"
-
-
-class NLL(ClassificationMetric):
-    """Mean negative log-likelihood of the class under the softmax of the logits, in nats."""
-
-    key = "nll"
-
-
-class ECE(ClassificationMetric):
-    """Expected calibration error of the highest probability, 15 bins of equal width, 0 to 1."""
-
-    key = "ece"
