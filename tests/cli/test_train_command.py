@@ -176,7 +176,7 @@ def test_a_disk_full_at_the_end_is_reported_and_the_run_resumes(strategy, tmp_pa
     assert start(*argv) == 1
     full_disk(resource.RLIM_INFINITY)
     errors = capsys.readouterr().err
-    assert "Make room" in errors and "--resume" in errors and "Traceback" not in errors
+    assert "Free disk space" in errors and "--resume" in errors and "Traceback" not in errors
     assert start(*argv, "--resume") == 0
     assert record_of(tmp_path / "run")["status"] == "finished"
 
