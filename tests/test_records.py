@@ -27,7 +27,7 @@ def test_every_record_is_of_a_finished_run_with_a_commit():
         assert record["status"] == "finished" and record["schema_version"] == 1
         assert re.fullmatch(r"[0-9a-f]{40}", record["commit"])
 
-    paths = sorted(RECORDS.rglob("*.json"))
+    paths = sorted(RECORDS.glob("*/*.json"))
     assert paths
     check_each(paths, check, lambda path: path.stem)
 
@@ -118,3 +118,9 @@ def test_the_speed_record_contains_every_case_with_one_and_two_threads():
     kinds = {(case["threads"], case["kept_memory"]) for case in cases}
     assert kinds == {(1, False), (1, True), (2, False), (2, True)}
     assert len(cases) == len(kinds) * len(list(speed.cases()))
+
+
+def test_the_tests_passed_with_the_oldest_torch():
+    record = json.loads((RECORDS / "oldest_torch.json").read_text())
+    assert record["failed"] == 0 and record["passed"] > 4000
+    assert f"    torch>={record['versions']['torch'].removesuffix('.0')}\n" in (ROOT / "setup.cfg").read_text()
