@@ -108,6 +108,16 @@ def test_a_run_killed_while_saving_resumes_to_the_same_bits(point, argv, referen
     assert_same_run(tmp_path / "run", reference)
 
 
+def test_the_only_kept_checkpoint_is_complete_when_the_process_is_killed_before_the_manifest(argv, tmp_path):
+    def killed():
+        before_call(manifest, "write", AT, kill)
+        return start(*argv, "--output_dir", tmp_path / "run", "--save_total_limit", 1)
+
+    assert -status_of(fork(killed)) in KILLED
+    assert last_checkpoint(tmp_path / "run") == str(tmp_path / "run" / f"checkpoint-{AT - 1}")
+    manifest.verify(tmp_path / "run" / f"checkpoint-{AT - 1}")
+
+
 def assert_same_run(folder, reference) -> None:
     """The folder holds the same files, weights and results as that of the uninterrupted run."""
     for name in ("model.safetensors", "method.safetensors"):
@@ -197,6 +207,17 @@ def resumable_copy(reference, tmp_path, *names):
         shutil.copytree(reference / f"checkpoint-{STEPS - 1}", tmp_path / "run" / name)
     (tmp_path / "run" / "run.json").write_text((reference / "run.json").read_text().replace('"finished"', '"running"'))
     return tmp_path / "run"
+
+
+def test_a_file_cut_off_by_torch_save_gets_no_manifest(reference, tmp_path):
+    folder = tmp_path / "checkpoint-1"
+    shutil.copytree(reference / f"checkpoint-{STEPS}", folder)
+    (folder / manifest.NAME).unlink()
+    content = (folder / "optimizer.pt").read_bytes()
+    (folder / "optimizer.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(OSError, match="optimizer.pt was not written completely"):
+        manifest.write(folder)
+    assert not (folder / manifest.NAME).exists()
 
 
 def test_a_missing_or_damaged_file_of_a_checkpoint_is_reported_by_name(reference, tmp_path):
