@@ -14,6 +14,7 @@ from ..errors import INTERRUPTED, DataError, ExistingRunError, MixupError, PeerP
 from ..publish.workflow import check_login, publish, run
 from ..runs.dry_run import dry_run
 from ..runs.output_dir import original_data_commit
+from ..runs.run import choose_task
 
 
 def main(argv: list[str]) -> int:
@@ -66,10 +67,11 @@ def resume_command(argv: list[str]) -> str:
 
 
 def load(config: MixupConfig) -> Data:
-    """The data of a recipe; a resumed run reads the commit that it started with."""
+    """The data of a recipe, as its task reads it; a resumed run reads the commit that it started with."""
+    task = choose_task(config)
     names = ("data", "data_config", "revision", "streaming", "image_column", "label_column")
-    names += ("train_split", "eval_split", "num_examples", "rows_per_shard", "skip_corrupt")
-    values = {name: getattr(config, name) for name in names}
+    names += ("train_split", "eval_split", "num_examples", "rows_per_shard", "skip_corrupt", "class_names")
+    values = {name: getattr(config, name) for name in names} | {"labels": task.reads, "unlabelled": task.unlabelled}
     return load_data(**values | {"revision": original_data_commit(config) or config.revision})
 
 
@@ -107,10 +109,15 @@ def print_results(config: MixupConfig, record: dict) -> None:
     print("\n| " + " | ".join(rows) + " |\n|" + "---|" * len(rows))
     print("| " + " | ".join("none" if value is None else f"{value:.4g}" for value in rows.values()) + " |\n")
     print(f"Card: {config.output_dir}/README.md   Record: {config.output_dir}/run.json")
-    print(
-        f'Reload: python -c "from transformers import pipeline; '
-        f"print(pipeline('image-classification', model='{config.output_dir}'))\""
-    )
+    print(f'Reload: python -c "{reload_code(config.output_dir, record["task"])}"')
+
+
+def reload_code(folder: str, task: dict) -> str:
+    """Python code that loads the model: a pipeline if one fits the task, else the network."""
+    if task["pipeline_tag"]:
+        return f"from transformers import pipeline; print(pipeline('{task['pipeline_tag']}', model='{folder}'))"
+    name = task["auto_class"]
+    return f"from transformers import {name}; print({name}.from_pretrained('{folder}'))"
 
 
 def print_error(text: str, every_rank: bool = False) -> None:

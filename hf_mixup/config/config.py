@@ -49,6 +49,7 @@ class MixupConfig(TrainingArguments):
         None, "Rows of each tar file of streamed WebDataset data: a number, a list, or `count` to count them once"
     )
     shuffle_block: int = option(2048, "Rows of streamed data in a shuffle block", "[1, inf)")
+    class_names: list[str] | None = option(None, "Class names in the order of their numbers; if null, the data's")
     skip_corrupt: bool = option(False, "Skip and count images that cannot be decoded, instead of raising")
 
     image_size: int = option(32, "Height and width of training images, pixels", "[1, inf)")
@@ -79,11 +80,16 @@ class MixupConfig(TrainingArguments):
 
     method: str = option("mixup", "Mixup method; erm is no mixing")
     method_args: dict[str, Any] = option({}, "Arguments of the method, for example {alpha: 0.2}")
-    task: str = option("classification", "Name of the task")
+    task: str | None = option(
+        None, "Task: a name, module:Class or file.py:Class; if null, that of the checkpoint in `model`, or classification"
+    )
     task_args: dict[str, Any] = option({}, "Arguments of the task")
     mixup_off_epoch: float = option(0.0, "Epoch at which mixing stops; 0 mixes until the end", "[0, inf)")
 
-    loss: str = option("ce", "Loss on soft labels: cross-entropy or binary cross-entropy", choices=("ce", "bce"))
+    loss: str | None = option(
+        None, "Cross-entropy or binary cross-entropy of soft labels; if null, the task's", choices=("ce", "bce")
+    )
+    class_weights: list[float] | None = option(None, "Factor of each class in the loss", "[0, inf)")
     bce_threshold: float | None = option(None, "For bce: soft labels above it become 1, the others 0", "[0, 1]")
     bce_sum: bool = option(False, "Sum bce over classes instead of averaging")
     label_smoothing: float = option(0.0, "Share of each label spread over all classes", "[0, 1)")
@@ -135,6 +141,9 @@ class MixupConfig(TrainingArguments):
                 setattr(self, item.name, convert(item, value))
             check_value(item, getattr(self, item.name))
         check_combinations(self)
+        # TrainingArguments replaces null by its own defaults
+        self.best_metric_given = self.metric_for_best_model is not None
+        self.direction_given = self.greater_is_better is not None
         super().__post_init__()  # last, because it starts the process group
         set_min_lr(self)
 

@@ -11,6 +11,10 @@ RECORDED = tuple(
     """num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate
     lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay max_grad_norm seed""".split()
 )
+# Fields added after version 0.1: in the recipe dict only if they are set, so that recipe hashes stay the same.
+LATER = ("class_names", "class_weights")
+# Values of 0.1 for fields that now are null by default: those of classification.
+FORMER_DEFAULTS = {"task": "classification", "loss": "ce"}
 # Prefixes of fields that are never in the recipe dict, because they do not change a run's result.
 EXCLUDED = tuple(
     """output_dir recipe resume dry_run report_to run_name project debug disable_tqdm trust_remote_code log_ logging_
@@ -39,6 +43,10 @@ def recorded_values(config: TrainingArguments) -> dict[str, Any]:
             continue
         value = getattr(config, item.name)
         added = item.name not in TrainingArguments.__dataclass_fields__
+        if item.name in LATER and value is None:
+            continue
+        if value is None and config.task in (None, "classification"):
+            value = FORMER_DEFAULTS.get(item.name)
         if added or item.name in RECORDED or json_value(value) != json_value(_default_like(item, value)):
             values[item.name] = json_value(value)
     return values

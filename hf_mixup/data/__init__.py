@@ -7,7 +7,7 @@ for batch in loader:
     x = augment(batch["pixel_values"], rng, crop_padding=2, mean=(0.286,) * 3, std=(0.353,) * 3)
 
 data = load_data(data="user/name", streaming=True)
-stream = Stream(data.train, data.image_column, data.label_column, size=28, classes=data.classes)
+stream = Stream(data.train, data.image_column, data.label_column, size=28, labels=data.labels)
 loader = StreamLoader(stream, 128, seed=0, rank=0, world=1, num_workers=2)
 """
 
@@ -15,6 +15,7 @@ from ..errors import DataError, DataUnreachable
 from .augment import augment, normalise
 from .batch_sampler import BatchPlan, ImageLoader, TrainLoader, eval_loader, train_loader
 from .images import Images, collate
+from .labels import Labels
 from .load import Data, load_data
 from .streaming.dataset import Stream, StreamLoader
 from .streaming.order import StreamPlan
@@ -28,6 +29,7 @@ __all__ = [
     "DataError",
     "ImageLoader",
     "Images",
+    "Labels",
     "Shards",
     "Stream",
     "StreamLoader",

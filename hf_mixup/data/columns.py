@@ -1,18 +1,23 @@
-"""Checks of the image and label columns, over whole columns instead of row by row."""
+"""The image and label columns: whether they exist, and whole columns as Arrow arrays."""
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import DataError, did_you_mean
+from .labels import Labels, encode_column
 
 
-def check_columns(features: datasets.Features | None, names: list[str], image: str, label: str, where: str) -> None:
-    """Raise DataError, with existing columns and the nearest name, unless the two columns hold images and labels."""
+def check_columns(
+    features: datasets.Features | None, names: list[str], image: str, label: str | None, where: str
+) -> None:
+    """Raise DataError, with existing columns and the nearest name, unless the columns exist and one holds images.
+
+    `label` is None if no labels are read.
+    """
     features = features or {}
     for column, role in ((image, "image"), (label, "label")):
-        if column not in names:
+        if column is not None and column not in names:
             advice = _advice(features, names, column, role)
             raise DataError(
                 f"The {where} has no column {column!r}; its columns are {sorted(names)}.{advice} "
@@ -49,73 +54,12 @@ def column_values(dataset: datasets.Dataset, column: str) -> pa.ChunkedArray:
     return values.cast(pa.int64()) if pa.types.is_boolean(values.type) else values
 
 
-def is_text(dtype: pa.DataType) -> bool:
-    """Whether this Arrow type is a string type."""
-    return pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
-
-
-def find_classes(feature: object, values: pa.ChunkedArray, where: str) -> list[str]:
-    """The class names: those of a ClassLabel, the sorted strings of a text column, or "0" to "K-1" of integers."""
-    if isinstance(feature, datasets.ClassLabel):
-        return list(feature.names)
-    if is_text(values.type):
-        return sorted(pc.unique(values).drop_null().to_pylist())
-    if pa.types.is_integer(values.type):
-        return [str(number) for number in range((pc.max(values).as_py() or 0) + 1)]
-    raise DataError(
-        f"The label column of {where} holds {values.type}, not classes: pass label_column=... with a column of "
-        "integers, strings or ClassLabel."
-    )
-
-
-def encode(values: pa.ChunkedArray, classes: list[str], where: str) -> np.ndarray:
-    """The class indices, int64 (rows,), all in 0..K-1; DataError names the first row with another label."""
-    if is_text(values.type):
-        indices = pc.index_in(values, pa.array(classes, values.type))
-    elif pa.types.is_integer(values.type):
-        indices = values
-    else:
-        raise DataError(
-            f"The labels of {where} are {values.type}, but the labels of the training split have another type: use "
-            "the same type in both splits."
-        )
-    indices = pc.fill_null(indices.cast(pa.int64()), -1).to_numpy()
-    wrong = np.flatnonzero((indices < 0) | (indices >= len(classes)))
-    if len(wrong):
-        row = int(wrong[0])
-        raise DataError(label_error(values[row].as_py(), f"Row {row} of {where}", classes, len(wrong)))
-    return indices
-
-
-def label_error(value: object, row: str, classes: list[str], count: int | None = None) -> str:
-    """The error message for a label outside the classes, in `row`; `count` is the number of such rows, if known."""
-    known, hint = f"0..{len(classes) - 1}", ""
-    if isinstance(value, str):
-        known, hint = f"the {len(classes)} classes", did_you_mean(value, classes)
-    if value is None or value == -1:
-        hint = " None and -1 mark rows without a label, as in hidden test splits: choose another split, or drop them."
-    others = f" ({count} such row(s))" if count else ""
-    return f"{row} has the label {value!r}, which is not in {known}{others}.{hint}"
-
-
-def integer_labels(dataset: datasets.Dataset, column: str) -> np.ndarray:
-    """The class indices of a column of integers, int64 (rows,)."""
-    values = column_values(dataset, column)
-    if not pa.types.is_integer(values.type) or values.null_count:
-        raise DataError(
-            f"The label column {column!r} holds {values.type} with {values.null_count} empty cell(s), not class "
-            "indices: load the data with load_data, which encodes and checks labels."
-        )
-    return np.array(values.to_numpy(), dtype=np.int64)
-
-
-def with_classes(dataset: datasets.Dataset, column: str, classes: list[str], where: str) -> datasets.Dataset:
-    """The data set with a checked ClassLabel column of these classes; images are not decoded."""
-    indices = encode(column_values(dataset, column), classes, where)
-    feature = dataset.features[column]
-    if isinstance(feature, datasets.ClassLabel) and feature.names == classes:
+def with_labels(dataset: datasets.Dataset, column: str | None, labels: Labels, where: str) -> datasets.Dataset:
+    """The data set with its label column checked and encoded; images are not decoded."""
+    if column is None:
         return dataset
-    order = dataset.column_names
-    without = dataset.remove_columns([column])
-    encoded = without.add_column(column, pa.array(indices), feature=datasets.ClassLabel(names=classes))
-    return encoded.select_columns(order)
+    old, order = dataset.features[column], dataset.column_names
+    encoded, feature = encode_column(column_values(dataset, column), old, labels, where)
+    if old == feature:
+        return dataset
+    return dataset.remove_columns([column]).add_column(column, encoded, feature=feature).select_columns(order)

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import datasets
 import numpy as np
@@ -15,7 +16,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from ..errors import DataError
-from .columns import integer_labels
+from .labels import Labels, column_labels
 from .transforms import ImageDecodeError, Transform, borrowed_generators, decode, to_rgb
 
 logger = logging.getLogger(__name__)
@@ -30,12 +31,16 @@ LOGGED_ROWS = 5
 
 
 class Images(Dataset):
-    """`images[row]` is `{"pixel_values": uint8 (3, size, size), "labels": int}`; rows are ints or `(row, seed)` pairs.
+    """`images[row]` is `{"pixel_values": uint8 (3, size, size), "labels": ...}`; rows are ints or `(row, seed)` pairs.
+
+    `labels`: `Data.labels`, by default class indices; the label of an item is an int (class), a float32 tensor (number,
+    vector, or 1 for each of several classes), or missing (`label_column` None).
 
     Without `transform`, images are prepared without randomness: by `prepare` (such as `eval_transform(cfg)`), or by
     default the shorter side is resized to `resize` (default `size`), bicubic, and the centre is cropped. Such a split
     is decoded once and kept as one tensor if it takes at most 1 GiB (`keep="auto"`; True and False override this).
-    `transform`, such as `train_transform(...)`, runs on each RGB image instead, with the row's seed; none is kept.
+    `transform`, such as `train_transform(...)`, runs on each RGB image instead, with the row's seed; none is kept. With
+    several `views` it runs that often on each image: (views, 3, size, size).
 
     An image that cannot be decoded raises a DataError that names split and row. With `skip_corrupt`, a kept split omits
     such rows (`rows` holds the remaining row numbers); otherwise the next good row replaces them, so that the length
@@ -47,15 +52,17 @@ class Images(Dataset):
         self,
         dataset: datasets.Dataset,
         image_column: str,
-        label_column: str,
+        label_column: str | None,
         size: int,
         *,
+        labels: Labels | None = None,
         resize: int | None = None,
         prepare: Transform | None = None,
         transform: Transform | None = None,
         skip_corrupt: bool = False,
         keep: bool | str = "auto",
         home: str | None = None,
+        views: int = 1,
     ):
         if sum(option is not None for option in (resize, prepare, transform)) > 1:
             raise DataError("resize, prepare and transform exclude each other: give one of them.")
@@ -63,10 +70,12 @@ class Images(Dataset):
             raise DataError(f"keep={keep!r}: choose 'auto', False, or (without a transform) True.")
         self.split = str(dataset.split or "data")
         self.size, self.skip_corrupt, self.image_column, self.home = size, skip_corrupt, image_column, home
-        self.labels = torch.from_numpy(integer_labels(dataset, label_column))
+        self.label_info = labels or Labels("class", list(getattr(dataset.features[label_column], "names", [])))
+        self.labels = column_labels(dataset, label_column, self.label_info)
         self.cells = _encoded_images(dataset, image_column)
         self.random = transform is not None
-        self.transform = transform or prepare or centre_crop(size, resize or size)
+        self.shape = (3, size, size) if transform is None or views == 1 else (views, 3, size, size)
+        self.transform = in_views(transform, views) if transform else prepare or centre_crop(size, resize or size)
         small = len(dataset) * 3 * size * size <= KEEP_LIMIT
         self.kept = not self.random and (small if keep == "auto" else keep)
         self.pixels: Tensor | None = None
@@ -97,7 +106,10 @@ class Images(Dataset):
             pixels = self.pixels[list(numbers)].unbind()
         else:
             numbers, pixels = self._decode_rows([self.rows[number] for number in numbers], seeds)
-        labels = self.labels[list(numbers)].tolist()
+        if self.labels is None:
+            return [{"pixel_values": image} for image in pixels]
+        labels = self.labels[list(numbers)]
+        labels = labels.tolist() if self.label_info.kind == "class" else labels.float().unbind()
         return [{"pixel_values": image, "labels": label} for image, label in zip(pixels, labels, strict=True)]
 
     def load(self) -> None:
@@ -114,7 +126,8 @@ class Images(Dataset):
                         pixels[row] = image
         if self.skipped:
             good = torch.nonzero(~self.bad)[:, 0]
-            pixels, self.labels, self.rows = pixels[good], self.labels[good], good.tolist()
+            pixels, self.rows = pixels[good], good.tolist()
+            self.labels = None if self.labels is None else self.labels[good]
             self._log_skipped()
         self._check_any_good()
         self.pixels = pixels
@@ -164,9 +177,9 @@ class Images(Dataset):
                 pixels = self.transform(image)
         else:
             pixels = self.transform(image)
-        if pixels.dtype != torch.uint8 or pixels.shape != (3, self.size, self.size):
-            expected = (3, self.size, self.size)
-            raise DataError(f"The transform returns {pixels.dtype} {tuple(pixels.shape)} instead of uint8 {expected}.")
+        if pixels.dtype != torch.uint8 or pixels.shape != self.shape:
+            shape = tuple(pixels.shape)
+            raise DataError(f"The transform returns {pixels.dtype} {shape} instead of uint8 {self.shape}.")
         return pixels
 
     def _check_any_good(self) -> None:
@@ -195,14 +208,26 @@ def centre_crop(size: int, resize: int) -> Transform:
     return transforms.Compose([to_rgb, *steps, transforms.PILToTensor()])
 
 
+def in_views(transform: Transform, views: int) -> Transform:
+    """A callable that runs a random transform `views` times on an image: uint8 (views, 3, H, W), or once."""
+    return transform if views == 1 else partial(_views, transform, views)
+
+
+def _views(transform: Transform, views: int, image) -> Tensor:
+    return torch.stack([transform(image) for _ in range(views)])
+
+
 def ignore_sigterm(worker: int) -> None:
     """A `worker_init_fn`: SIGTERM to the process group must not end a worker before the last checkpoint is saved."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def collate(samples: Sequence[dict]) -> dict[str, Tensor]:
-    """`{"pixel_values": uint8 (B, 3, H, W), "labels": int64 (B,)}` from a list of items of `Images`."""
-    return {
-        "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
-        "labels": torch.from_numpy(np.array([sample["labels"] for sample in samples], dtype=np.int64)),
-    }
+    """`{"pixel_values": uint8 (B, 3, H, W), "labels": ...}` from a list of items of `Images`; class indices are int64."""
+    batch = {"pixel_values": torch.stack([sample["pixel_values"] for sample in samples])}
+    if "labels" not in samples[0]:
+        return batch
+    labels = [sample["labels"] for sample in samples]
+    if isinstance(labels[0], Tensor):
+        return {**batch, "labels": torch.stack(labels)}
+    return {**batch, "labels": torch.from_numpy(np.array(labels, dtype=np.int64))}

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import datasets
 
 from ..errors import DataError, did_you_mean
-from .columns import check_columns, column_values, find_classes, with_classes
+from .columns import check_columns, column_values, with_labels
+from .labels import NONE, Labels, check_kind, describe_labels
 from .open_dataset import OpenedDataset, Split, Splits, open_splits
 from .streaming.cache import cache_split
 from .streaming.shards import Shards, find_shards
@@ -17,20 +18,25 @@ EVAL_SPLITS = ("validation", "valid", "val", "test")
 
 @dataclass(frozen=True)
 class Data:
-    """Two splits with an image column and a label column of class indices 0..K-1, and their description."""
+    """Two splits with an image column and an encoded label column, and their description."""
 
     train: Split | Shards  # a streamed split is Shards, or an IterableDataset if the rows of its files are not known
     eval: datasets.Dataset
-    classes: list[str]
+    labels: Labels  # kind and meaning of the label column
     path: str
     config: str | None
     revision: str  # the Hub's commit sha, or the fingerprint of local files
     splits: dict[str, int | None]  # rows of each split; None for a streamed split of unknown length
     image_column: str
-    label_column: str
+    label_column: str | None  # None if no labels are read
     train_split: str
     eval_split: str
     skip_corrupt: bool  # an option of Images and Stream; load_data itself decodes no images
+
+    @property
+    def classes(self) -> list[str]:
+        """The class names, in the order of the class indices; empty for labels that are not classes."""
+        return self.labels.classes
 
     @property
     def num_classes(self) -> int:
@@ -63,8 +69,16 @@ def load_data(
     rows_per_shard: int | list[int] | str | None = None,
     skip_corrupt: bool = False,
     token: str | None = None,
+    labels: str = "class",
+    class_names: list[str] | None = None,
+    unlabelled: bool = False,
 ) -> Data:
-    """Both splits, checked and with class indices as labels; `data` is "sample", a folder or a Hub id.
+    """Both splits, checked and with encoded labels; `data` is "sample", a folder or a Hub id.
+
+    `labels`: kind of the label column, as a task reads it: class (one class per image), classes (lists of them, or rows
+    of zeros and ones), number, vector, or none (no column is read). Classes are those of a ClassLabel, or the values of
+    the training split in sorted order, which then are the names; `class_names` gives other names, or their order.
+    `unlabelled`: with labels="class", rows without a label (None or -1) are kept, with label -1.
 
     A folder holds `train/cat/1.png` or parquet files named after their splits; "train+validation" concatenates splits.
     `revision` pins a Hub commit (its sha is looked up) or the fingerprint of local files.
@@ -72,12 +86,14 @@ def load_data(
     With `streaming` the training split is read during training: as `Shards` from parquet files, or from WebDataset tar
     files with `rows_per_shard` (a number, a list with one number per shard, or "count" to read them once to count);
     from other files as an IterableDataset, whose length is `num_examples` if the repository does not record it. The
-    evaluation split is stored in the cache; if the label column is not a ClassLabel, its labels define the classes.
+    evaluation split is stored in the cache; if there is no ClassLabel, its labels define the classes.
     `num_examples` must equal the number of rows if that is known.
     """
+    check_kind(labels)
     source = open_splits(data, data_config, revision, streaming, token)
     names = (train_split, eval_split or _default_eval_split(source.splits, data))
-    columns, where = (image_column, label_column), [_describe(name, data) for name in names]
+    columns = (image_column, None if labels == "none" else label_column)
+    where = [_describe(name, data) for name in names]
     train, evaluation, rows = _two_splits(source.splits, names, columns, data)
     if streaming:
         key = str((data, data_config, source.revision))
@@ -86,15 +102,19 @@ def load_data(
     elif rows_per_shard is not None:
         raise DataError(f"rows_per_shard={rows_per_shard!r} is for streamed data: leave it out, or set streaming.")
     rows[names[0]] = _known_rows(train, num_examples, where[0])
-    train, evaluation, classes = _encode_labels(train, evaluation, label_column, where)
+    found = _describe_labels(train, evaluation, columns[1], where, labels, class_names, unlabelled)
+    if isinstance(train, datasets.Dataset):  # a stream is checked while it is read
+        train = with_labels(train, columns[1], found, where[0])
+    evaluation = with_labels(evaluation, columns[1], found, where[1])
     rows[names[1]] = len(evaluation)
-    return Data(train, evaluation, classes, data, data_config, source.revision, rows, *columns, *names, skip_corrupt)
+    return Data(train, evaluation, found, data, data_config, source.revision, rows, *columns, *names, skip_corrupt)
 
 
 def _stream_splits(
     source: OpenedDataset, pair: tuple[Split, Split], names, where, rows_per_shard, *, columns, key, token
 ) -> tuple[Shards | datasets.IterableDataset, datasets.Dataset]:
     """The training split as a stream, and the evaluation split stored in the cache."""
+    columns = tuple(column for column in columns if column is not None)
     train, evaluation = pair
     features, options = evaluation.features, {"key": key, "token": token}
     train = find_shards(source, train, names[0], columns, where[0], rows_per_shard=rows_per_shard, **options)
@@ -116,14 +136,13 @@ def _two_splits(splits: Splits, names: tuple[str, str], columns: tuple[str, str]
     return train, evaluation, {name: _num_rows(split) for name, split in splits.items()}
 
 
-def _encode_labels(train: Split, evaluation: datasets.Dataset, label: str, where: list[str]) -> tuple:
-    """Both splits with a checked ClassLabel column, and the class names; a stream is checked while it is read."""
-    streamed = not isinstance(train, datasets.Dataset)
-    values = column_values(evaluation if streamed else train, label)
-    classes = find_classes(train.features[label], values, where[0])
-    if not streamed:
-        train = with_classes(train, label, classes, where[0])
-    return train, with_classes(evaluation, label, classes, where[1]), classes
+def _describe_labels(train, evaluation: datasets.Dataset, column: str | None, where: list[str], kind, *options) -> Labels:
+    """What the label column holds: in the training split, or for a stream in the evaluation split."""
+    if column is None:
+        return NONE
+    stored = isinstance(train, datasets.Dataset)
+    values = column_values(train if stored else evaluation, column)
+    return describe_labels(kind, train.features[column], values, where[0 if stored else 1], *options)
 
 
 def _describe(split: str, data: str) -> str:
@@ -154,16 +173,18 @@ def _select_split(splits: Splits, split: str, data: str, option: str) -> Split:
     return datasets.concatenate_datasets([splits[part] for part in parts])
 
 
-def _select_columns(split: Split, image: str, label: str, where: str) -> Split:
-    """The split with its image column, cast to Image, and its label column."""
+def _select_columns(split: Split, image: str, label: str | None, where: str) -> Split:
+    """The split with its image column, cast to Image, and its label column if there is one."""
     if isinstance(split, datasets.Dataset) and not len(split):
         raise DataError(f"The {where} is empty: check the files, or choose another split.")
     if split.features is None:
         # The columns of a stream may be unknown before rows are read; this reads a few of them.
         split = split._resolve_features()
-    split = _add_nested_column(_add_nested_column(split, image), label)
+    columns = [image] if label is None else [image, label]
+    for column in columns:
+        split = _add_nested_column(split, column)
     check_columns(split.features, list(split.features or {}), image, label, where)
-    split = split.select_columns([image, label])
+    split = split.select_columns(columns)
     if not isinstance(split.features[image], datasets.Image):
         split = split.cast_column(image, datasets.Image())
     return split

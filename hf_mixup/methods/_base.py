@@ -13,8 +13,17 @@ from ..ops.sampling import PAIRINGS, beta, partners
 
 if TYPE_CHECKING:
     from ..net import Net
+    from ..tasks import Task
 else:
     Net = nn.Module  # methods do not import `net` at run time
+
+
+# what a method may require of a task (`Task.provides`), in words
+REQUIREMENTS = {
+    "classes": "targets that are weights of classes",
+    "softmax": "one class per image, predicted by softmax",
+    "classifier": "targets for the outputs of the network's last layer",
+}
 
 
 @dataclass(eq=False)
@@ -28,6 +37,7 @@ class Method(nn.Module):
     free_weights: ClassVar[bool] = False  # rows of `Mix.weight` need not sum to one
     private: ClassVar[tuple[str, ...]] = ()  # buffers with training data: per-rank state, not uploaded
     needs: ClassVar[str] = ""  # requirement in the table of methods, if not "the network"
+    requires: ClassVar[frozenset[str]] = frozenset()  # of the task: keys of REQUIREMENTS; may be a property
     needs_net = False  # `mix` reads the network, so collators cannot run the method
     needs_forward = False  # `forward` does more than `mix`, so collators cannot run the method
 
@@ -81,6 +91,16 @@ class Method(nn.Module):
     def progress(self) -> float:
         """Fraction of training that is done, 0 to 1."""
         return min(self.step / max(self.total_steps, 1), 1.0)
+
+    def check_task(self, task: "Task") -> None:
+        """ValueError if the method requires what the task does not provide."""
+        missing = sorted(self.requires - task.provides)
+        if missing:
+            raise ValueError(
+                f"Method {self.name!r} requires {' and '.join(REQUIREMENTS[key] for key in missing)}; task "
+                f"{task.name!r} does not provide it. Choose a method that mixes the images of any task, such as mixup or "
+                "cutmix, or another task."
+            )
 
     def build(self, net: Net) -> None:
         """Create the method's own networks for `net`; called once, before training."""

@@ -146,6 +146,10 @@ class AugMix(Method):
     def needs_forward(self) -> bool:
         return self.jsd_weight > 0
 
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset(("softmax",) if self.jsd_weight else ())
+
     def check(self, x: Tensor, y: Tensor) -> None:
         super().check(x, y)
         check_channels(self, x)

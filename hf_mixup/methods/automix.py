@@ -71,6 +71,7 @@ class AutoMix(Method):
     paper = "2103.13027"
     title = "AutoMix"
     group = "learned"
+    requires = frozenset(("classifier",))
     needs_net = True
     needs_forward = True
     alpha: float = 2.0

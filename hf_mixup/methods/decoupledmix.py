@@ -74,6 +74,10 @@ class DecoupledMix(Container):
         if self.scale == "exp" and abs(self.scale_power) in (0, 1):
             raise ValueError("DecoupledMix's scale 'exp' requires a scale_power other than 0 and 1.")
 
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset(("classes",) if self.two_hot else ("softmax",))
+
     def forward(self, net: Net, x: Tensor, y: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         x, mix = self.mix(net, x, y, rng)
         logits = net(x)

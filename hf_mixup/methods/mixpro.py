@@ -52,6 +52,7 @@ class MixPro(Method):
     paper = "2304.12043"
     title = "MixPro"
     group = "attention"
+    requires = frozenset(("softmax",))
     needs = "a ViT's attention"
     needs_net = True
     needs_forward = True

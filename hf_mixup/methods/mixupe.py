@@ -38,6 +38,7 @@ class MixupE(Mixup):
     paper = "2212.13381"
     title = "MixupE"
     group = "loss"
+    requires = frozenset(("softmax",))
     needs_forward = True
     alpha: float = 2.0
     eta: float = 0.001

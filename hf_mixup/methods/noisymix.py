@@ -82,6 +82,10 @@ class NoisyMix(Method):
             raise ValueError(f"NoisyMix's sparsity is {self.sparsity!r}: give a number from 0 to 1.")
         check_layers(self)
 
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset(("softmax",) if self.jsd_weight else ())
+
     def build(self, net: Net) -> None:
         check_stages(self, net)
 

@@ -70,6 +70,10 @@ class RecursiveMix(Method):
         for name in HISTORY:
             self.register_buffer(name, torch.empty(0))
 
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset(("classifier", *(("softmax",) if self.omega else ())))
+
     def build(self, net: Net) -> None:
         if self.omega > 0:
             self.head = nn.Linear(net.layers(for_method="recursivemix")[-1].channels, net.num_classes)

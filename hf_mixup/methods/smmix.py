@@ -103,6 +103,10 @@ class SMMix(Method):
             if not (math.isfinite(getattr(self, key)) and getattr(self, key) >= 0):
                 raise ValueError(f"SMMix's {key} is {getattr(self, key)!r}: give a finite number, 0 or above.")
 
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset([*(["classifier"] if self.fine else []), *(["softmax"] if self.consistency else [])])
+
     def build(self, net: Net) -> None:
         with net.capturing_attention(for_method="smmix"):
             pass

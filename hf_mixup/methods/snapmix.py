@@ -94,6 +94,7 @@ class SnapMix(Method):
     paper = "2012.04846"
     title = "SnapMix"
     group = "saliency"
+    requires = frozenset(("classes", "classifier"))
     free_weights = True
     needs_net = True
     alpha: float = 5.0

@@ -49,6 +49,7 @@ class SUMix(Container):
     paper = "2407.07805"
     title = "SUMix"
     group = "loss"
+    requires = frozenset(("softmax", "classifier"))
     base: dict = field(default_factory=lambda: {"name": "cutmix", "alpha": 0.2})
     gamma: float = 0.5
     temperature: float = 100.0

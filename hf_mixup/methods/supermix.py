@@ -159,6 +159,10 @@ class SuperMix(Method):
             if not (math.isfinite(getattr(self, key)) and getattr(self, key) >= 0):
                 raise ValueError(f"SuperMix's {key} is {getattr(self, key)!r}: give a finite number, 0 or above.")
 
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset(("softmax", "classifier") if self.teacher is None else ())
+
     def build(self, net: Net) -> None:
         self.eye = net.copy() if self.teacher is None else net.teacher(self.teacher, self.teacher_pretrained)
 

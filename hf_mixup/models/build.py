@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification, PreTrainedModel, TimmW
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..errors import ModelError
-from ..hub.download import origin
+from ..hub.download import CONFIG, fetch, origin, read_json
 from . import architectures as networks  # noqa: F401  registers them with timm
 from .finetune import load_checkpoint
 from .load_errors import as_model_error
@@ -24,7 +24,9 @@ RESERVED = {"num_classes", "pretrained", "pretrained_cfg", "checkpoint_path", "f
 def build_model(
     model: str,
     *,
-    classes: list[str],
+    classes: Sequence[str] = (),
+    outputs: int | None = None,
+    problem_type: str | None = None,
     image_size: int,
     eval_size: int | None = None,
     model_args: dict | None = None,
@@ -37,6 +39,8 @@ def build_model(
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """A model with one output per class, and its image processor.
 
+    `outputs`: the number of outputs if there are no classes; 0 for a model without classifier, whose outputs are pooled
+    features. `problem_type` is written to the model's configuration.
     `model` is a timm architecture (random weights, or timm's with `pretrained=True`), a folder, or a Hub id (these two
     always have weights). The processor makes images of `eval_size`, by default `image_size`. Preprocessing arguments
     that are None keep the checkpoint's values; random weights use "bilinear" and a crop_pct of 1. If the checkpoint has
@@ -52,9 +56,12 @@ def build_model(
         raise ModelError(f"model_args: {reserved} are not arguments of the network. Use `classes` and `pretrained`.")
     preprocessing = {"mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop_pct}
     preprocessing["size"] = eval_size or image_size
+    if bool(classes) == (outputs is not None):
+        raise ModelError(f"classes are {list(classes)[:5]} and outputs is {outputs}: give one of them.")
+    head = _labels(classes, outputs) | {"problem_type": problem_type}
     if _is_checkpoint(model):
-        return load_checkpoint(model, _labels(classes), image_size, args, reset, preprocessing, trust_remote_code)
-    return _build_architecture(model, _labels(classes), image_size, args, reset, pretrained, preprocessing)
+        return load_checkpoint(model, head, image_size, args, reset, preprocessing, trust_remote_code)
+    return _build_architecture(model, head, image_size, args, reset, pretrained, preprocessing)
 
 
 def base_model(model: str, pretrained: bool) -> str | None:
@@ -75,11 +82,20 @@ def synchronise_batchnorm(model: torch.nn.Module, world_size: int) -> None:
     convert_sync_batchnorm(model)
 
 
-def _labels(classes: list[str]) -> dict[str, dict]:
-    """`id2label` and `label2id` of transformers' configs."""
-    if not classes or len(set(classes)) != len(classes):
-        raise ModelError(f"The {len(classes)} class names must be distinct, and at least one: {list(classes)[:10]}.")
-    return {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+def _labels(classes: Sequence[str], outputs: int | None) -> dict[str, dict]:
+    """`id2label` and `label2id` of transformers' configs; without classes, transformers' default names."""
+    if len(set(classes)) != len(classes):
+        raise ModelError(f"The {len(classes)} class names must be distinct: {list(classes)[:10]}.")
+    names = list(classes) if outputs is None else [f"LABEL_{number}" for number in range(outputs)]
+    return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+
+
+def problem_type_of(model: str) -> str | None:
+    """The `problem_type` in the configuration of a folder or Hub repository; None for an architecture."""
+    if not _is_checkpoint(model):
+        return None
+    value = read_json(fetch(model) / CONFIG, model).get("problem_type")
+    return value if isinstance(value, str) else None
 
 
 def _is_checkpoint(model: str) -> bool:
@@ -89,7 +105,7 @@ def _is_checkpoint(model: str) -> bool:
     return model.startswith((".", "~")) or "/" in model
 
 
-def _build_architecture(name, labels, image_size, args, reset, pretrained, preprocessing):
+def _build_architecture(name, head, image_size, args, reset, pretrained, preprocessing):
     """A timm network in transformers' wrapper. Its weights are those of `timm.create_model` with the same seed."""
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3) or ["resnet18"]
@@ -100,12 +116,12 @@ def _build_architecture(name, labels, image_size, args, reset, pretrained, prepr
     if cfg.get("fixed_input_size"):  # the network has an img_size argument
         args.setdefault("img_size", image_size)
         check_fixed_size(name, args, image_size, preprocessing)
-    count = len(labels["id2label"])
+    count = len(head["id2label"])
     with as_model_error(name, args, "pretrained=False starts from random weights"):
         network = timm.create_model(name, pretrained=pretrained, num_classes=count, **args)
         if reset and pretrained:
             network.reset_classifier(count)
-    config = TimmWrapperConfig(architecture=name, num_labels=count, model_args=args, **labels)
+    config = TimmWrapperConfig(architecture=name, num_labels=count, model_args=args, **head)
     cfg.update({} if pretrained else RANDOM_WEIGHTS_CFG)
     config.pretrained_cfg = pretrained_cfg(cfg, args.get("in_chans", CHANNELS), preprocessing)
     # the random weights of the wrapper are replaced below; drawing them must not change the global random state

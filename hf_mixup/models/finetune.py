@@ -13,13 +13,15 @@ from .safe_load import check_complete, load_weights, open_checkpoint
 CLASSIFIER_STD = 0.02  # of a new classifier of a transformers model; timm has its own initialisation
 
 
-def load_checkpoint(name, labels, image_size, args, reset, preprocessing, code=False):
+def load_checkpoint(name, head, image_size, args, reset, preprocessing, code=False):
     """Model and image processor of the folder or Hub repository `name`; `code`: its Python code may run.
+
+    `head` has `id2label` and `label2id`, empty for a network without classifier, and `problem_type`.
 
     `reset`: true makes a new classifier, false keeps the checkpoint's, None raises ModelError if the classes differ.
     """
     folder, config = open_checkpoint(name, code)
-    _check_classes(name, config, list(labels["label2id"]), reset)
+    _check_classes(name, config, list(head["label2id"]), reset)
     options = {"attn_implementation": args.pop("attn_implementation")} if "attn_implementation" in args else {}
     is_timm = isinstance(config, TimmWrapperConfig)
     if is_timm:
@@ -28,8 +30,10 @@ def load_checkpoint(name, labels, image_size, args, reset, preprocessing, code=F
         raise ModelError(f"model_args: {name!r} ({type(config).__name__}) has no {unknown[0]!r}. Leave it out.")
     else:
         config.update(args)
-    config.num_labels = len(labels["id2label"])
-    config.id2label, config.label2id = labels["id2label"], labels["label2id"]
+    config.num_labels = len(head["id2label"])
+    config.id2label, config.label2id = head["id2label"], head["label2id"]
+    if reset or config.problem_type is None:  # else the trainer compares it with the task's
+        config.problem_type = head["problem_type"]
     options |= {"dtype": torch.float32, "ignore_mismatched_sizes": bool(reset)}  # bfloat16 is too coarse for optimizers
     model, missing = load_weights(name, folder, config, args, code=code, **options)
     check_complete(name, missing - _classifier(model).keys() if reset else missing)
@@ -40,11 +44,13 @@ def load_checkpoint(name, labels, image_size, args, reset, preprocessing, code=F
 
 def _check_classes(name: str, config, classes: list[str], reset: bool | None) -> None:
     """Raise ModelError unless the checkpoint's classes are those of the data, or the classifier is reset."""
-    if reset:
+    if reset or not classes:
         return
     way_out = "For a new classifier pass model_args {'reset_classifier': true}"
     if config.num_labels != len(classes):
-        raise ModelError(f"{name!r} has {config.num_labels} classes, but the data has {len(classes)}. {way_out}.")
+        raise ModelError(
+            f"{name!r} has {config.num_labels} classes or outputs, but the data requires {len(classes)}. {way_out}."
+        )
     saved = [config.id2label[i] for i in range(config.num_labels)]
     if saved == classes:
         return

@@ -31,8 +31,10 @@ def _timm_config(model: TimmWrapperForImageClassification, processor: TimmWrappe
     """The config.json for both libraries: transformers refuses num_classes in model_args, timm refuses null values."""
     config, network = model.config, model.timm_model
     keys = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+    problem_type = {} if config.problem_type is None else {"problem_type": config.problem_type}
     return {
         "architecture": config.architecture,
+        **problem_type,
         "num_classes": config.num_labels,
         "num_features": network.num_features,
         "label_names": [config.id2label[i] for i in range(config.num_labels)],

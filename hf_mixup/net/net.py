@@ -8,25 +8,30 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.flags import evaluating, frozen
-from ..ops.losses import smooth, soft_cross_entropy
+from ..ops.losses import RowLoss, smooth, soft_cross_entropy
 from .architecture import SUPPORTED, Layer, LayerInfo, Outputs, architecture_of, as_map
 from .attention import attention_map, capture_attention
+from .hooks import StopForward, capturing
 from .teachers import teacher
 from .token_merging import merging_tokens
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-class _StopForward(Exception):
-    """Raised by a hook to end a forward pass once the requested layer has run."""
-
 
 class Net(nn.Module):
-    """A model with its loss. Forward passes use autocast to `precision`, unless it is None, and return float32."""
+    """A model with its loss. Forward passes use autocast to `precision`, unless it is None, and return float32.
 
-    def __init__(self, model: nn.Module, loss: Loss = soft_cross_entropy, label_smoothing: float = 0.0):
+    `head`: a function of the model's outputs (B, K) that gives the outputs of this Net, such as similarities.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: RowLoss = soft_cross_entropy,
+        label_smoothing: float = 0.0,
+        head: Callable[[Tensor], Tensor] | None = None,
+    ):
         super().__init__()
         self.model = model
+        self.head = head
         self.row_loss = loss
         self.label_smoothing = label_smoothing
         self.precision: torch.dtype | None = None
@@ -34,7 +39,7 @@ class Net(nn.Module):
         self.architecture = architecture_of(model)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, K) logits of images (B, C, H, W)."""
+        """(B, K) logits of images (B, C, H, W), or what `head` makes of them."""
         return self._run(self.model if self.compiled is None else self.compiled, x)
 
     def compile_model(self, **options) -> None:
@@ -45,7 +50,8 @@ class Net(nn.Module):
         x = x if self.precision else x.to(next(self.model.parameters()).dtype)
         with torch.autocast(x.device.type, self.precision) if self.precision else nullcontext():
             output = model(x)
-        return getattr(output, "logits", output).float()
+        output = getattr(output, "logits", output).float()
+        return output if self.head is None else self.head(output)
 
     def loss(self, logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
         """Loss with targets `y` (B, K) after label smoothing: mean over the batch, or (B,) with `reduction="none"`."""
@@ -66,6 +72,7 @@ class Net(nn.Module):
 
     @property
     def num_classes(self) -> int:
+        """Outputs of the classifier; in a task without classes, the numbers that it predicts."""
         return self.classifier.out_features
 
     @property
@@ -84,7 +91,7 @@ class Net(nn.Module):
         weight = next(self.model.parameters())
         channels = next(m.in_channels for m in self.model.modules() if isinstance(m, nn.Conv2d))
         maps = {}
-        with torch.no_grad(), evaluating(self.model), self._capturing(self.architecture.layers, maps):
+        with torch.no_grad(), evaluating(self.model), capturing(self.architecture.layers, maps):
             self(torch.zeros(1, channels, *size, device=weight.device, dtype=weight.dtype))
         shapes = [(layer.name, self._map(maps, layer, size).shape) for layer in self.architecture.layers]
         return [LayerInfo(name, shape[1], round(size[0] / shape[2])) for name, shape in shapes]
@@ -97,7 +104,7 @@ class Net(nn.Module):
         last = self._require(self.architecture.layers, "a list of stages", SUPPORTED)[-1:]
         handle = self.classifier.register_forward_pre_hook(lambda _, args: pooled.append(args[0].float()))
         try:
-            with self._capturing(last, maps):
+            with capturing(last, maps):
                 logits = self(x)
         finally:
             handle.remove()
@@ -109,7 +116,7 @@ class Net(nn.Module):
         The forward pass stops there: later layers do not run and their buffers do not change.
         """
         chosen, maps = self.layer(layer), {}
-        with suppress(_StopForward), self._capturing([chosen], maps, stop=True):
+        with suppress(StopForward), capturing([chosen], maps, stop=True):
             self(x)
         return self._map(maps, chosen, x.shape[-2:]).float()
 
@@ -191,9 +198,11 @@ class Net(nn.Module):
         finally:
             handle.remove()
 
-    def using(self, model: nn.Module) -> "Net":
-        """A Net of another model, such as a frozen teacher, with this loss and precision."""
-        net = Net(model, self.row_loss, self.label_smoothing)
+    def using(
+        self, model: nn.Module, head: Callable[[Tensor], Tensor] | None = None, loss: RowLoss | None = None
+    ) -> "Net":
+        """A Net of another model, such as a frozen teacher, with this precision; `loss`: by default this loss."""
+        net = Net(model, loss or self.row_loss, self.label_smoothing, head)
         net.precision = self.precision
         return net
 
@@ -216,23 +225,6 @@ class Net(nn.Module):
         if isinstance(layer, int) and -len(layers) <= layer < len(layers):
             return layers[layer]
         raise ValueError(f"{self.name} has no layer {layer!r}. Choose an index below {len(layers)} or one of: {names}.")
-
-    @contextmanager
-    def _capturing(self, layers, maps: dict, stop: bool = False) -> Iterator[None]:
-        def catch(name, output):
-            maps[name] = output
-            if stop:
-                raise _StopForward
-
-        handles = [
-            layer.module.register_forward_hook(lambda _, args, output, name=layer.name: catch(name, output))
-            for layer in layers
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _map(self, maps: dict, layer: Layer, image: tuple[int, int]) -> Tensor:
         if layer.name not in maps:

@@ -1,24 +1,35 @@
 """Losses for soft targets, one value per row; the caller takes the mean over the batch."""
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor
 
+RowLoss = Callable[[Tensor, Tensor], Tensor]  # outputs (B, ...) and targets (B, ...) to losses (B,)
 MIN_PROBABILITY = 1e-7  # lower bound of the mean prediction
 
 
-def soft_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """(B,) `-sum_c y_c log softmax(logits)_c` in nats; rows of `y` (B, K) need not sum to one."""
+def soft_cross_entropy(logits: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
+    """(B,) `-sum_c y_c log softmax(logits)_c` in nats; rows of `y` (B, K) need not sum to one.
+
+    `weights` (K,): factors of the classes' terms, as the `weight` of torch's cross_entropy with probabilities.
+    """
+    y = y if weights is None else y * weights.to(y.device, non_blocking=True)
     return -(y * logits.log_softmax(-1)).sum(-1)
 
 
-def binary_cross_entropy(logits: Tensor, y: Tensor, threshold: float | None = None, total: bool = False) -> Tensor:
+def binary_cross_entropy(
+    logits: Tensor, y: Tensor, threshold: float | None = None, total: bool = False, weights: Tensor | None = None
+) -> Tensor:
     """(B,) sigmoid cross-entropy in nats, mean over the classes, or their sum with `total`.
 
     `threshold`: targets above it become one, the others zero (Wightman et al., arXiv 2110.00476, section 2.1).
+    `weights` (K,): factors of the classes' terms.
     """
     if threshold is not None:
         y = (y > threshold).to(y.dtype)
-    loss = F.binary_cross_entropy_with_logits(logits, y, reduction="none")
+    weights = weights if weights is None else weights.to(y.device, non_blocking=True)
+    loss = F.binary_cross_entropy_with_logits(logits, y, weights, reduction="none")
     return loss.sum(-1) if total else loss.mean(-1)
 
 

@@ -13,7 +13,7 @@ from ..methods import Method, available, load
 from ..models import architectures as networks  # noqa: F401  registers them with timm
 from ..models.safe_load import load_network, load_processor
 from ..net import Net
-from ..runs.record import NAME, SCHEMA_VERSION
+from ..runs.record import NAME, READABLE
 from ..trainer.weights import METHOD, load_method
 from ..version import __version__
 
@@ -70,7 +70,7 @@ def _recorded_method(repo: str, folder: Path) -> Method | None:
     run = read_json(folder / NAME, repo) if (folder / NAME).is_file() else {}
     if not {"schema_version", "recipe_hash", "method"} <= run.keys():
         return None
-    if run["schema_version"] != SCHEMA_VERSION:
+    if run["schema_version"] not in READABLE:
         raise ModelError(
             f"{NAME} of {repo!r} is of another version of hf_mixup than {__version__}: update hf_mixup. {MODEL_ONLY}"
         )

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from .markdown import clean, code, escaped
-from .seeds import METRICS, results, same_recipe
+from .seeds import results, same_recipe
 
 SAMPLE_OF = "zalando-datasets/fashion_mnist"  # the packaged sample is a subset of it
 SAMPLE = "a class-balanced sample of Fashion-MNIST (2,000 training and 500 test images)"
@@ -40,7 +40,8 @@ def model_card(
     values = {
         **_record_values(record),
         "method": f"[{escaped(title)}]({link})" if link else escaped(title),
-        "pipeline_code": code(pipeline_code(place, own_architecture), "python"),
+        "pipeline_code": code(use_code(place, record["task"], own_architecture), "python"),
+        "pipeline": record["task"]["pipeline_tag"],
         "loading_code": code(loading_code(place, library), "python"),
         "local": place[0] is None,
         "own_architecture": own_architecture,
@@ -64,6 +65,7 @@ def _record_values(record: dict) -> dict:
         "parameters": f"{model['parameters']:,}",
         "base": f" It was fine-tuned from [{base}](https://huggingface.co/{base})." if valid_id(base) else "",
         "data_name": data_link(record["data"]),
+        "task": _task(record["task"]),
         "method_name": method["name"],
         "method_args": code(json.dumps(method["args"], indent=2), "json"),
         "recipe": code(recipe(record), "yaml"),
@@ -82,61 +84,78 @@ def heading(record: dict) -> str:
 def _metadata(record: dict, library: str) -> ModelCardData:
     data = hub_id(record["data"]["path"])
     base = record["model"].get("base_model")
-    results = [_result(record, *metric) for metric in METRICS if record["final"].get(metric[1]) is not None]
+    task, final = record["task"], record["final"]
+    measured = [metric for metric in task["metrics"] if final.get(metric["key"]) is not None]
+    results = [_result(record, metric) for metric in measured]
+    main = [metric["kind"] for metric in task["metrics"] if metric["key"] == task["metric"]]
+    tag = [task["pipeline_tag"]] if task["pipeline_tag"] else []
     return ModelCardData(
         library_name=library,
-        pipeline_tag="image-classification",
+        pipeline_tag=task["pipeline_tag"],
         base_model=base if valid_id(base) else None,
         datasets=[data] if data else None,
-        metrics=["accuracy"],
-        tags=["image-classification", "mixup", record["method"]["name"], "hf_mixup"],
+        metrics=main or None,
+        tags=[*tag, "mixup", record["method"]["name"], "hf_mixup"],
         model_name=heading(record),
         eval_results=results or None,
     )
 
 
-def _result(record: dict, kind: str, key: str, name: str) -> EvalResult:
-    data = record["data"]
+def _result(record: dict, metric: dict) -> EvalResult:
+    data, task = record["data"], record["task"]
     dataset_id = hub_id(data["path"])
     return EvalResult(
-        task_type="image-classification",
-        task_name="Image classification",
+        task_type=task["pipeline_tag"] or "other",
+        task_name=clean(task["title"] or task["name"]),
         dataset_type=dataset_id or "imagefolder",
         dataset_name=clean(data_name(data["path"])),
         dataset_config=clean(data["config"]) if data["config"] is not None else None,
         dataset_split=clean(data["eval_split"]),
         dataset_revision=data["revision"] if dataset_id == data["path"] else None,
-        metric_type=kind,
-        metric_value=round(record["final"][key], 6),
-        metric_name=name,
+        metric_type=metric["kind"],
+        metric_value=round(record["final"][metric["key"]], 6),
+        metric_name=metric["title"],
     )
+
+
+def _task(task: dict) -> str:
+    """The task and its settings, in words."""
+    settings = ", ".join(f"{name} {value}" for name, value in task["args"].items())
+    return f"`{clean(task['name'])}`" + (f" ({escaped(settings)})" if settings else "")
 
 
 def eval_results(record: dict) -> str | None:
     """YAML for .eval_results/, None unless the data is a data set of the Hub; the sample is only a subset of one."""
-    data, final = record["data"], record["final"]
-    if hub_id(data["path"]) != data["path"] or final.get("top1") is None:
+    data, task, value = record["data"], record["task"], record["final"].get(record["task"]["metric"])
+    if hub_id(data["path"]) != data["path"] or value is None:
         return None
-    note = f"top-1 accuracy, split {clean(data['eval_split'])}, seed {record['seed']}, recipe {record['recipe_hash']}"
+    titles = {metric["key"]: metric["title"] for metric in task["metrics"]} | {"top1": "top-1 accuracy"}
+    title = clean(titles.get(task["metric"], task["metric"]))
+    note = f"{title}, split {clean(data['eval_split'])}, seed {record['seed']}, recipe {record['recipe_hash']}"
     entry = EvalResultEntry(
         dataset_id=data["path"],
         task_id=clean(data["config"] or "default"),
-        value=round(final["top1"], 6),
+        value=round(value, 6),
         dataset_revision=data["revision"],
         notes=note,
     )
     return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
 
 
-def pipeline_code(place: tuple[str | None, str | None], own_architecture: bool) -> str:
-    """Code that loads a pipeline from the repository and revision, or from the working directory."""
+def use_code(place: tuple[str | None, str | None], task: dict, own_architecture: bool) -> str:
+    """Code that loads the model from the repository and revision, or from the working directory.
+
+    It is a pipeline if one fits the task, else the network and its image processor.
+    """
     repo, revision = place
     first = "import hf_mixup  # registers the architecture\n" if own_architecture else ""
-    argument = f", revision={json.dumps(revision)}" if revision else ""
-    return (
-        f"{first}from transformers import pipeline\n\n"
-        f'classify = pipeline("image-classification", model={json.dumps(repo or ".")}{argument})'
-    )
+    source = json.dumps(repo or ".") + (f", revision={json.dumps(revision)}" if revision else "")
+    if task["pipeline_tag"]:
+        line = f"classify = pipeline({json.dumps(task['pipeline_tag'])}, model={source})"
+        return f"{first}from transformers import pipeline\n\n{line}"
+    name = task["auto_class"]
+    lines = [f"model = {name}.from_pretrained({source})", f"processor = AutoImageProcessor.from_pretrained({source})"]
+    return f"{first}from transformers import AutoImageProcessor, {name}\n\n" + "\n".join(lines)
 
 
 def loading_code(place: tuple[str | None, str | None], library: str) -> str:

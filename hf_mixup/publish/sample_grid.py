@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from ..data import Images
+from ..data import Images, collate
 from ..methods import Method
 from ..mix import Mix
 from ..net import Net
@@ -36,7 +36,7 @@ def write_picture(folder: Path, trainer) -> None:
     try:
         if _needs_all_ranks(trainer):
             return
-        content = picture(trainer.method, trainer.step, training_images(trainer))
+        content = picture(trainer.method, trainer.step, training_batch(trainer))
         if content is not None:
             (folder / NAME).write_bytes(content)
     except Exception as error:
@@ -49,46 +49,65 @@ def _needs_all_ranks(trainer) -> bool:
     return trainer.args.world_size > 1 and (synchronised or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 
 
-def training_images(trainer) -> tuple[Tensor, Tensor]:
-    """Up to COLUMNS training images, of different classes if possible, and their labels; the same in every call."""
+def training_batch(trainer) -> dict:
+    """Up to COLUMNS rows of the training data, of different classes if possible; the same in every call."""
     data = trainer.train_dataset
     if isinstance(data, Images):
-        samples = [data[row, row] for row in _rows(data.labels)]
-        pixels = torch.stack([sample["pixel_values"] for sample in samples])
-        return pixels, torch.tensor([sample["labels"] for sample in samples])
+        return collate([data[row, row] for row in _rows(len(data), data.labels)])
     batch = next(iter(trainer.get_train_dataloader()))
-    return batch["pixel_values"][:COLUMNS], batch["labels"][:COLUMNS]
+    return {key: value[:COLUMNS] for key, value in batch.items()}
 
 
-def _rows(labels: Tensor) -> list[int]:
-    order = torch.randperm(len(labels), generator=generator(0))[:CANDIDATES].tolist()
+def _rows(count: int, labels: Tensor | None) -> list[int]:
+    order = torch.randperm(count, generator=generator(0))[:CANDIDATES].tolist()
+    if labels is None or labels.dim() > 1 or labels.is_floating_point():
+        return order[:COLUMNS]
     first = {int(labels[row]): row for row in reversed(order)}
     different = [row for row in order if first[int(labels[row])] == row]
     return (different + [row for row in order if row not in different])[:COLUMNS]
 
 
-def picture(method: Method, step: nn.Module, images: tuple[Tensor, Tensor]) -> bytes | None:
+def picture(method: Method, step: nn.Module, batch: dict) -> bytes | None:
     """PNG with a row of images, and for each of two draws a row of mixed images and a row of masks.
 
-    None if the method does not mix pixels. The state of model and method is restored.
+    None if the method does not mix pixels. The state of model, method and task is restored.
     """
     if method.group == "hidden":  # these methods mix features; mixing the input is only one of their cases
         return None
     weight = next(step.net.parameters())
-    x, labels = step.prepare(images[0].to(weight.device)), images[1].to(weight.device)
-    y = F.one_hot(labels, step.net.num_classes).float()
-    with restored(method), evaluating(step.net):
+    batch = {key: value.to(weight.device) for key, value in batch.items()}
+    pixels = batch["pixel_values"]
+    with restored(method), restored(step.task), evaluating(step.net):
+        net, x, y = step.task(step.net, unaugmented(step, batch), generator(0))
         method.train()
-        drawn = list(draws(method, step.net, x, y))
+        drawn = list(draws(method, net, x, y))
     if not drawn:
         return None
-    to_pixels = pixel_function(step, images[0], x)
+    to_pixels = pixel_function(step, pixels, x)
     rows = [to_pixels(x)]
     for mixed, mix in drawn:
         rows.append(to_pixels(mixed))
         if mix.mask is not None:
             rows.append(mix.mask[:, :1].float().expand(len(x), 3, *x.shape[-2:]).clamp(0, 1).cpu())
     return png(rows)
+
+
+@torch.no_grad()
+def unaugmented(step: nn.Module, batch: dict) -> dict:
+    """The batch as the task's `prepare` returns it in training, but with images that are not augmented."""
+    task = step.task
+    with swapped_transform(task, lambda x, rng: step.prepare(x)):
+        return task.prepare(batch, generator(0))
+
+
+@contextmanager
+def swapped_transform(task: nn.Module, transform) -> Iterator[None]:
+    """Inside, the task prepares images by `transform`."""
+    previous, task.transform = task.transform, transform
+    try:
+        yield
+    finally:
+        task.transform = previous
 
 
 def draws(method: Method, net: Net, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Mix]]:
@@ -120,15 +139,15 @@ def pixel_function(step: nn.Module, pixels: Tensor, x: Tensor):
 
 
 @contextmanager
-def restored(method: Method) -> Iterator[None]:
-    """Restore the method's state and mode at the end."""
-    state = {key: value.clone() for key, value in method.state_dict().items()}
-    training = method.training
+def restored(module: nn.Module) -> Iterator[None]:
+    """Restore the module's state and mode at the end."""
+    state = {key: value.clone() for key, value in module.state_dict().items()}
+    training = module.training
     try:
         yield
     finally:
-        method.load_state_dict(state)
-        method.train(training)
+        module.load_state_dict(state)
+        module.train(training)
 
 
 def png(rows: Iterable[Tensor], side: int = SIDE, limit: int = MAX_BYTES) -> bytes:

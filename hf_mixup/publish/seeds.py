@@ -6,8 +6,15 @@ from collections.abc import Sequence
 from ..errors import CardError
 from .markdown import escaped
 
-# metric name on the Hub, key in the run record, title
-METRICS = (("accuracy", "top1", "Top-1"), ("accuracy", "top5", "Top-5"), ("nll", "nll", "NLL"), ("ece", "ece", "ECE"))
+TITLES = {"top1": "top-1", "top5": "top-5", "ece": "ECE (15 bins)"}  # of columns, if not the metric's title
+
+
+def columns_of(runs: Sequence[dict]) -> dict[str, str]:
+    """Key and title of each metric in a table of these runs: the task's metrics, or the loss if there are none."""
+    task, found = runs[0]["task"], runs[0]["final"]
+    titles = {metric["key"]: TITLES.get(metric["key"], metric["title"]) for metric in task["metrics"]}
+    keys = [*titles, *(key for key in found if key not in titles and key != "loss")] or ["loss"]
+    return {key: titles.get(key, key) for key in keys}
 
 
 def same_recipe(runs: Sequence[dict]) -> list[dict]:
@@ -43,14 +50,17 @@ def results(runs: Sequence[dict]) -> str:
     """A Markdown table of the metrics of one run, or of each seed with mean and standard deviation."""
     data = runs[0]["data"]
     split = f"{escaped(data['eval_split'])} | {data['splits'][data['eval_split']]}"
-    columns = [[run["final"].get(key) for run in runs] for _, key, _ in METRICS]
+    titles = columns_of(runs)
+    columns = [[run["final"].get(key) for run in runs] for key in titles]
+    header = f"split | rows | {' | '.join(map(escaped, titles.values()))} |"
+    rule = "|---" * (2 + len(titles)) + "|"
     if len(runs) == 1:
         row = " | ".join(formatted(values[0]) for values in columns)
         return (
-            "| split | rows | top-1 | top-5 | NLL | ECE (15 bins) |\n|---|---|---|---|---|---|\n"
-            f"| {split} | {row} |\n\nOne run with seed {runs[0]['seed']}: the spread over seeds is not known."
+            f"| {header}\n{rule}\n| {split} | {row} |\n\n"
+            f"One run with seed {runs[0]['seed']}: the spread over seeds is not known."
         )
-    lines = ["| seed | split | rows | top-1 | top-5 | NLL | ECE (15 bins) |", "|---|---|---|---|---|---|---|"]
+    lines = [f"| seed | {header}", f"|---{rule}"]
     for number, run in enumerate(runs):
         row = " | ".join(formatted(values[number]) for values in columns)
         lines.append(f"| {run['seed']} | {split} | {row} |")

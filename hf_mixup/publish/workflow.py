@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from accelerate import PartialState
 from huggingface_hub import HfApi
 from transformers.trainer_utils import HubStrategy
 
@@ -29,6 +30,7 @@ from ..runs.run import final_metrics, fit, make_trainer
 from ..trainer import checkpoint_pusher, fsdp
 from ..trainer.checkpoint_pusher import CheckpointPusher, PushCallback
 from ..trainer.checkpointing import last_checkpoint
+from ..trainer.memory import reset_peak
 from ..trainer.weights import save_on_this_rank
 from .export import export
 from .push import push
@@ -54,10 +56,11 @@ def run(config: MixupConfig, data: Data) -> dict:
 
 def _train(config: MixupConfig, data: Data, folder: Path, previous: dict | None, separate_disks: bool) -> dict:
     start = common_checkpoint(folder) if config.resume else None
+    reset_peak(PartialState().device)
     trainer, processor = make_trainer(config, data)
     trainer.args.save_on_each_node = separate_disks  # each machine keeps the whole run
     base = base_model(config.model, config.pretrained)
-    started = record.started(config, data, trainer.model, trainer.method, trainer.args.world_size, base)
+    started = record.started(config, data, trainer, base)
     check_same_run(previous, started)
     if trainer.args.should_save:
         with disk_full_as_save_error(folder):

@@ -33,12 +33,12 @@ def dry_run(config: MixupConfig, data: Data) -> dict:
 def plan(config: MixupConfig, data: Data, trainer: MixupTrainer, loader, losses: dict[str, float]) -> dict[str, str]:
     """The plan of a run: the text of each line by its title."""
     steps = trainer.set_initial_training_values(trainer.args, loader)[-1]
-    arguments = ", ".join(f"{key}={value}" for key, value in trainer.method.hyperparameters().items())
     parameters = sum(p.numel() for p in trainer.model.parameters())
     evaluated = f" (evaluated at {config.eval_image_size})" if config.eval_image_size else ""
     return {
-        "model": f"{config.model}, {parameters:,} parameters, {data.num_classes} classes",
-        "method": f"{trainer.method.name} ({arguments})",
+        "task": f"{_call(trainer.task.name, trainer.task.settings())}, {_describe(data)}; {_metrics(trainer)}",
+        "model": f"{config.model}, {parameters:,} parameters",
+        "method": _call(trainer.method.name, trainer.method.hyperparameters()),
         "data": f"{data.path}, revision {data.revision}, "
         + ", ".join(f"{split} {rows}" for split, rows in data.splits.items()),
         "images": f"{config.image_size} x {config.image_size}{evaluated}, "
@@ -49,3 +49,23 @@ def plan(config: MixupConfig, data: Data, trainer: MixupTrainer, loader, losses:
         "device": record.device_name(torch.device(trainer.args.device)),
         "results": str(config.output_dir),
     }
+
+
+def _call(name: str, arguments: dict) -> str:
+    listed = ", ".join(f"{key}={value}" for key, value in arguments.items())
+    return f"{name} ({listed})" if listed else name
+
+
+def _describe(data: Data) -> str:
+    """What the labels of the data are."""
+    labels = data.labels
+    if labels.kind == "none":
+        return "no labels"
+    return f"{data.num_classes} classes" if labels.classes else f"{labels.kind} of {labels.size}"
+
+
+def _metrics(trainer: MixupTrainer) -> str:
+    """The metrics of the task, and which one selects the best checkpoint."""
+    names = list(dict.fromkeys([*(metric.key for metric in trainer.task.card.metrics), trainer.task.metric]))
+    best = trainer.args.metric_for_best_model if trainer.args.load_best_model_at_end else None
+    return f"metrics {', '.join(names)}" + (f"; the best checkpoint is that of the best {best}" if best else "")

@@ -4,6 +4,8 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
+from . import record
+
 
 class BarCallback(ProgressCallback):
     """Upstream's progress bars, without its printed logs."""
@@ -15,14 +17,15 @@ class BarCallback(ProgressCallback):
 class ReportCallback(TrainerCallback):
     """Prints one line for each evaluation."""
 
-    METRICS = ("top1", "top5", "nll", "ece")
-
-    def __init__(self):
-        self.loss = float("nan")
+    def __init__(self, task: dict):
+        self.task, self.loss = task, float("nan")  # the task's entry in the run record
 
     def on_log(self, args, state, control, logs=None, **_):
         self.loss = (logs or {}).get("loss", self.loss)
         if state.is_world_process_zero and logs and "eval_loss" in logs:
-            metrics = [f"{name} {logs[f'eval_{name}']:.4f}" for name in self.METRICS if f"eval_{name}" in logs]
+            numbers = record.metrics(logs, self.task)
+            loss = numbers.pop("loss")
+            shown = numbers or {"loss": loss}
+            metrics = [f"{name} {'none' if value is None else f'{value:.4f}'}" for name, value in shown.items()]
             epoch = logs.get("epoch", state.epoch or 0)
             tqdm.write(f"epoch {epoch:6.2f}  train loss {self.loss:.4f}  " + "  ".join(metrics))

@@ -3,9 +3,8 @@
 import json
 import math
 import platform
-import resource
 import subprocess
-import sys
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,21 +12,27 @@ import torch
 
 from ..errors import RecordError
 from ..files import atomic_write
+from ..tasks import Task, load_task
+from ..trainer.memory import peak_mb
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, SCHEMA_VERSION)
 NAME = "run.json"
 PACKAGES = ("torch", "torchvision", "transformers", "datasets", "accelerate", "timm", "evaluate", "huggingface_hub")
-METRICS = ("top1", "top5", "nll", "ece")
+# what transformers adds to the metrics of an evaluation
+TIMING = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation_time")
 
 
-def started(config, data, model, method, world_size: int, base_model: str | None) -> dict:
-    """The record of a run before its first step: recipe, method, data, model, versions. Fractions are 0 to 1."""
+def started(config, data, trainer, base_model: str | None) -> dict:
+    """The record of a run before its first step: recipe, task, method, data, model, versions. Fractions are 0 to 1."""
+    method = trainer.method
     return {
         "schema_version": SCHEMA_VERSION,
         "status": "running",
         "recipe": portable(config.recipe_dict()),
         "recipe_name": config.recipe,
         "recipe_hash": config.recipe_hash(),
+        "task": task_entry(trainer.task),
         "method": {"name": method.name, "args": portable(method.hyperparameters())},
         "data": {
             "path": data_path(data.path),
@@ -37,46 +42,79 @@ def started(config, data, model, method, world_size: int, base_model: str | None
         "model": {
             "name": portable(config.model),
             "args": portable(config.model_args),
-            "parameters": _count(model),
+            "parameters": _count(trainer.model),
             "base_model": base_model,
         },
         "seed": config.seed,
-        "world_size": world_size,
+        "world_size": trainer.args.world_size,
         "mixed_precision": config.mixed_precision,
         "versions": versions(),
         "commit": commit(),
     }
 
 
+def task_entry(task: Task) -> dict:
+    """The task in a run record, with all that a card says about it."""
+    card = asdict(task.card)
+    return {
+        "name": portable(task.name),
+        "args": portable(task.settings()),
+        "metric": task.metric,
+        "higher_is_better": task.higher_is_better,
+        **card,
+        "metrics": list(card["metrics"]),
+    }
+
+
 def finished(record: dict, trainer, final: dict[str, float], skipped: dict[str, int]) -> dict:
-    """`record` with the results of a finished run: metrics, images/s of training, seconds, peak MB, device."""
-    history = trainer.state.log_history
+    """`record` with the results of a finished run: metrics, images/s of training, seconds, peak MB, device.
+
+    `peak_mb` is the first process's, over all processes that the run was resumed in.
+    """
+    history, device = trainer.state.log_history, trainer.args.device
     seconds = sum(entry.get("train_seconds", 0) for entry in history)
-    batch = trainer.args.per_device_train_batch_size * trainer.args.world_size
-    images = trainer.state.global_step * batch * trainer.args.gradient_accumulation_steps
+    images = images_seen(history, trainer)
     return {
         **record,
         "status": "finished",
         "data": {**record["data"], "skipped": skipped},
-        "epochs": epochs(history),
-        "final": {name: _finite(final[f"eval_{name}"]) for name in ("loss", *METRICS) if f"eval_{name}" in final},
+        "epochs": epochs(history, record["task"]),
+        "final": metrics(final, record["task"]),
+        "images": images,
         "steps": trainer.state.global_step,
         "images_per_s": round(images / seconds, 1) if seconds else None,
         "wall_s": round(seconds, 1),
-        "peak_mb": peak_mb(trainer.args.device),
-        "device": device_name(trainer.args.device),
+        "peak_mb": max(peak_mb(device), *(entry.get("peak_mb", 0) for entry in history)),
+        "device": device_name(device),
     }
 
 
-def epochs(history: list[dict]) -> list[dict]:
+def images_seen(history: list[dict], trainer) -> int:
+    """Training images that all ranks have seen; an estimate if a part of the run was made by version 0.1."""
+    timed = [entry for entry in history if "train_seconds" in entry]
+    if all("train_images" in entry for entry in timed):
+        return sum(entry["train_images"] for entry in timed)
+    batch = trainer.args.per_device_train_batch_size * trainer.args.world_size
+    return trainer.state.global_step * batch * trainer.args.gradient_accumulation_steps
+
+
+def metrics(entry: dict, task: dict) -> dict[str, float | None]:
+    """Loss and metrics of an evaluation, from its entry in the log history: in the order of the task's card."""
+    found = {key.removeprefix("eval_"): value for key, value in entry.items() if key.startswith("eval_")}
+    names = ["loss", *(metric["key"] for metric in task["metrics"]), task["metric"], *found]
+    numbers = {name: found[name] for name in names if name in found and name not in TIMING}
+    return {name: _finite(value) for name, value in numbers.items() if isinstance(value, int | float)}
+
+
+def epochs(history: list[dict], task: dict) -> list[dict]:
     """One entry for each evaluation, with the last training loss logged before it."""
     entries, losses = [], {}
     for entry in history:
         losses |= {key: value for key, value in entry.items() if key == "loss" or key.startswith("loss_")}
         if "eval_loss" in entry:
-            metrics = {name: entry[f"eval_{name}"] for name in METRICS if f"eval_{name}" in entry}
-            numbers = {**losses, "eval_loss": entry["eval_loss"], **metrics}
-            entries.append({"epoch": entry["epoch"], **{name: _finite(value) for name, value in numbers.items()}})
+            numbers = metrics(entry, task)
+            losses = {name: _finite(value) for name, value in losses.items()}
+            entries.append({"epoch": entry["epoch"], **losses, "eval_loss": numbers.pop("loss"), **numbers})
     return entries
 
 
@@ -110,7 +148,10 @@ def write(record: dict, folder: Path) -> None:
 
 
 def read(folder: str | Path) -> dict | None:
-    """The record in `folder`, None if there is none; RecordError if it cannot be read."""
+    """The record in `folder`, None if there is none; RecordError if it cannot be read.
+
+    Records of schema version 1 get the entry `task`, which they lack.
+    """
     file = Path(folder) / NAME
     if not file.is_file():
         return None
@@ -118,9 +159,15 @@ def read(folder: str | Path) -> dict | None:
         record = json.loads(file.read_text())
     except ValueError as error:  # includes text that is not UTF-8
         raise RecordError(f"{file} is not valid JSON ({error}): move it away, or choose another output_dir.") from error
-    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
-        raise RecordError(f"{file} is not a run record of schema version {SCHEMA_VERSION}: choose another output_dir.")
-    return record
+    if not isinstance(record, dict) or record.get("schema_version") not in READABLE:
+        versions = " or ".join(map(str, READABLE))
+        raise RecordError(f"{file} is not a run record of schema version {versions}: choose another output_dir.")
+    return with_task(record)
+
+
+def with_task(record: dict) -> dict:
+    """A record of either schema version with the entry `task`; version 1 had classification only."""
+    return record if "task" in record else {**record, "task": task_entry(load_task("classification"))}
 
 
 def versions() -> dict[str, str]:
@@ -146,14 +193,6 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{head}-dirty" if dirty else head
-
-
-def peak_mb(device: torch.device) -> float:
-    """Peak memory so far in MB (10^6 bytes): allocated on a CUDA device, or resident in the process on a CPU."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 
 
 def device_name(device: torch.device) -> str:

@@ -9,10 +9,11 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from ..config import MixupConfig
 from ..data import Data, Images, Stream, Transform, crop_share, eval_transform, to_rgb, train_transform
-from ..errors import RunError, TrainingInterrupted
+from ..errors import ModelError, RunError, TrainingInterrupted
 from ..methods import Method, load
-from ..metrics import compute_metrics
 from ..models import build_model
+from ..models.build import problem_type_of
+from ..tasks import DEFAULT, Task, load_task, task_of_network
 from ..trainer import MixupTrainer
 from ..trainer.callbacks import StopCallback
 from ..trainer.checkpointing import last_checkpoint
@@ -60,36 +61,74 @@ def make_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]
             "has no length: give num_examples (its rows), or max_steps."
         )
     set_seed(config.seed)
-    model, processor = make_model(config, data)
-    method = make_method(config)
-    args = copy.copy(config)
+    task, method = make_task(config), make_method(config)
+    model, processor = make_model(config, data, task)
+    args = choose_best_metric(config, task)
     args.push_to_hub = False  # publish/workflow.py pushes, with retries; upstream's pushes are lost if they fail
     try:
         trainer = MixupTrainer(
             model,
             args,
-            train_dataset=train_images(config, data, processor),
+            train_dataset=train_images(config, data, processor, task.views),
             eval_dataset=eval_images(config, data, processor),
             processing_class=processor,
-            compute_metrics=compute_metrics,
             method=method,
+            task=task,
         )
         check_trainer(trainer)
     except ValueError as error:
         raise RunError(str(error)) from error
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    for callback in [ReportCallback(), *([] if config.disable_tqdm else [BarCallback()])]:
+    for callback in [ReportCallback(record.task_entry(task)), *([] if config.disable_tqdm else [BarCallback()])]:
         trainer.add_callback(callback)
     return trainer, processor
 
 
-def make_model(config: MixupConfig, data: Data) -> tuple:
+def choose_task(config: MixupConfig) -> Task:
+    """The task of a run. If the recipe names none, `config.task` becomes that of the checkpoint, or classification."""
+    if config.task is None:
+        try:
+            config.task = task_of_network(problem_type_of(config.model), None)
+        except ModelError:  # reported when the model is built
+            config.task = DEFAULT
+        except ValueError as error:
+            raise RunError(f"{config.model}: {error}") from error
+    return make_task(config)
+
+
+def make_task(config: MixupConfig) -> Task:
+    """The task with its arguments; RunError if it does not accept them."""
+    try:
+        return load_task(config.task or DEFAULT, **config.task_args)
+    except (TypeError, ValueError) as error:
+        raise RunError(str(error)) from error
+
+
+def choose_best_metric(config: MixupConfig, task: Task) -> MixupConfig:
+    """A copy of the configuration that selects the best checkpoint by the task's metric, if the recipe names none.
+
+    The direction of the metric is the task's, unless the recipe sets `greater_is_better`.
+    """
+    args = copy.copy(config)
+    if config.load_best_model_at_end and not config.best_metric_given:
+        args.metric_for_best_model = task.metric
+    name = (args.metric_for_best_model or "").removeprefix("eval_")
+    if not config.direction_given and (direction := task.direction(name)) is not None:
+        args.greater_is_better = direction
+    return args
+
+
+def make_model(config: MixupConfig, data: Data, task: Task) -> tuple:
     """The network and its image processor, as (model, processor)."""
     size = config.eval_image_size or config.image_size
+    outputs = task.head(data.labels)
+    named = data.classes if outputs == data.num_classes else []
     return build_model(
         config.model,
-        classes=data.classes,
+        classes=named,
+        outputs=None if named else outputs or 0,
+        problem_type=task.card.problem_type,
         image_size=config.image_size,
         eval_size=config.eval_image_size,
         model_args=config.model_args,
@@ -131,15 +170,17 @@ def check_trainer(trainer: MixupTrainer) -> None:
     except TypeError as error:
         raise RunError(f"lr_scheduler_kwargs {args.lr_scheduler_kwargs}: {error}.") from error
     trainer.optimizer = trainer.lr_scheduler = None  # train() creates its own
-    best = (args.metric_for_best_model or "loss").removeprefix("eval_")
-    if best not in ("loss", *record.METRICS):
-        raise RunError(f"metric_for_best_model is {best!r}. Choose one of: loss, {', '.join(record.METRICS)}.")
+    best, task = (args.metric_for_best_model or "loss").removeprefix("eval_"), trainer.task
+    known = list(dict.fromkeys(["loss", *(metric.key for metric in task.card.metrics), task.metric]))
+    if best not in known:
+        raise RunError(f"metric_for_best_model is {best!r}. Choose one of: {', '.join(known)}.")
 
 
 def eval_images(config: MixupConfig, data: Data, processor) -> Images:
     """The evaluation split as uint8 images, resized and cropped as by the saved image processor."""
     columns = (data.image_column, data.label_column, config.eval_image_size or config.image_size)
-    return Images(data.eval, *columns, prepare=prepare(processor), skip_corrupt=config.skip_corrupt, home=data.home)
+    options = {"labels": data.labels, "skip_corrupt": config.skip_corrupt, "home": data.home}
+    return Images(data.eval, *columns, prepare=prepare(processor), **options)
 
 
 def prepare(processor, size: int | None = None):
@@ -166,14 +207,13 @@ def image_transform(config: MixupConfig) -> Transform | None:
     )
 
 
-def train_images(config: MixupConfig, data: Data, processor) -> Images | Stream:
+def train_images(config: MixupConfig, data: Data, processor, views: int = 1) -> Images | Stream:
     """The training split as uint8 batches, with transforms of single images only if the recipe sets them."""
     transform = image_transform(config)
     shared = {"transform": transform, "skip_corrupt": config.skip_corrupt, "home": data.home}
+    shared |= {"labels": data.labels, "views": views}
     shared["prepare"] = None if transform else prepare(processor, config.eval_image_size and config.image_size)
     columns = (data.image_column, data.label_column, config.image_size)
     if not config.streaming:
         return Images(data.train, *columns, **shared)
-    return Stream(
-        data.train, *columns, classes=data.classes, rows=data.train_rows, block=config.shuffle_block, **shared
-    )
+    return Stream(data.train, *columns, rows=data.train_rows, block=config.shuffle_block, **shared)

@@ -1,22 +1,66 @@
-"""Tasks, one per file: `task(net, batch, rng)` returns `(net, x, y)` for a batch."""
+"""Tasks, one per file; the registry is the list of the files in this folder."""
 
 from collections.abc import Callable
-from functools import partial
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
+from ..components import class_of, construct, import_class, is_reference
+from ..errors import did_you_mean
+from ._base import CLASSES, CLASSIFIER, SOFTMAX, Card, Metric, Task
+from ._function import FunctionTask
+
+DEFAULT = "classification"
+PROBLEM_TYPES = {"single_label_classification": DEFAULT, "multi_label_classification": "multilabel"}
+
 
 def available_tasks() -> list[str]:
     """The names of all tasks, sorted."""
-    return sorted(module.name for module in iter_modules(__path__))
+    return sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def load_task(name: str | Callable, **arguments: Any) -> Callable:
-    """The task `name` with its arguments; a callable is returned unchanged."""
-    if callable(name):
-        return name
+def load_task(name: str | type[Task] | Callable, **arguments: Any) -> Task:
+    """The task `name` with its arguments.
+
+    `name`: a task of the package, or one of the user's own as `package.module:Class` or `path/to/file.py:Class`; or a
+    class derived from Task, a Task (returned unchanged), or a function `(net, batch, rng) -> (net, x, y)`.
+    """
+    if isinstance(name, str):
+        task = construct(_task_class(name), f"Task {name!r}", arguments)
+        task.full_name = name if is_reference(name) else ""
+        return task
+    if isinstance(name, type) and issubclass(name, Task):
+        return construct(name, f"Task {name.__name__}", arguments)
+    if arguments:
+        raise ValueError(f"{name!r} is already built: give {', '.join(arguments)} when loading a task by name.")
+    return name if isinstance(name, Task) else FunctionTask(name)
+
+
+def _task_class(name: str) -> type[Task]:
+    if is_reference(name):
+        return import_class(name, Task)
     if name not in available_tasks():
-        raise ValueError(f"Unknown task {name!r}. Choose one of: {', '.join(available_tasks())}.")
-    task = getattr(import_module(f"{__name__}.{name}"), name)
-    return partial(task, **arguments) if arguments else task
+        hint = did_you_mean(name, available_tasks())
+        raise ValueError(f"Unknown task {name!r}.{hint} Choose one of: {', '.join(available_tasks())}.")
+    return class_of(import_module(f"{__name__}.{name}"), Task)
+
+
+def task_of_network(problem_type: str | None, outputs: int | None) -> str:
+    """The name of the task for a network with this `problem_type` in its configuration and this number of outputs.
+
+    ValueError for a regression, and for a network with one output whose task is not known.
+    """
+    if problem_type in PROBLEM_TYPES:
+        return PROBLEM_TYPES[problem_type]
+    ways = "Give a task of your own (task=...)"
+    if problem_type is not None:
+        raise ValueError(f"The network's problem_type is {problem_type!r}, and hf_mixup has no such task yet. {ways}.")
+    if outputs == 1:
+        raise ValueError(
+            "The network has one output, which is a regression (hf_mixup has no such task yet) or one of several "
+            f"possible labels. {ways}, or set problem_type='multi_label_classification' in the network's configuration."
+        )
+    return DEFAULT
+
+
+__all__ = ["CLASSES", "CLASSIFIER", "DEFAULT", "SOFTMAX", "Card", "Metric", "Task", "available_tasks", "load_task", "task_of_network"]

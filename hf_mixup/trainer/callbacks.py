@@ -5,6 +5,7 @@ import time
 
 import torch
 from torch import Tensor
+from accelerate.utils import find_batch_size
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
@@ -12,6 +13,7 @@ from ..data import StreamLoader
 from ..methods import Method
 from .dataloaders import warn_if_not_resumable
 from .manifest import OWN_STATE
+from .memory import peak_mb
 from .optimizers import check_optimizer
 from .schedules import steps_in_epoch
 
@@ -19,7 +21,7 @@ STATE_OF_0_1 = "MethodCallback"  # the entry of `stateful_callbacks` in checkpoi
 
 
 class MethodCallback(TrainerCallback):
-    """Sets the method's `step` and `total_steps` before each optimizer step; calls its `after_step` after the step."""
+    """Sets the method's `step` and `total_steps` before each optimizer step; then `after_step` of method and task."""
 
     def __init__(self, trainer):
         self.trainer = trainer
@@ -34,7 +36,9 @@ class MethodCallback(TrainerCallback):
         step.mixing = not off or (state.epoch or 0) < off
 
     def on_optimizer_step(self, args, state, control, **_):
-        self.trainer.step.method.after_step(self.trainer.step.net)
+        step = self.trainer.step
+        step.method.after_step(step.net)
+        step.task.after_step(step.net)
 
 
 class DataOrderCallback(TrainerCallback):
@@ -111,16 +115,24 @@ class LossCallback(TrainerCallback):
 
 
 class TimeCallback(TrainerCallback):
-    """Appends the seconds of training, without evaluation, to the log history, at each epoch's end and checkpoint."""
+    """Appends to the log history, at each epoch's end and checkpoint: the seconds of training, without evaluation, the
+    images that were seen on all ranks, and the peak memory."""
 
-    def __init__(self):
-        self.started, self.evaluation_seconds = time.perf_counter(), 0.0
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.started, self.evaluation_seconds, self.images = time.perf_counter(), 0.0, 0
+
+    def count(self, batch: dict, world_size: int) -> None:
+        """Count the images of a micro-batch, which is equally large on all ranks."""
+        self.images += (find_batch_size(batch) or 0) * world_size
 
     def export_state(self, state) -> None:
-        """Append the seconds since the last call."""
+        """Append the seconds and images since the last call, and the peak memory so far."""
         now = time.perf_counter()
         seconds, self.started, self.evaluation_seconds = now - self.started - self.evaluation_seconds, now, 0.0
-        state.log_history.append({"epoch": state.epoch, "step": state.global_step, "train_seconds": seconds})
+        numbers = {"train_seconds": seconds, "train_images": self.images, "peak_mb": peak_mb(self.device)}
+        state.log_history.append({"epoch": state.epoch, "step": state.global_step, **numbers})
+        self.images = 0
 
     def on_epoch_begin(self, args, state, control, **_):
         self.started, self.evaluation_seconds = time.perf_counter(), 0.0

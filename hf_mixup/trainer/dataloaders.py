@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from ..data import BatchPlan, Images, Stream, StreamLoader, check_order, order_of, train_loader, write_order
+from ..data import BatchPlan, Images, Stream, StreamLoader, check_order, eval_loader, order_of, train_loader, write_order
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,14 @@ def make_train_loader(data, args, batch_size: int) -> DataLoader | None:
         raise ValueError("mixup_off_epoch requires the length of an epoch: give num_examples.")
     options = {"num_workers": args.dataloader_num_workers, "pin_memory": pins_memory(args)}
     return StreamLoader(data, batch_size, seed=args.seed, **shard, **options)
+
+
+def make_eval_loader(data, args) -> DataLoader | None:
+    """A loader of every row of `Images`, in order; None for other data."""
+    if not isinstance(data, Images):
+        return None
+    data.load()  # before accelerate wraps the loader, whose workers would each decode the whole split
+    return eval_loader(data, args.eval_batch_size, args.dataloader_num_workers, pins_memory(args))
 
 
 def write_data_order(folder: Path, trainer) -> None:

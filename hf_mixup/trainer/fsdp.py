@@ -64,7 +64,7 @@ def check_supported(method: Method, task, args) -> None:
             f"FSDP shards the network; method {unsupported[0]!r} reads it outside of its forward pass, or has networks "
             "of its own: choose another method, or use recipes/accelerate/ddp.yaml."
         )
-    if isinstance(task, nn.Module) and any(True for _ in task.parameters()):
+    if any(True for _ in task.parameters()):
         raise ValueError("FSDP does not support tasks with networks of their own: use recipes/accelerate/ddp.yaml.")
     for name in REFUSED:
         if value := getattr(args, name, None):

@@ -1,16 +1,14 @@
 """The training step of a trainer, built from its network, method, task and arguments."""
 
-from functools import partial
-
 import torch
 
 from ..models.build import synchronise_batchnorm
 from ..net import Net
-from ..ops.losses import binary_cross_entropy, soft_cross_entropy
 from .ema import EMA
 from .fsdp import ShardedNetwork
 from .preprocessing import fill_mean_and_std, preprocessing
 from .step import MixupStep
+from .task import labels_of, row_loss
 
 
 def make_step(trainer) -> tuple[MixupStep, EMA | None, ShardedNetwork | None]:
@@ -18,10 +16,8 @@ def make_step(trainer) -> tuple[MixupStep, EMA | None, ShardedNetwork | None]:
     model, method, args = trainer.model, trainer.method, trainer.args
     if getattr(args, "sync_bn", False):
         synchronise_batchnorm(model, args.world_size)
-    loss = soft_cross_entropy
-    if getattr(args, "loss", "ce") == "bce":
-        loss = partial(binary_cross_entropy, threshold=args.bce_threshold, total=args.bce_sum)
-    net = Net(model, loss, getattr(args, "label_smoothing", 0.0))
+    net = Net(model, trainer.task.loss, getattr(args, "label_smoothing", 0.0))
+    net.row_loss = row_loss(trainer, net)
     if args.torch_compile:
         net.compile_model(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
     memory_format = torch.channels_last if getattr(args, "channels_last", False) else torch.contiguous_format
@@ -29,6 +25,8 @@ def make_step(trainer) -> tuple[MixupStep, EMA | None, ShardedNetwork | None]:
     fill_mean_and_std(method, trainer.processing_class)
     method.build_once(net)
     method.to(args.device)
+    trainer.task.build(net, labels_of(trainer.train_dataset))
+    trainer.task.to(args.device)
     decay = getattr(args, "ema_decay", None)
     ema = EMA(model, decay, evaluated=args.eval_weights == "ema") if decay else None
     sharded = ShardedNetwork(net, args) if trainer.fsdp else None

@@ -30,21 +30,28 @@ def make_optimizer(model: nn.Module, args) -> torch.optim.Optimizer:
     return optimizer
 
 
-def add_groups(optimizer: torch.optim.Optimizer, step: MixupStep, args) -> None:
+def add_groups(optimizer: torch.optim.Optimizer, step: MixupStep, args, scheduler_given: bool = False) -> None:
     """Add the parameters of method and task to `optimizer`, generators with their own learning rate.
 
     A method with a `generator` may set `generator_lr`, `generator_min_lr` (its final value) and `generator_momentum`.
-    Biases have no weight decay.
+    Biases have no weight decay. ValueError if there are such parameters, and the scheduler was given in code.
     """
     lr = optimizer.defaults.get("lr", args.learning_rate)  # an optimizer given in code has its own rate
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    modules = [module for module in (step.method, step.task) if isinstance(module, nn.Module)]
+    modules = [step.method, step.task]
     parts = [part for module in modules for part in module.modules()]
     owners = [(part.generator, part) for part in parts if hasattr(part, "generator_lr")]
     owners += [(module, None) for module in modules]
     for module, method in owners:
         for decays in (True, False):
             new = [p for p in module.parameters() if p.requires_grad and id(p) not in held and (p.dim() > 1) == decays]
+            if new and scheduler_given:
+                kind = "Method" if module is not step.task else "Task"
+                name = (step.task if module is step.task else step.method).name
+                raise ValueError(
+                    f"{kind} {name!r} trains networks of its own, which the given scheduler does not include: pass "
+                    "optimizers=(optimizer, None)."
+                )
             if new:
                 held |= {id(p) for p in new}
                 group = {"params": new, "lr": lr, "weight_decay": args.weight_decay if decays else 0.0}

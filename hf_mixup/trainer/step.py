@@ -1,6 +1,7 @@
 """MixupStep: one training step as one module, which accelerate wraps (DDP, autocast)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from ..methods import Method
 from ..net import Net
 from ..ops.sampling import generator
-from ..tasks.classification import targets
+from ..tasks import Task
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -25,13 +26,14 @@ class MixupStep(nn.Module):
         self,
         net: Net,
         method: Method,
-        task: Callable,
+        task: Task,
         augment: Augment | None = None,
         normalise: Callable[[Tensor], Tensor] | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
     ):
         super().__init__()
         self.net, self.method, self.task = net, method, task
+        task.transform = self.prepare
         self.augment, self.normalise, self.memory_format = augment, normalise, memory_format
         parts = method.named_modules(prefix="method")
         self.private = [f"{name}.{key}" for name, part in parts for key in getattr(part, "private", ())]
@@ -51,23 +53,48 @@ class MixupStep(nn.Module):
         for module in self.method.modules():
             if isinstance(module, Method):
                 module.common_rng = common_rng
-        self._check(batch["pixel_values"])
-        device = batch["pixel_values"].device.type
-        self.net.precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        with torch.autocast(device, enabled=False):
-            batch["pixel_values"] = self.prepare(batch["pixel_values"], task_rng)
-            net, x, y = self.task(self.net, batch, task_rng)
+        with self._precision(batch):
+            net, x, y = self.task(self.net, self.task.prepare(batch, task_rng), task_rng)
+            self._check(x)
             losses = self.method(net, x, y, method_rng) if self.mixing else {"mix": net.loss(net(x), y)}
             return self._with_all_parameters(losses)
 
     @torch.no_grad()
-    def evaluate(self, pixel_values: Tensor, labels: Tensor, **_) -> tuple[Tensor, Tensor]:
-        """Mean loss and logits (B, K) of a batch: not mixed, not augmented, labels not smoothed."""
-        device = pixel_values.device.type
+    def evaluate(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss of a batch, and the outputs that the task's metrics need: not mixed, augmented or smoothed."""
+        with self._precision(batch):
+            loss, outputs = self.task.evaluate(self.net, self.task.prepare(batch, None))
+            return loss.mean(), outputs
+
+    @torch.no_grad()
+    def predict(self, pixel_values: Tensor, **_) -> Tensor:
+        """Outputs of the network for a batch without labels."""
+        with self._precision({"pixel_values": pixel_values}):
+            return self.net(self.prepare(pixel_values))
+
+    @contextmanager
+    def _precision(self, batch: dict) -> Iterator[None]:
+        """Switch autocast off for task and method; only the network's passes use it, in the present precision."""
+        device = next(value for value in batch.values() if isinstance(value, Tensor)).device.type
         self.net.precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
-            logits = self.net(self.prepare(pixel_values))
-            return self.net.row_loss(logits, targets(labels, self.net.num_classes)).mean(), logits
+            yield
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Tensor]]:
+        """A list to which the outputs of each pass of the network in training mode, with gradient, are appended."""
+        recorded = []
+
+        def record(model, args, output):
+            output = getattr(output, "logits", output)
+            if model.training and output.requires_grad:
+                recorded.append(output)
+
+        handle = self.net.model.register_forward_hook(record)
+        try:
+            yield recorded
+        finally:
+            handle.remove()
 
     def prepare(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """The network's input: uint8 images augmented with `rng`, normalised without one; floats unchanged."""
@@ -90,7 +117,7 @@ class MixupStep(nn.Module):
 
     def _with_all_parameters(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """`losses` plus 0 times each trained parameter: DDP waits for gradients of those that a rank does not use."""
-        parameters = list(self.method.parameters())
+        parameters = [*self.method.parameters(), *self.task.parameters()]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # not for FSDP, which does not require this: the sum of a sharded parameter would communicate
             parameters = [p for p in self.parameters() if not isinstance(p, DTensor)]

@@ -1,6 +1,7 @@
 """MixupTrainer: transformers' Trainer with a mixup method as its training step."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -8,30 +9,31 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ..data import Images, eval_loader
-from ..distributed import broadcast_buffers
 from ..methods import Method, load
-from ..tasks import load_task
-from . import checkpointing, fsdp
+from ..tasks import Task
+from . import checkpointing, evaluation, fsdp
 from .callbacks import DataOrderCallback, LossCallback, MethodCallback, OptimizerCheckCallback, TimeCallback
 from .checkpoint_pusher import push_checkpoint
-from .dataloaders import check_resumable, make_train_loader, pins_memory, write_data_order
+from .dataloaders import check_resumable, make_eval_loader, make_train_loader, write_data_order
 from .ema import EMACallback
 from .make_step import make_step
 from .optimizers import add_groups, make_optimizer
 from .schedules import finish_schedule, steps_in_epoch
 from .step import MixupStep
+from .task import choose_task
 from .validation import check_supported
-from .weights import load_extra, save_files
+from .weights import broadcast_trained, load_extra, save_files
 
 
 class MixupTrainer(Trainer):
     """A Trainer whose training step is a mixup method; evaluation, saving and logging are upstream's.
 
     Takes the arguments of `Trainer`, in the same order, then `method` (name, mapping or `Method`; None: that of `args`,
-    or Mixup) and `task` (name or function; None: that of `args`, or classification). `args` is a MixupConfig or plain
-    TrainingArguments. Data: float `pixel_values` and integer `labels` from any data set and collator, or `Images` and
-    `Stream` of hf_mixup.data, whose uint8 batches are augmented on the device.
+    or Mixup), `task` (name, `Task` or function; None: that of `args`, or of the network's `problem_type`), `loss`, a
+    function `(outputs, targets) -> (B,)` instead of the task's loss, and `class_weights`, a number per class. `args` is
+    a MixupConfig or plain TrainingArguments. Data: float `pixel_values` and `labels` from any data set and collator, or
+    `Images` and `Stream` of hf_mixup.data, whose uint8 batches are augmented on the device. Without `compute_metrics`,
+    a task that was named in `task` or `args` computes its own metrics.
     """
 
     loss_is_scaled_for_ga = False  # our losses are batch means
@@ -53,12 +55,18 @@ class MixupTrainer(Trainer):
         preprocess_logits_for_metrics: Callable | None = None,
         *,
         method: str | dict | Method | None = None,
-        task: str | Callable | None = None,
+        task: str | Task | type[Task] | Callable | None = None,
+        loss: Callable | None = None,
+        class_weights: Sequence[float] | None = None,
     ):
         args = args or TrainingArguments("tmp_trainer")
-        args._n_gpu = min(args.n_gpu, 1)  # one device a process: no nn.DataParallel
-        self.method = load(method or getattr(args, "method", "mixup"), **_arguments(args, "method", method))
-        self.task = load_task(task or getattr(args, "task", "classification"), **_arguments(args, "task", task))
+        if args.n_gpu > 1:  # one device per process, without nn.DataParallel
+            args = copy.copy(args)
+            args._n_gpu = 1
+        recipe = {"name": getattr(args, "method", "mixup"), **getattr(args, "method_args", {})}
+        self.method = load(recipe if method is None else method)
+        self.given_loss = loss
+        self.class_weights = getattr(args, "class_weights", None) if class_weights is None else class_weights
         self._step = self._prepared = self._full_state = self.ema = self.sharded = self.resumed_from = None
         self._micro_batch, self._saves_checkpoint = 0, False
         self.fsdp, self.optimizer_given = fsdp.requested(), optimizers[0] is not None
@@ -79,8 +87,10 @@ class MixupTrainer(Trainer):
                 preprocess_logits_for_metrics,
             )
         self.model_accepts_loss_kwargs = False  # transformers without `loss_is_scaled_for_ga` scales losses by this
+        self.task = choose_task(task, args, self.model)
+        evaluation.prepare(self, task_given=task is not None)
         check_supported(self)
-        self.losses, self.clock = LossCallback(self), TimeCallback()
+        self.losses, self.clock = LossCallback(self), TimeCallback(args.device)
         per_step = [MethodCallback(self), EMACallback(self), OptimizerCheckCallback(self)]
         for callback in (*per_step, DataOrderCallback(self), self.losses, self.clock, *fsdp.callbacks(self)):
             self.add_callback(callback)
@@ -106,14 +116,26 @@ class MixupTrainer(Trainer):
         return self._prepared
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Training: the sum of the method's losses; evaluation: the loss of the unmixed batch, with its logits."""
+        """Training: the sum of the method's losses; evaluation: the loss of the unmixed batch.
+
+        With `return_outputs` also a dict: in evaluation, `loss` and `logits` (what the task's metrics need); in
+        training, `loss`, each of the method's losses by name, and the `logits` of the last pass with a gradient.
+        """
         if not model.training:
             with self.accelerator.autocast():
                 loss, logits = self.step.evaluate(**inputs)
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
-        losses = model(seed=self.next_seed(), **inputs)
+        with self.step.recording() if return_outputs else nullcontext() as passes:
+            losses = model(seed=self.next_seed(), **inputs)
         self.losses.add(losses, self.current_gradient_accumulation_steps)
-        return sum(losses.values())
+        self.clock.count(inputs, self.args.world_size)
+        loss = sum(losses.values())
+        return (loss, {"loss": loss, **losses, "logits": passes[-1]}) if return_outputs else loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """As `Trainer.prediction_step`; also for tasks without labels, and batches without labels."""
+        result = evaluation.step_without_labels(self, model, inputs, prediction_loss_only)
+        return result or super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def next_seed(self) -> tuple[int, int, int, int]:
         """Run seed, step, micro-batch and rank: different on each rank, and without state to save in a checkpoint."""
@@ -142,21 +164,13 @@ class MixupTrainer(Trainer):
         else:
             self.control.should_training_stop = True
 
-    # Optimizer and schedule
-
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """As `Trainer.create_optimizer`, or timm's `args.optimizer`; with the parameters of method and task."""
         step = self.step  # created first, since FSDP replaces the parameters
         if self.optimizer is None and getattr(self.args, "optimizer", None):
             self.optimizer = make_optimizer(self.model, self.args)
         optimizer = super().create_optimizer(model) if self.optimizer is None else self.optimizer
-        groups = len(optimizer.param_groups)
-        add_groups(optimizer, step, self.args)
-        if self.lr_scheduler is not None and len(optimizer.param_groups) > groups:
-            raise ValueError(
-                f"Method {self.method.name!r} trains networks of its own, which the given scheduler does not include: "
-                "pass optimizers=(optimizer, None)."
-            )
+        add_groups(optimizer, step, self.args, scheduler_given=self.lr_scheduler is not None)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
@@ -169,8 +183,6 @@ class MixupTrainer(Trainer):
             finish_schedule(scheduler, args, num_training_steps)
         return scheduler
 
-    # Data
-
     def get_train_dataloader(self):
         """A loader of this rank's batches of `Images` or a `Stream`; for other data sets, upstream's loader."""
         loader = make_train_loader(self.train_dataset, self.args, self._train_batch_size)
@@ -178,17 +190,13 @@ class MixupTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset=None):
         """A loader of the batches of `Images`; for other data sets, upstream's loader."""
-        data, args = self.eval_dataset if eval_dataset is None else eval_dataset, self.args
-        if isinstance(data, Images):
-            loader = eval_loader(data, args.eval_batch_size, args.dataloader_num_workers, pins_memory(args))
-            return self.accelerator.prepare(loader) if args.world_size > 1 else loader
-        return super().get_eval_dataloader(eval_dataset)
-
-    # Evaluating, saving, loading
+        loader = make_eval_loader(self.eval_dataset if eval_dataset is None else eval_dataset, self.args)
+        # prepared, so that `eval_loss` is the mean over images, not over batches
+        return super().get_eval_dataloader(eval_dataset) if loader is None else self.accelerator.prepare(loader)
 
     def evaluation_loop(self, *args, **kwargs):
         """As `Trainer.evaluation_loop`, on the EMA weights if `eval_weights` is "ema"."""
-        self._broadcast_buffers()
+        broadcast_trained(self)
         with nullcontext() if self.ema is None else self.ema.swapped():
             return super().evaluation_loop(*args, **kwargs)
 
@@ -205,7 +213,7 @@ class MixupTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         # overrides a private method: the manifest must exist before old checkpoints are deleted and the new one pushed
-        self._broadcast_buffers()
+        broadcast_trained(self)
         self.losses.export_state(self.state)
         self.clock.export_state(self.state)
         self._saves_checkpoint = True
@@ -231,19 +239,9 @@ class MixupTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_extra(folder, step, self.ema, self.args.process_index)
 
-    def _broadcast_buffers(self) -> None:
-        """Copy the first rank's buffers (BatchNorm statistics), which are the saved ones, to all ranks."""
-        broadcast_buffers(self.step, exclude=self.step.private)
-        if self.ema is not None:
-            broadcast_buffers(self.ema.average)
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `Trainer.log`, with the mean of each of the method's losses, `loss_<name>`, if there are several."""
         if "loss" in logs:
             logs.update(self.losses.averages())
         super().log(logs, start_time)
 
-
-def _arguments(args, kind: str, given) -> dict:
-    """`method_args` or `task_args` of the recipe; {} if a method or task was given in code."""
-    return {} if given is not None else dict(getattr(args, f"{kind}_args", {}))

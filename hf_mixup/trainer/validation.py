@@ -4,11 +4,13 @@ from accelerate.utils import DynamoBackend
 
 from ..methods import Method
 from . import fsdp
+from .task import check_task
 
 
 def check_supported(trainer) -> None:
     """Raise ValueError for settings with which training would run, but give wrong results."""
     _check_arguments(trainer)
+    check_task(trainer)
     _check_launch(trainer)
     if trainer.args.torch_compile:
         if trainer.method.needs_net:
@@ -30,7 +32,8 @@ def _check_arguments(trainer) -> None:
         raise ValueError("label_smoothing_factor supports class indices only: set MixupConfig.label_smoothing.")
     if trainer.compute_loss_func is not None:
         raise ValueError(
-            "compute_loss_func would not be called: the method computes the loss. Choose a task or MixupConfig.loss."
+            "compute_loss_func would not be called: the method computes the loss. Give MixupTrainer(loss=...) instead, a "
+            "function of outputs and targets that returns one number per row."
         )
 
 

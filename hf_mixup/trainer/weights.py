@@ -11,6 +11,7 @@ from torch import nn
 from transformers import TimmWrapperImageProcessor
 from transformers.utils import PushToHubMixin
 
+from ..distributed import broadcast_buffers
 from ..errors import CheckpointError
 from . import manifest
 from .ema import EMA
@@ -20,6 +21,13 @@ METHOD, TASK = "method.safetensors", "task.safetensors"
 FROM_HUB = ".from_hub"  # marks a checkpoint downloaded from the Hub, which holds no per-rank state
 
 logger = logging.getLogger(__name__)
+
+
+def broadcast_trained(trainer) -> None:
+    """Copy the first rank's buffers (BatchNorm statistics), which are the saved ones, to all ranks."""
+    broadcast_buffers(trainer.step, exclude=trainer.step.private)
+    if trainer.ema is not None:
+        broadcast_buffers(trainer.ema.average)
 
 
 def save_files(trainer, folder: Path, as_checkpoint: bool, weights: dict[str, torch.Tensor] | None) -> None:
@@ -65,8 +73,7 @@ def save_on_this_rank(model: nn.Module) -> Iterator[None]:
 def save_extra(folder: Path, step: MixupStep, ema: EMA | None) -> None:
     """Write the state of method, task and EMA (`method.safetensors` and so on), each only if it has any."""
     weights = {METHOD: split_state(step.method)[0]}
-    if isinstance(step.task, nn.Module):
-        weights[TASK] = step.task.state_dict()
+    weights[TASK] = step.task.state_dict()
     if ema is not None:
         weights |= dict([ema.other_weights()])
     for name, state in weights.items():
@@ -108,7 +115,7 @@ def load_extra(folder: Path, step: MixupStep, ema: EMA | None, rank: int = 0) ->
     A checkpoint of transformers' Trainer has no such state: buffers and EMA keep their initial state, with a warning.
     CheckpointError if method or task have networks, since the optimizer of that checkpoint does not include them.
     """
-    has_method, has_task = step.method.state_dict(), isinstance(step.task, nn.Module) and step.task.state_dict()
+    has_method, has_task = step.method.state_dict(), step.task.state_dict()
     if manifest.status(folder) == manifest.UNVERIFIED and not _has_extra(folder):
         _check_untrained(folder, step, bool(has_method or has_task or ema is not None))
         return
@@ -121,8 +128,7 @@ def load_extra(folder: Path, step: MixupStep, ema: EMA | None, rank: int = 0) ->
 
 
 def _check_untrained(folder: Path, step: MixupStep, has_state: bool) -> None:
-    modules = [module for module in (step.method, step.task) if isinstance(module, nn.Module)]
-    if any(p.requires_grad for module in modules for p in module.parameters()):
+    if any(p.requires_grad for module in (step.method, step.task) for p in module.parameters()):
         raise CheckpointError(
             f"{folder} was saved by transformers' Trainer and has no state of the networks of method "
             f"{step.method.name!r}: start a new run from its weights, with from_pretrained({str(folder)!r})."

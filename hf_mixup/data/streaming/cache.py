@@ -80,7 +80,7 @@ def cache_split(split: Iterable, features: datasets.Features, name: str, key: st
 
 def _rows(source: Iterable, columns: tuple[str, ...]) -> Iterator[dict]:
     for row in source:
-        yield row if isinstance(row, dict) else dict(zip(columns, row, strict=True))
+        yield row if isinstance(row, dict) else dict(zip(columns, row))  # a row of Shards without labels has None
 
 
 def _root_error(error: BaseException, where: str) -> DataError:

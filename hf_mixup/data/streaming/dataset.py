@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ...errors import DataError
-from ..columns import label_error
-from ..images import THREADS, centre_crop, collate, ignore_sigterm
+from ..images import THREADS, centre_crop, collate, ignore_sigterm, in_views
+from ..labels import Labels, encode_value
 from ..transforms import ImageDecodeError, Transform, borrowed_generators, decode
 from .order import StreamPlan
 from .planned_sampler import EncodedRow, PlannedSampler
@@ -32,33 +32,36 @@ class Stream(Dataset):
 
     An image that cannot be decoded raises a DataError that names file and row. With `skip_corrupt`, the next good row
     of its batch replaces it, and `skipped` counts such rows in all worker processes. `home`: `Data.home`; image paths
-    outside it are refused.
+    outside it are refused. `labels`: `Data.labels`, or `classes`: the class names. `views`: see `Images`.
     """
 
     def __init__(
         self,
         source: Shards | datasets.IterableDataset,
         image_column: str,
-        label_column: str,
+        label_column: str | None,
         size: int,
         *,
-        classes: list[str],
+        labels: Labels | None = None,
+        classes: Sequence[str] = (),
         rows: int | None = None,
         block: int = BLOCK,
         prepare: Transform | None = None,
         transform: Transform | None = None,
         skip_corrupt: bool = False,
         home: str | None = None,
+        views: int = 1,
     ):
         if prepare and transform:
             raise DataError("prepare and transform exclude each other: give one of them.")
-        self.source, self.columns, self.classes = source, (image_column, label_column), classes
+        self.source, self.columns = source, (image_column, label_column)
+        self.label_info = labels or Labels("class", list(classes), len(classes))
+        self.label_feature = None if label_column is None else source.features[label_column]
         self.resumable = isinstance(source, Shards)
         self.rows = len(source) if self.resumable else rows
         self.block, self.skip_corrupt, self.random = block, skip_corrupt, transform is not None
         self.home = home
-        self.transform = transform or prepare or centre_crop(size, size)
-        self.class_indices = {name: index for index, name in enumerate(classes)}
+        self.transform = in_views(transform, views) if transform else prepare or centre_crop(size, size)
         # In shared memory, to count the rows that worker processes cannot decode: a flag per row, so that none counts
         # twice; one counter if rows have no fixed numbers.
         flags, counter = (self.rows, torch.bool), (1, torch.int64)
@@ -87,7 +90,7 @@ class Stream(Dataset):
         return sampler(self.source, self.columns, plan, self.home)
 
     def __getitems__(self, rows: Sequence[EncodedRow] | DataError) -> list[dict]:
-        """`{"pixel_values": uint8 (3, size, size), "labels": int}` of each row; raises `rows` if it is an error."""
+        """`{"pixel_values": uint8 (3, size, size), "labels": ...}` of each row; raises `rows` if it is an error."""
         if isinstance(rows, DataError):
             raise rows
         if self.random or get_worker_info() is not None:
@@ -95,14 +98,14 @@ class Stream(Dataset):
         else:
             with ThreadPoolExecutor(THREADS) as pool:
                 images = list(pool.map(self._image, rows))
-        labels = [self._label(row) for row in rows]
+        labels = [self._label(row) for row in rows]  # {} without labels
         good = [position for position, image in enumerate(images) if image is not None]
         if not good:
             raise DataError(
                 f"None of the {len(rows)} images of a batch can be decoded: check column {self.columns[0]!r}."
             )
         sources = [next((later for later in good if later >= position), good[0]) for position in range(len(rows))]
-        return [{"pixel_values": images[source], "labels": labels[source]} for source in sources]
+        return [{"pixel_values": images[source], **labels[source]} for source in sources]
 
     def _image(self, row: EncodedRow) -> Tensor | None:
         try:
@@ -125,14 +128,10 @@ class Stream(Dataset):
         with borrowed_generators(row.seed):
             return self.transform(image)
 
-    def _label(self, row: EncodedRow) -> int:
-        index = self.class_indices.get(row.label) if isinstance(row.label, str) else row.label
-        if not isinstance(index, int) or not 0 <= index < len(self.classes):
-            message = label_error(row.label, _location(row), self.classes)
-            if row.label not in (None, -1):
-                message += " A stream without class names takes its classes from the evaluation split."
-            raise DataError(message)
-        return int(index)
+    def _label(self, row: EncodedRow) -> dict:
+        if self.columns[1] is None:
+            return {}
+        return {"labels": encode_value(row.label, self.label_feature, self.label_info, _location(row))}
 
 
 def _location(row: EncodedRow) -> str:
@@ -143,7 +142,7 @@ def _location(row: EncodedRow) -> str:
 
 
 class StreamLoader(DataLoader):
-    """Batches `{"pixel_values": uint8 (B, 3, H, W), "labels": int64 (B,)}` of this rank, equal for any `num_workers`.
+    """Batches `{"pixel_values": uint8 (B, 3, H, W), "labels": ...}` of this rank, equal for any `num_workers`.
 
     A thread of this process reads rows; worker processes only decode images. accelerate's `skip_first_batches` discards
     batches: call `start(epoch, skipped)` before, so that the discarded ones are not read.

@@ -33,12 +33,15 @@ def read_footer(path: str, size: int, read_range: ReadRange) -> pq.FileMetaData:
 
 
 class RowGroup:
-    """One row group in memory, encoded as it is stored: `rows(first, stop)` returns `(image cell, label)` pairs."""
+    """One row group in memory, encoded as it is stored: `rows(first, stop)` returns `(image cell, label)` pairs.
+
+    The label is None if `columns` has no second column.
+    """
 
     position = 0  # the first row that can still be read; constant, because the row group is in memory
 
     def __init__(
-        self, path: str, metadata: pq.FileMetaData, group: int, columns: tuple[str, str], read_range: ReadRange
+        self, path: str, metadata: pq.FileMetaData, group: int, columns: tuple[str, ...], read_range: ReadRange
     ):
         self.columns = columns
         source = RangeFile(_column_ranges(path, metadata.row_group(group), columns), read_range)
@@ -49,8 +52,9 @@ class RowGroup:
 
     def rows(self, first: int, stop: int) -> list[tuple[dict | None, object]]:
         part = self.table.slice(first, stop - first)
-        images, labels = (part[name].combine_chunks() for name in self.columns)
-        return list(zip(image_cells(images), labels.to_pylist(), strict=True))
+        images, *labels = (part[name].combine_chunks() for name in self.columns)
+        values = labels[0].to_pylist() if labels else [None] * len(images)
+        return list(zip(image_cells(images), values, strict=True))
 
 
 def image_cells(images: pa.Array) -> list[dict | None]:
@@ -58,7 +62,7 @@ def image_cells(images: pa.Array) -> list[dict | None]:
     return datasets.Image().cast_storage(images).to_pylist()
 
 
-def _column_ranges(path: str, group: pq.RowGroupMetaData, columns: tuple[str, str]) -> list[tuple[int, int]]:
+def _column_ranges(path: str, group: pq.RowGroupMetaData, columns: tuple[str, ...]) -> list[tuple[int, int]]:
     """The byte ranges of the columns of a row group, in order; ranges that are close are merged."""
     column_ranges = {name: [] for name in columns}
     for number in range(group.num_columns):

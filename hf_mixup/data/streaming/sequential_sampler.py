@@ -27,7 +27,7 @@ class SequentialSampler(Sampler):
     """
 
     def __init__(
-        self, stream: datasets.IterableDataset, columns: tuple[str, str], plan: StreamPlan, home: str | None = None
+        self, stream: datasets.IterableDataset, columns: tuple[str, str | None], plan: StreamPlan, home: str | None = None
     ):
         self.stream, self.columns, self.plan, self.home = stream.decode(False), columns, plan, home
         self.epoch = 0
@@ -81,7 +81,8 @@ class SequentialSampler(Sampler):
         number, image, label = 0, *self.columns
         # `iter`, because plain iteration in a loader worker would read only the worker's share of the shards
         for part in self.stream.iter(ROWS_PER_READ):
-            for cell, value in zip(part[image], part[label], strict=True):
+            labels = [None] * len(part[image]) if label is None else part[label]
+            for cell, value in zip(part[image], labels, strict=True):
                 if number % world == self.plan.rank:
                     group.append(EncodedRow(cell, value, 0, None, number, number))
                 number += 1

@@ -38,13 +38,13 @@ class Unit:
 
 @dataclass(frozen=True)
 class Shards:
-    """A streamed split with known row counts: its units, and the two columns that are read from them."""
+    """A streamed split with known row counts: its units, and the columns that are read from them."""
 
     format: str  # parquet or webdataset
     units: tuple[Unit, ...]
     features: Features
     image_column: str
-    label_column: str
+    label_column: str | None
     revision: str
     where: str  # "split 'train' of 'user/name'", for messages
     token: str | None = field(default=None, repr=False)
@@ -61,7 +61,7 @@ class Shards:
 
     def open(self, unit: Unit, sleep: Sleep = time.sleep) -> parquet.RowGroup | webdataset.TarRows:
         """A reader of the unit: `rows(first, stop)`, where `first` must not be below its `position`."""
-        columns = (self.image_column, self.label_column)
+        columns = (self.image_column, *([] if self.label_column is None else [self.label_column]))
         if self.format == "webdataset":
             file = RemoteFile(unit.file, unit.size, self.token, sleep)
             return webdataset.TarRows(unit.file, file, columns, unit.rows)
@@ -92,7 +92,7 @@ def find_shards(
     source: OpenedDataset,
     split: Split,
     name: str,
-    columns: tuple[str, str],
+    columns: tuple[str, ...],
     where: str,
     *,
     key: str,
@@ -101,7 +101,7 @@ def find_shards(
 ) -> Shards | IterableDataset:
     """The split as Shards, or unchanged if the rows of its files are not known.
 
-    `name` may be a sum "a+b"; `columns` are image and label; `key` identifies data set, configuration and commit.
+    `name` may be a sum "a+b"; `columns` are image and, if there are labels, label; `key` identifies data set, configuration and commit.
     Raises DataError for files that are missing or damaged, or that do not match `rows_per_shard`.
     """
     files = [file for part in name.split("+") for file in source.files.get(part, [])]
@@ -109,7 +109,7 @@ def find_shards(
         _check_rows_per_shard(rows_per_shard, source.format)
     if not files or (source.format == "webdataset" and rows_per_shard is None):
         return split
-    image, label = columns
+    image, label = (*columns, None)[:2]
     shards = Shards(source.format, (), split.features, image, label, source.revision, where, token)
     if source.format == "webdataset" and rows_per_shard != COUNT:
         counts = _configured_counts(shards, files, rows_per_shard)

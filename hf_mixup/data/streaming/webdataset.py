@@ -20,9 +20,12 @@ HIDDEN_PREFIXES = (".", "__")  # members that `datasets` ignores as well
 
 
 class TarRows:
-    """The rows of one shard: `rows(first, stop)` returns `(image cell, label)` pairs; `first` must never decrease."""
+    """The rows of one shard: `rows(first, stop)` returns `(image cell, label)` pairs; `first` must never decrease.
 
-    def __init__(self, path: str, raw: io.RawIOBase, columns: tuple[str, str], expected: int):
+    The label is None if `columns` has no second column.
+    """
+
+    def __init__(self, path: str, raw: io.RawIOBase, columns: tuple[str, ...], expected: int):
         self.path, self.columns, self.expected, self.position = path, columns, expected, 0
         self.examples = examples(path, io.BufferedReader(raw, 2**20), columns)
 
@@ -34,8 +37,8 @@ class TarRows:
             raise DataError(self._wrong_count(f"{self.position} rows"))
         if stop == self.expected and next(self.examples, None) is not None:
             raise DataError(self._wrong_count(f"more than {self.expected} rows"))
-        image, label = self.columns
-        return [(_cell(row, image), _label(row, label, self.path)) for row in members]
+        image, *label = self.columns
+        return [(_cell(row, image), _label(row, label[0], self.path) if label else None) for row in members]
 
     def _wrong_count(self, actual: str) -> str:
         return (

@@ -1,0 +1,123 @@
+"""Methods and tasks as components: classes by name, in a file or module of the user's own, with checked arguments."""
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from .errors import ConfigError, did_you_mean
+
+TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text", type(None): "None"}
+Special = Mapping[type, tuple[tuple[type, ...], str]]  # accepted types and words for fields of other types
+
+
+def class_of(module: ModuleType, base: type) -> type:
+    """The subclass of `base` that a module defines; ConfigError unless there is exactly one."""
+    found = [
+        item
+        for item in vars(module).values()
+        if isinstance(item, type) and issubclass(item, base) and item.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise ConfigError(f"{module.__name__} defines {len(found)} classes derived from {base.__name__}, not one.")
+    return found[0]
+
+
+def is_reference(name: str) -> bool:
+    """Whether `name` has the form `package.module:Class` or `path/to/file.py:Class`."""
+    return ":" in name
+
+
+def import_class(reference: str, base: type) -> type:
+    """The class `package.module:Class` or `path/to/file.py:Class`, derived from `base`. Runs the code of the module.
+
+    Only for names that the user gave; never for names that a repository or a run record contains.
+    """
+    place, _, name = reference.rpartition(":")
+    try:
+        module = _module_of_file(Path(place)) if place.endswith(".py") else import_module(place)
+    except (ImportError, OSError, SyntaxError, ValueError) as error:
+        raise ConfigError(f"{reference!r}: {place!r} could not be imported ({error}).") from error
+    found = getattr(module, name, None)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        classes = [key for key, item in vars(module).items() if isinstance(item, type) and issubclass(item, base)]
+        raise ConfigError(
+            f"{place!r} has no class {name!r} derived from {base.__name__}.{did_you_mean(name, classes)} "
+            f"Such classes there: {', '.join(classes) or 'none'}."
+        )
+    return found
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    """The module of a file; the same one if it was imported before."""
+    path = path.expanduser().resolve()
+    name = f"{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def construct(cls: type, what: str, arguments: dict[str, Any], special: Special | None = None) -> Any:
+    """An instance of the dataclass `cls`; ValueError for unknown arguments and values of a wrong type.
+
+    `what` names the component in messages, for example "Method 'cutmix'".
+    """
+    known = [field.name for field in fields(cls) if field.init]
+    for key in arguments:
+        if key not in known:
+            listed = f"It has: {', '.join(known)}." if known else "It has no arguments."
+            raise ValueError(f"{what} has no argument {key!r}.{did_you_mean(key, known)} {listed}")
+    types = get_type_hints(cls)
+    for key, value in arguments.items():
+        if not _has_type(value, types[key], special or {}):
+            wanted = _describe_type(types[key], special or {})
+            raise ValueError(f"{what} does not accept {key}={value!r}: give {wanted}.")
+    # numpy's float64 is a float, but JSON and YAML writers may reject it
+    return cls(**{key: float(value) if isinstance(value, float) else value for key, value in arguments.items()})
+
+
+def _has_type(value: Any, kind: Any, special: Special) -> bool:
+    """Whether `value` has type `kind`: a plain type, a union, a list of plain types, or a `special` type.
+
+    True for any other `kind`, which the component checks itself.
+    """
+    if isinstance(kind, UnionType):
+        return any(_has_type(value, one, special) for one in get_args(kind))
+    if get_origin(kind) in (list, tuple):
+        first, length = get_args(kind)[0], _length(kind)
+        matches = isinstance(value, (list, tuple)) and length in (None, len(value))
+        return matches and all(_has_type(item, first, special) for item in value)
+    if kind in special:
+        return isinstance(value, special[kind][0])
+    if kind is float:
+        return isinstance(value, (float, int)) and type(value) is not bool
+    return type(value) is kind or kind not in TYPE_NAMES
+
+
+def _describe_type(kind: Any, special: Special) -> str:
+    """The type in words, for messages."""
+    if isinstance(kind, UnionType):
+        return " or ".join(_describe_type(one, special) for one in get_args(kind))
+    if get_origin(kind) in (list, tuple):
+        items = "integers" if get_args(kind)[0] is int else "numbers"
+        return f"a list of {_length(kind) or ''} {items}".replace("  ", " ")
+    return special[kind][1] if kind in special else TYPE_NAMES[kind]
+
+
+def _length(kind: Any) -> int | None:
+    """The number of items of a list type `kind`, None if any number is allowed."""
+    return None if get_origin(kind) is list or ... in get_args(kind) else len(get_args(kind))

@@ -1,0 +1,91 @@
+"""The task of a trainer: chosen, checked against network, data and arguments, and its loss."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from ..data import Images, Stream
+from ..data.labels import Labels
+from ..net import Net
+from ..net.architecture import architecture_of
+from ..ops.losses import RowLoss
+from ..tasks import SOFTMAX, Task, load_task, task_of_network
+
+
+def choose_task(given: str | Task | Callable | None, args, model: nn.Module | None) -> Task:
+    """The task given in code, else that of the recipe, else that of the network's configuration and outputs."""
+    if given is not None:
+        return load_task(given)
+    if getattr(args, "task", None) is not None:
+        return load_task(args.task, **args.task_args)
+    if model is None:
+        return load_task(task_of_network(None, None))
+    config, classifier = getattr(model, "config", None), architecture_of(model).classifier
+    outputs = None if classifier is None else classifier.out_features
+    return load_task(task_of_network(getattr(config, "problem_type", None), outputs))
+
+
+def row_loss(trainer, net: Net) -> RowLoss:
+    """The loss of each row: the argument `loss`, else the recipe's loss and class weights, else the task's own."""
+    task, args = trainer.task, trainer.args
+    weights = trainer.class_weights
+    if trainer.given_loss is not None:
+        return trainer.given_loss
+    if weights is not None and len(weights) != net.num_classes:
+        raise ValueError(f"class_weights has {len(weights)} numbers for {net.num_classes} classes: give one per class.")
+    options = {"threshold": getattr(args, "bce_threshold", None), "total": getattr(args, "bce_sum", False)}
+    return task.recipe_loss(getattr(args, "loss", None), weights, **options)
+
+
+def labels_of(data) -> Labels | None:
+    """What the labels of `Images` or a `Stream` are; None for other data sets."""
+    return data.label_info if isinstance(data, Images | Stream) else None
+
+
+def check_task(trainer) -> None:
+    """Raise ValueError if method, network, data or arguments do not fit the task."""
+    task, args = trainer.task, trainer.args
+    for part in trainer.method.modules():
+        if check := getattr(part, "check_task", None):
+            check(task)
+    smoothing = getattr(args, "label_smoothing", 0.0)
+    if smoothing and SOFTMAX not in task.provides:
+        raise ValueError(f"label_smoothing is {smoothing}, which task {task.name!r} does not support: leave it out.")
+    for data in (trainer.train_dataset, trainer.eval_dataset):
+        for part in data.values() if isinstance(data, dict) else (data,):
+            if (labels := labels_of(part)) is not None:
+                _check_labels(labels, task, trainer.model)
+    _set_problem_type(task, trainer.model)
+
+
+def _check_labels(labels: Labels, task: Task, model: nn.Module) -> None:
+    """ValueError if a data set's labels are of another kind than the task reads, or its classes not the network's."""
+    if labels.kind != task.reads:
+        raise ValueError(
+            f"Task {task.name!r} reads labels of kind {task.reads!r}, but the data set was opened with labels of kind "
+            f"{labels.kind!r}: give labels={task.reads!r} to load_data, or choose another task."
+        )
+    id2label = getattr(getattr(model, "config", None), "id2label", None)
+    if not labels.classes or not id2label:
+        return
+    names = [str(id2label[number]) for number in sorted(id2label)]
+    unnamed = all(name == f"LABEL_{number}" for number, name in enumerate(names))
+    if names != labels.classes and not (unnamed and len(names) == len(labels.classes)):
+        raise ValueError(
+            f"The network has {len(names)} classes, {names[:5]}, and the data {len(labels.classes)}, "
+            f"{labels.classes[:5]}: they must be the same in the same order. Build the network with the data's classes, "
+            "or give class_names to load_data."
+        )
+
+
+def _set_problem_type(task: Task, model: nn.Module) -> None:
+    """Set `problem_type` in the network's configuration, so that transformers evaluates the saved network alike."""
+    config, wanted = getattr(model, "config", None), task.card.problem_type
+    if config is None or wanted is None or not hasattr(config, "problem_type"):
+        return
+    if config.problem_type not in (None, wanted):
+        raise ValueError(
+            f"The network's problem_type is {config.problem_type!r}, but task {task.name!r} is {wanted!r}: choose the "
+            "task of the network, or set problem_type to None."
+        )
+    config.problem_type = wanted
