@@ -18,7 +18,6 @@ from torch.utils.flop_counter import flop_registry
 from ..methods import available, load
 from ..models import build_model
 from ..net import Net
-from ..tasks.classification import classification
 from ..trainer import MixupStep
 from .timing import batch, interleaved, machine, write
 
@@ -61,7 +60,7 @@ def make(network: str, arguments: dict, count: int = BATCH) -> Callable[[], None
     method = load(**arguments).train()
     method.build(net)
     method.total_steps = 1000
-    step = MixupStep(net, method, classification).train()
+    step = MixupStep(net, method, "classification").train()
     optimizer = torch.optim.SGD([p for p in step.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
     x, y = batch((count, 3, SIDE, SIDE), CLASSES)
     steps_done = 0

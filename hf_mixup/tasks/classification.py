@@ -14,6 +14,11 @@ from ._base import Batch, Card, Metric, Task
 ROUNDING = 0.01  # by which the sum of soft labels may differ from one
 
 
+def classification(net, batch: Batch, rng: torch.Generator) -> tuple:
+    """`net`, images (B, C, H, W) and targets (B, K) float32."""
+    return net, batch["pixel_values"], targets(batch["labels"], net.num_classes)
+
+
 @dataclass(eq=False)
 class Classification(Task):
     """Labels are class indices (B,), or soft labels (B, K) whose rows sum to one (or zero: without a label)."""
@@ -32,8 +37,10 @@ class Classification(Task):
         ),
     )
 
+    checked = False  # whether the sums of soft labels were checked
+
     def build(self, net, labels) -> None:
-        self.checked = False  # whether the sums of soft labels were checked
+        self.checked = False
         if net.architecture.classifier is not None and net.num_classes == 1:
             raise ValueError(
                 "Classification requires two classes or more, and the network has one output: add images of another "
@@ -44,7 +51,7 @@ class Classification(Task):
         labels = batch["labels"]
         if labels.is_floating_point() and not self.checked:
             self._check_sums(labels)
-        return net, batch["pixel_values"], targets(labels, net.num_classes)
+        return classification(net, batch, rng)
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         return soft_cross_entropy(outputs, y)

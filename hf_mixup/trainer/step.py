@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from ..methods import Method
 from ..net import Net
 from ..ops.sampling import generator
-from ..tasks import Task
+from ..tasks import Task, load_task
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -26,14 +26,14 @@ class MixupStep(nn.Module):
         self,
         net: Net,
         method: Method,
-        task: Task,
+        task: str | Task | Callable,
         augment: Augment | None = None,
         normalise: Callable[[Tensor], Tensor] | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
     ):
         super().__init__()
-        self.net, self.method, self.task = net, method, task
-        task.transform = self.prepare
+        self.net, self.method, self.task = net, method, load_task(task)
+        self.task.transform = self.prepare
         self.augment, self.normalise, self.memory_format = augment, normalise, memory_format
         parts = method.named_modules(prefix="method")
         self.private = [f"{name}.{key}" for name, part in parts for key in getattr(part, "private", ())]
