@@ -51,11 +51,6 @@ class BatchMixup(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
         y = targets(labels, self.num_classes)
-        if y.dim() != 2 or y.shape[1] != self.num_classes:
-            raise ValueError(
-                f"Labels of shape {tuple(labels.shape)} and type {labels.dtype}: give class indices (B,) as integers, "
-                f"or rows of {self.num_classes} floats."
-            )
         if out is not None and self.inplace:
             raise ValueError("out was given, but inplace=True writes to the images: give only one of out and inplace.")
         if out is not None:
@@ -136,7 +131,7 @@ class MixupCollator:
 
 
 def soft_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """Cross-entropy of soft (B, K) or integer (B,) labels, for the `compute_loss_func` of a plain Trainer.
+    """Cross-entropy of soft (B, K) or integer (B,) or (B, 1) labels, for the `compute_loss_func` of a plain Trainer.
 
     `num_items_in_batch` is the number of label entries in all accumulated batches. The loss is divided by the
     corresponding number of rows, so that gradients do not depend on accumulation.
@@ -144,7 +139,7 @@ def soft_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | N
     logits = getattr(outputs, "logits", None)
     logits = outputs["logits"] if logits is None else logits
     if not labels.is_floating_point():
-        total = F.cross_entropy(logits.float(), labels, reduction="sum")
+        total = soft_cross_entropy(logits.float(), targets(labels, logits.shape[1])).sum()
         entries = 1
     else:
         total = soft_cross_entropy(logits.float(), labels.float()).sum()

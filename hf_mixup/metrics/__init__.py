@@ -46,6 +46,8 @@ def checked_arrays(logits, labels) -> tuple[np.ndarray, np.ndarray]:
             "and return only logits from the model."
         )
     logits, labels = np.asarray(logits), np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
     if logits.ndim != 2:
         raise ValueError(f"Predictions have shape {logits.shape}. Give logits of shape (N, K).")
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):

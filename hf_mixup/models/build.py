@@ -7,7 +7,7 @@ from pathlib import Path
 import timm
 import torch
 from timm.layers import convert_sync_batchnorm
-from transformers import AutoModelForImageClassification, PreTrainedModel, TimmWrapperConfig
+from transformers import PreTrainedModel, TimmWrapperConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..errors import ModelError
@@ -16,6 +16,7 @@ from . import architectures as networks  # noqa: F401  registers them with timm
 from .finetune import load_checkpoint
 from .load_errors import as_model_error
 from .processors import CHANNELS, check_fixed_size, pretrained_cfg, registered_cfg, timm_processor
+from .safe_load import auto_class
 
 RANDOM_WEIGHTS_CFG = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
 RESERVED = {"num_classes", "pretrained", "pretrained_cfg", "checkpoint_path", "features_only"}  # not in model_args
@@ -126,6 +127,6 @@ def _build_architecture(name, head, image_size, args, reset, pretrained, preproc
     config.pretrained_cfg = pretrained_cfg(cfg, args.get("in_chans", CHANNELS), preprocessing)
     # the random weights of the wrapper are replaced below; drawing them must not change the global random state
     with torch.random.fork_rng(devices=[]):
-        model = AutoModelForImageClassification.from_config(config)
+        model = auto_class(config).from_config(config)
     model.timm_model = network
     return model, timm_processor(config)

@@ -11,6 +11,7 @@ from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
     AutoImageProcessor,
+    AutoModel,
     AutoModelForImageClassification,
     PreTrainedModel,
     TimmWrapperConfig,
@@ -24,6 +25,12 @@ from .load_errors import BUILD_ERRORS, as_model_error
 WEIGHT_SOURCES = {"pretrained", "pretrained_cfg", "checkpoint_path", "features_only"}  # arguments of timm.create_model
 EXTERNAL = ("transformers_weights", "quantization_config")  # keys that refer to other files or code
 SPARE = 10**7  # parameters a configuration may have beyond four times the bytes of its weights
+
+
+def auto_class(config) -> type:
+    """The Auto class of transformers for a configuration: AutoModel for a timm network without classifier."""
+    headless = isinstance(config, TimmWrapperConfig) and not config.num_labels
+    return AutoModel if headless else AutoModelForImageClassification
 
 
 def open_checkpoint(name: str, code: bool):
@@ -57,7 +64,7 @@ def load_weights(
     `args` are model_args, for messages; `options` are arguments of transformers' `from_pretrained`.
     """
     with as_model_error(name, args):
-        model, report = AutoModelForImageClassification.from_pretrained(
+        model, report = auto_class(config).from_pretrained(
             folder, config=config, trust_remote_code=code, use_safetensors=True, output_loading_info=True, **options
         )
     return model, {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
@@ -116,7 +123,7 @@ def _check_size(name: str, folder: Path, config) -> None:
     """Raise ModelError, before memory is allocated, if the network is far larger than its weights."""
     try:
         with torch.random.fork_rng(devices=[]), meta_device():
-            count = sum(p.numel() for p in AutoModelForImageClassification.from_config(config).parameters())
+            count = sum(p.numel() for p in auto_class(config).from_config(config).parameters())
     except BUILD_ERRORS:  # not every network can be built on the meta device; loading reports a wrong configuration
         return
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))

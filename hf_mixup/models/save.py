@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from safetensors.torch import save_file
-from transformers import PreTrainedModel, TimmWrapperForImageClassification, TimmWrapperImageProcessor
+from transformers import PreTrainedModel, TimmWrapperImageProcessor, TimmWrapperPreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 
@@ -17,7 +17,7 @@ def save_published(model: PreTrainedModel, processor: BaseImageProcessor, folder
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if not isinstance(model, TimmWrapperForImageClassification):
+    if not isinstance(model, TimmWrapperPreTrainedModel):
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         return
@@ -27,7 +27,7 @@ def save_published(model: PreTrainedModel, processor: BaseImageProcessor, folder
     (folder / "config.json").write_text(json.dumps(_timm_config(model, processor), indent=2) + "\n")
 
 
-def _timm_config(model: TimmWrapperForImageClassification, processor: TimmWrapperImageProcessor) -> dict:
+def _timm_config(model: TimmWrapperPreTrainedModel, processor: TimmWrapperImageProcessor) -> dict:
     """The config.json for both libraries: transformers refuses num_classes in model_args, timm refuses null values."""
     config, network = model.config, model.timm_model
     keys = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")

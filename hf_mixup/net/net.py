@@ -50,7 +50,7 @@ class Net(nn.Module):
         x = x if self.precision else x.to(next(self.model.parameters()).dtype)
         with torch.autocast(x.device.type, self.precision) if self.precision else nullcontext():
             output = model(x)
-        output = getattr(output, "logits", output).float()
+        output = getattr(output, "logits", getattr(output, "pooler_output", output)).float()
         return output if self.head is None else self.head(output)
 
     def loss(self, logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
@@ -77,7 +77,18 @@ class Net(nn.Module):
 
     @property
     def num_features(self) -> int:
-        return self.classifier.in_features
+        """Inputs of the classifier; of a network without one, the outputs for a blank image."""
+        if self.architecture.classifier is not None:
+            return self.classifier.in_features
+        with torch.no_grad(), evaluating(self.model):
+            return self(self.blank_image()).shape[-1]
+
+    def blank_image(self) -> Tensor:
+        """(1, C, H, W) zeros of the network's image size, or 64 pixels if it is unknown."""
+        weight = next(self.model.parameters())
+        channels = next(m.in_channels for m in self.model.modules() if isinstance(m, nn.Conv2d))
+        size = self.image_size or (64, 64)
+        return torch.zeros(1, channels, *size, device=weight.device, dtype=weight.dtype)
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -87,12 +98,10 @@ class Net(nn.Module):
     def layers(self, for_method: str = "this method") -> list[LayerInfo]:
         """Stages of a CNN or Swin, or blocks of a ViT, in order; sizes are measured with one blank image."""
         self._require(self.architecture.layers, "a list of stages", SUPPORTED, for_method)
-        size = self.image_size or (64, 64)
-        weight = next(self.model.parameters())
-        channels = next(m.in_channels for m in self.model.modules() if isinstance(m, nn.Conv2d))
-        maps = {}
+        blank, maps = self.blank_image(), {}
+        size = blank.shape[-2:]
         with torch.no_grad(), evaluating(self.model), capturing(self.architecture.layers, maps):
-            self(torch.zeros(1, channels, *size, device=weight.device, dtype=weight.dtype))
+            self(blank)
         shapes = [(layer.name, self._map(maps, layer, size).shape) for layer in self.architecture.layers]
         return [LayerInfo(name, shape[1], round(size[0] / shape[2])) for name, shape in shapes]
 

@@ -15,6 +15,8 @@ class Labels:
     `classes`: names in the order of the class indices, empty for numbers. `size`: outputs that a network needs: classes,
     or numbers of a row. `index`: class index of each value of the column (integers and strings, without ClassLabel).
     `multi_hot`: rows of zeros and ones instead of lists of classes. `unlabelled`: rows may have no label; it is -1.
+    `mean`, `std`: of numbers, one for each output, over the rows of the training split, or of the evaluation split of a
+    stream.
     """
 
     kind: str
@@ -23,6 +25,8 @@ class Labels:
     index: dict[int | str, int] | None = None
     multi_hot: bool = False
     unlabelled: bool = False
+    mean: list[float] = field(default_factory=list)
+    std: list[float] = field(default_factory=list)
 
 
 NONE = Labels("none")

@@ -14,12 +14,19 @@ def describe(kind, feature, values: pa.ChunkedArray, where: str, class_names, un
     """One number, or the length of the vectors."""
     if kind == "number":
         _check_type(kind, is_number(values.type) and names_of(feature) is None, values, where)
-        return Labels(kind, size=1)
+        return Labels(kind, size=1, **_statistics(values, 1))
     _check_type(kind, is_list(values.type) and is_number(values.type.value_type), values, where)
     lengths = pc.unique(pc.list_value_length(values)).drop_null().to_pylist()
     if len(lengths) != 1 or lengths[0] == 0:
         raise DataError(f"The label column of {where} holds lists of {sorted(lengths)[:5]} numbers, not all of one length.")
-    return Labels(kind, size=lengths[0])
+    return Labels(kind, size=lengths[0], **_statistics(pc.list_flatten(values), lengths[0]))
+
+
+def _statistics(items: pa.ChunkedArray, size: int) -> dict[str, list[float]]:
+    """Mean and standard deviation of each number; NaN and infinity are reported when the column is encoded."""
+    numbers = items.drop_null().cast(pa.float64()).to_numpy(zero_copy_only=False)
+    rows = numbers[: len(numbers) // size * size].reshape(-1, size)
+    return {"mean": rows.mean(0).tolist(), "std": rows.std(0).tolist()}
 
 
 def _check_type(kind: str, right: bool, values: pa.ChunkedArray, where: str) -> None:
