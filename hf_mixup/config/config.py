@@ -81,7 +81,8 @@ class MixupConfig(TrainingArguments):
     method: str = option("mixup", "Mixup method; erm is no mixing")
     method_args: dict[str, Any] = option({}, "Arguments of the method, for example {alpha: 0.2}")
     task: str | None = option(
-        None, "Task: a name, module:Class or file.py:Class; if null, that of the checkpoint in `model`, or classification"
+        None,
+        "Task: a name, module:Class or file.py:Class; if null, that of the checkpoint in `model`, or classification",
     )
     task_args: dict[str, Any] = option({}, "Arguments of the task")
     mixup_off_epoch: float = option(0.0, "Epoch at which mixing stops; 0 mixes until the end", "[0, inf)")

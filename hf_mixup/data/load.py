@@ -136,7 +136,9 @@ def _two_splits(splits: Splits, names: tuple[str, str], columns: tuple[str, str]
     return train, evaluation, {name: _num_rows(split) for name, split in splits.items()}
 
 
-def _describe_labels(train, evaluation: datasets.Dataset, column: str | None, where: list[str], kind, *options) -> Labels:
+def _describe_labels(
+    train, evaluation: datasets.Dataset, column: str | None, where: list[str], kind, *options
+) -> Labels:
     """What the label column holds: in the training split, or for a stream in the evaluation split."""
     if column is None:
         return NONE

@@ -63,4 +63,15 @@ def task_of_network(problem_type: str | None, outputs: int | None) -> str:
     return DEFAULT
 
 
-__all__ = ["CLASSES", "CLASSIFIER", "DEFAULT", "SOFTMAX", "Card", "Metric", "Task", "available_tasks", "load_task", "task_of_network"]
+__all__ = [
+    "CLASSES",
+    "CLASSIFIER",
+    "DEFAULT",
+    "SOFTMAX",
+    "Card",
+    "Metric",
+    "Task",
+    "available_tasks",
+    "load_task",
+    "task_of_network",
+]

@@ -90,6 +90,11 @@ class Task(nn.Module):
         return self.full_name or (file if module == __package__ else f"{type(self).__module__}:{type(self).__name__}")
 
     @property
+    def gathers_labels(self) -> bool:
+        """Whether `metrics` gets the labels of all images; not label maps, which `evaluate` reduces."""
+        return self.reads not in ("none", "map")
+
+    @property
     def provides(self) -> frozenset[str]:
         """What the targets and outputs are: "classes" (weights of classes), "softmax" (of one class), "classifier" (of
         the network's last layer)."""
@@ -159,8 +164,8 @@ class Task(nn.Module):
     def metrics(self, prediction) -> dict[str, float]:
         """The metrics of a whole split, for a Trainer's EvalPrediction.
 
-        `predictions`: the second results of `evaluate`, as arrays (N, ...); `label_ids`: labels, None if the task reads
-        none.
+        `predictions`: the second results of `evaluate`, as arrays (N, ...); `label_ids`: labels, None for label maps and
+        without labels.
         """
         return {}
 

@@ -48,10 +48,10 @@ class Classification(Task):
             )
 
     def forward(self, net, batch: Batch, rng: torch.Generator) -> tuple:
-        labels = batch["labels"]
-        if labels.is_floating_point() and not self.checked:
-            self._check_sums(labels)
-        return classification(net, batch, rng)
+        net, x, y = classification(net, batch, rng)
+        if batch["labels"].is_floating_point() and not self.checked:
+            self._check_sums(y)
+        return net, x, y
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         return soft_cross_entropy(outputs, y)

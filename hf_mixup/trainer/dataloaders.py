@@ -5,7 +5,17 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from ..data import BatchPlan, Images, Stream, StreamLoader, check_order, eval_loader, order_of, train_loader, write_order
+from ..data import (
+    BatchPlan,
+    Images,
+    Stream,
+    StreamLoader,
+    check_order,
+    eval_loader,
+    order_of,
+    train_loader,
+    write_order,
+)
 
 logger = logging.getLogger(__name__)
 

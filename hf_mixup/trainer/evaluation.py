@@ -25,30 +25,29 @@ def metrics_of(task):
     """`compute_metrics` of a Trainer for this task."""
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        if task.reads == "none":  # the Trainer computes metrics only if there are labels: see `step_without_labels`
+        if not task.gathers_labels:  # but the Trainer computes metrics only if there are labels: see `step`
             prediction = EvalPrediction(predictions=prediction.predictions, label_ids=None)
         return task.metrics(prediction)
 
     return compute_metrics
 
 
-def step_without_labels(trainer, model, inputs: dict, loss_only: bool) -> tuple | None:
-    """Loss, outputs and labels of a batch without labels; None if it has labels, which upstream's step supports.
+def step(trainer, model, inputs: dict, loss_only: bool) -> tuple | None:
+    """Loss, outputs and labels of a batch whose labels are missing, or are not gathered for the task's metrics.
 
-    In a task without labels, there is a loss, and the labels are zeros (B,). In another task there is no loss.
+    Without labels in a task that reads them, there is no loss. Labels that are not gathered are zeros (B,). None for any
+    other batch, which upstream's step supports.
     """
-    without = trainer.task.reads == "none"
-    if not without and all(inputs.get(name) is not None for name in trainer.label_names):
+    task, read = trainer.task, trainer.label_names
+    missing = any(inputs.get(name) is None for name in read)
+    if not missing and task.gathers_labels:
         return None
     inputs = trainer._prepare_inputs(inputs)
     with torch.no_grad(), trainer.compute_loss_context_manager():
-        if not without:
+        if missing:
             with trainer.accelerator.autocast():
                 outputs = trainer.step.predict(**inputs)
             return None, None if loss_only else outputs, None
         loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True)
-    loss, outputs = loss.detach().mean(), outputs["logits"]
-    if loss_only:
-        return loss, None, None
     rows = len(next(iter(inputs.values())))
-    return loss, outputs, torch.zeros(rows, device=loss.device)
+    return (loss, None, None) if loss_only else (loss, outputs["logits"], torch.zeros(rows, device=loss.device))

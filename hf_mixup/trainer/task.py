@@ -1,5 +1,6 @@
 """The task of a trainer: chosen, checked against network, data and arguments, and its loss."""
 
+import re
 from collections.abc import Callable
 
 from torch import nn
@@ -10,6 +11,10 @@ from ..net import Net
 from ..net.architecture import architecture_of
 from ..ops.losses import RowLoss
 from ..tasks import SOFTMAX, Task, load_task, task_of_network
+
+
+UNNAMED = re.compile(r"(LABEL_)?\d+")  # names of classes that have none
+SINGLE_LABEL = "single_label_classification"
 
 
 def choose_task(given: str | Task | Callable | None, args, model: nn.Module | None) -> Task:
@@ -31,10 +36,11 @@ def row_loss(trainer, net: Net) -> RowLoss:
     weights = trainer.class_weights
     if trainer.given_loss is not None:
         return trainer.given_loss
+    options = {"threshold": getattr(args, "bce_threshold", None), "total": getattr(args, "bce_sum", False)}
+    loss = task.recipe_loss(getattr(args, "loss", None), weights, **options)
     if weights is not None and len(weights) != net.num_classes:
         raise ValueError(f"class_weights has {len(weights)} numbers for {net.num_classes} classes: give one per class.")
-    options = {"threshold": getattr(args, "bce_threshold", None), "total": getattr(args, "bce_sum", False)}
-    return task.recipe_loss(getattr(args, "loss", None), weights, **options)
+    return loss
 
 
 def labels_of(data) -> Labels | None:
@@ -69,7 +75,7 @@ def _check_labels(labels: Labels, task: Task, model: nn.Module) -> None:
     if not labels.classes or not id2label:
         return
     names = [str(id2label[number]) for number in sorted(id2label)]
-    unnamed = all(name == f"LABEL_{number}" for number, name in enumerate(names))
+    unnamed = any(all(UNNAMED.fullmatch(name) for name in both) for both in (names, labels.classes))
     if names != labels.classes and not (unnamed and len(names) == len(labels.classes)):
         raise ValueError(
             f"The network has {len(names)} classes, {names[:5]}, and the data {len(labels.classes)}, "
@@ -81,11 +87,11 @@ def _check_labels(labels: Labels, task: Task, model: nn.Module) -> None:
 def _set_problem_type(task: Task, model: nn.Module) -> None:
     """Set `problem_type` in the network's configuration, so that transformers evaluates the saved network alike."""
     config, wanted = getattr(model, "config", None), task.card.problem_type
-    if config is None or wanted is None or not hasattr(config, "problem_type"):
+    if not hasattr(config, "problem_type") or (wanted is None and task.reads != "class"):
         return
-    if config.problem_type not in (None, wanted):
+    if config.problem_type not in (None, wanted or SINGLE_LABEL):
         raise ValueError(
-            f"The network's problem_type is {config.problem_type!r}, but task {task.name!r} is {wanted!r}: choose the "
-            "task of the network, or set problem_type to None."
+            f"The network's problem_type is {config.problem_type!r}, but that of task {task.name!r} is "
+            f"{wanted or SINGLE_LABEL!r}: choose the task of the network, or set problem_type to None in its configuration."
         )
-    config.problem_type = wanted
+    config.problem_type = config.problem_type or wanted

@@ -133,8 +133,8 @@ class MixupTrainer(Trainer):
         return (loss, {"loss": loss, **losses, "logits": passes[-1]}) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """As `Trainer.prediction_step`; also for tasks without labels, and batches without labels."""
-        result = evaluation.step_without_labels(self, model, inputs, prediction_loss_only)
+        """As `Trainer.prediction_step`; also for batches without labels."""
+        result = evaluation.step(self, model, inputs, prediction_loss_only)
         return result or super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def next_seed(self) -> tuple[int, int, int, int]:
@@ -244,4 +244,3 @@ class MixupTrainer(Trainer):
         if "loss" in logs:
             logs.update(self.losses.averages())
         super().log(logs, start_time)
-

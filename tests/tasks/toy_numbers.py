@@ -18,7 +18,10 @@ class TwoNumbers(Task):
     card = Card(
         "Prediction of two numbers",
         problem_type="regression",
-        metrics=(Metric("rmse", "RMSE", "rmse", higher_is_better=False), Metric("largest", "Largest error", "max", False)),
+        metrics=(
+            Metric("rmse", "RMSE", "rmse", higher_is_better=False),
+            Metric("largest", "Largest error", "max", False),
+        ),
     )
     power: float = 2.0
 

@@ -19,7 +19,11 @@ class TwoViews(Task):
     views = 2
     metric = "neighbour"
     higher_is_better = True
-    card = Card("Two views", auto_class="AutoModel", metrics=(Metric("neighbour", "Similarity of the nearest neighbour", "similarity"),))
+    card = Card(
+        "Two views",
+        auto_class="AutoModel",
+        metrics=(Metric("neighbour", "Similarity of the nearest neighbour", "similarity"),),
+    )
     temperature: float = 0.5
     size: int = 8
 

@@ -24,7 +24,9 @@ KINDS: dict[str, ModuleType] = {"class": classes, "classes": several, "number": 
 def check_kind(kind: str) -> None:
     """Raise DataError if label columns of this kind cannot be read."""
     if kind not in (*KINDS, "none"):
-        raise DataError(f"Labels of kind {kind!r} cannot be read from a column. Choose one of: {', '.join(KINDS)}, none.")
+        raise DataError(
+            f"Labels of kind {kind!r} cannot be read from a column. Choose one of: {', '.join(KINDS)}, none."
+        )
 
 
 def describe_labels(

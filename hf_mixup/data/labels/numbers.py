@@ -18,7 +18,9 @@ def describe(kind, feature, values: pa.ChunkedArray, where: str, class_names, un
     _check_type(kind, is_list(values.type) and is_number(values.type.value_type), values, where)
     lengths = pc.unique(pc.list_value_length(values)).drop_null().to_pylist()
     if len(lengths) != 1 or lengths[0] == 0:
-        raise DataError(f"The label column of {where} holds lists of {sorted(lengths)[:5]} numbers, not all of one length.")
+        raise DataError(
+            f"The label column of {where} holds lists of {sorted(lengths)[:5]} numbers, not all of one length."
+        )
     return Labels(kind, size=lengths[0], **_statistics(pc.list_flatten(values), lengths[0]))
 
 

@@ -27,7 +27,11 @@ class SequentialSampler(Sampler):
     """
 
     def __init__(
-        self, stream: datasets.IterableDataset, columns: tuple[str, str | None], plan: StreamPlan, home: str | None = None
+        self,
+        stream: datasets.IterableDataset,
+        columns: tuple[str, str | None],
+        plan: StreamPlan,
+        home: str | None = None,
     ):
         self.stream, self.columns, self.plan, self.home = stream.decode(False), columns, plan, home
         self.epoch = 0
