@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate.data_loader import DataLoaderAdapter
 from torch import Tensor, nn
 

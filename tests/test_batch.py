@@ -184,7 +184,7 @@ def test_inplace_requires_the_pairing_halves():
 
 @pytest.mark.parametrize("wrong", [torch.rand(6), torch.rand(6, CLASSES + 1), torch.ones(6, CLASSES, dtype=torch.long)])
 def test_labels_of_a_wrong_shape_are_rejected_with_their_shape(images, wrong):
-    with pytest.raises(ValueError, match=r"Labels of shape \(6,.*5 floats"):
+    with pytest.raises(ValueError, match=r"Labels have shape \(6,.*\(B, 5\) as floats"):
         BatchMixup("mixup", CLASSES)(images(), wrong)
 
 

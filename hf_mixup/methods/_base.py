@@ -98,8 +98,8 @@ class Method(nn.Module):
         if missing:
             raise ValueError(
                 f"Method {self.name!r} requires {' and '.join(REQUIREMENTS[key] for key in missing)}; task "
-                f"{task.name!r} does not provide it. Choose a method that mixes the images of any task, such as mixup or "
-                "cutmix, or another task."
+                f"{task.name!r} does not provide it. Choose a method that mixes the images of any task, such as mixup "
+                "or cutmix, or another task."
             )
 
     def build(self, net: Net) -> None:

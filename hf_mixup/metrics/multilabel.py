@@ -6,9 +6,9 @@ import numpy as np
 def multilabel_metrics(logits, labels, threshold: float = 0.5) -> dict[str, float]:
     """`{"map", "f1_micro", "f1_macro"}`, 0 to 1, for logits (N, K) and labels (N, K) of zeros and ones.
 
-    `map` is the mean of the average precision of each class that occurs in `labels`; `f1_micro` counts all pairs of image
-    and class, `f1_macro` is the mean over classes (0 for a class that is neither predicted nor present). A class is
-    predicted from a sigmoid of `threshold` on. NaN if a logit is NaN, and `map` if no class occurs.
+    `map` is the mean of the average precision of each class that occurs in `labels`; `f1_micro` counts all pairs of
+    image and class, `f1_macro` is the mean over classes (0 for a class that is neither predicted nor present). A class
+    is predicted from a sigmoid of `threshold` on. NaN if a logit is NaN, and `map` if no class occurs.
     """
     from sklearn.metrics import average_precision_score, f1_score  # takes a second to import
 

@@ -58,7 +58,10 @@ def build_model(
     preprocessing = {"mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop_pct}
     preprocessing["size"] = eval_size or image_size
     if bool(classes) == (outputs is not None):
-        raise ModelError(f"classes are {list(classes)[:5]} and outputs is {outputs}: give one of them.")
+        raise ModelError(
+            f"classes are {list(classes)[:5]} and outputs is {outputs}: give at least one class, or the number of "
+            "outputs."
+        )
     head = _labels(classes, outputs) | {"problem_type": problem_type}
     if _is_checkpoint(model):
         return load_checkpoint(model, head, image_size, args, reset, preprocessing, trust_remote_code)

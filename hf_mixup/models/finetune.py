@@ -48,9 +48,7 @@ def _check_classes(name: str, config, classes: list[str], reset: bool | None) ->
         return
     way_out = "For a new classifier pass model_args {'reset_classifier': true}"
     if config.num_labels != len(classes):
-        raise ModelError(
-            f"{name!r} has {config.num_labels} classes or outputs, but the data requires {len(classes)}. {way_out}."
-        )
+        raise ModelError(f"{name!r} has {config.num_labels} classes, but the data has {len(classes)}. {way_out}.")
     saved = [config.id2label[i] for i in range(config.num_labels)]
     if saved == classes:
         return

@@ -35,7 +35,7 @@ def unchanged(x: Tensor, rng: torch.Generator | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of an evaluation: its key in logs (`eval_<key>`) and run records, title, and metric name on the Hub."""
+    """One number of an evaluation: key in logs (`eval_<key>`) and run records, title, and metric type on the Hub."""
 
     key: str
     title: str
@@ -164,8 +164,8 @@ class Task(nn.Module):
     def metrics(self, prediction) -> dict[str, float]:
         """The metrics of a whole split, for a Trainer's EvalPrediction.
 
-        `predictions`: the second results of `evaluate`, as arrays (N, ...); `label_ids`: labels, None for label maps and
-        without labels.
+        `predictions`: the second results of `evaluate`, as arrays (N, ...); `label_ids`: labels, None for label maps
+        and without labels.
         """
         return {}
 

@@ -4,8 +4,8 @@ import signal
 import time
 
 import torch
-from torch import Tensor
 from accelerate.utils import find_batch_size
+from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 

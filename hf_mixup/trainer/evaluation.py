@@ -35,8 +35,8 @@ def metrics_of(task):
 def step(trainer, model, inputs: dict, loss_only: bool) -> tuple | None:
     """Loss, outputs and labels of a batch whose labels are missing, or are not gathered for the task's metrics.
 
-    Without labels in a task that reads them, there is no loss. Labels that are not gathered are zeros (B,). None for any
-    other batch, which upstream's step supports.
+    Without labels in a task that reads them, there is no loss. Labels that are not gathered are zeros (B,). None for
+    any other batch, which upstream's step supports.
     """
     task, read = trainer.task, trainer.label_names
     missing = any(inputs.get(name) is None for name in read)

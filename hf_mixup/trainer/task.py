@@ -12,7 +12,6 @@ from ..net.architecture import architecture_of
 from ..ops.losses import RowLoss
 from ..tasks import SOFTMAX, Task, load_task, task_of_network
 
-
 UNNAMED = re.compile(r"(LABEL_)?\d+")  # names of classes that have none
 SINGLE_LABEL = "single_label_classification"
 
@@ -79,8 +78,8 @@ def _check_labels(labels: Labels, task: Task, model: nn.Module) -> None:
     if names != labels.classes and not (unnamed and len(names) == len(labels.classes)):
         raise ValueError(
             f"The network has {len(names)} classes, {names[:5]}, and the data {len(labels.classes)}, "
-            f"{labels.classes[:5]}: they must be the same in the same order. Build the network with the data's classes, "
-            "or give class_names to load_data."
+            f"{labels.classes[:5]}: they must be the same in the same order. Build the network with the data's "
+            "classes, or give class_names to load_data."
         )
 
 
@@ -92,6 +91,7 @@ def _set_problem_type(task: Task, model: nn.Module) -> None:
     if config.problem_type not in (None, wanted or SINGLE_LABEL):
         raise ValueError(
             f"The network's problem_type is {config.problem_type!r}, but that of task {task.name!r} is "
-            f"{wanted or SINGLE_LABEL!r}: choose the task of the network, or set problem_type to None in its configuration."
+            f"{wanted or SINGLE_LABEL!r}: choose the task of the network, or set problem_type to None in its "
+            "configuration."
         )
     config.problem_type = config.problem_type or wanted

@@ -1,6 +1,5 @@
 """MixupTrainer: transformers' Trainer with a mixup method as its training step."""
 
-import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,7 +20,7 @@ from .optimizers import add_groups, make_optimizer
 from .schedules import finish_schedule, steps_in_epoch
 from .step import MixupStep
 from .task import choose_task
-from .validation import check_supported
+from .validation import check_supported, on_one_device
 from .weights import broadcast_trained, load_extra, save_files
 
 
@@ -59,10 +58,7 @@ class MixupTrainer(Trainer):
         loss: Callable | None = None,
         class_weights: Sequence[float] | None = None,
     ):
-        args = args or TrainingArguments("tmp_trainer")
-        if args.n_gpu > 1:  # one device per process, without nn.DataParallel
-            args = copy.copy(args)
-            args._n_gpu = 1
+        args = on_one_device(args or TrainingArguments("tmp_trainer"))
         recipe = {"name": getattr(args, "method", "mixup"), **getattr(args, "method_args", {})}
         self.method = load(recipe if method is None else method)
         self.given_loss = loss
@@ -90,7 +86,10 @@ class MixupTrainer(Trainer):
         self.task = choose_task(task, args, self.model)
         evaluation.prepare(self, task_given=task is not None)
         check_supported(self)
-        self.losses, self.clock = LossCallback(self), TimeCallback(args.device)
+        self._add_callbacks()
+
+    def _add_callbacks(self) -> None:
+        self.losses, self.clock = LossCallback(self), TimeCallback(self.args.device)
         per_step = [MethodCallback(self), EMACallback(self), OptimizerCheckCallback(self)]
         for callback in (*per_step, DataOrderCallback(self), self.losses, self.clock, *fsdp.callbacks(self)):
             self.add_callback(callback)

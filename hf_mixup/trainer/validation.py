@@ -1,10 +1,20 @@
 """Checks of settings with which training would run, but give wrong results."""
 
+import copy
+
 from accelerate.utils import DynamoBackend
 
 from ..methods import Method
 from . import fsdp
 from .task import check_task
+
+
+def on_one_device(args):
+    """`args` for one device per process, without nn.DataParallel; a copy if they have several."""
+    if args.n_gpu > 1:
+        args = copy.copy(args)
+        args._n_gpu = 1
+    return args
 
 
 def check_supported(trainer) -> None:
@@ -32,8 +42,8 @@ def _check_arguments(trainer) -> None:
         raise ValueError("label_smoothing_factor supports class indices only: set MixupConfig.label_smoothing.")
     if trainer.compute_loss_func is not None:
         raise ValueError(
-            "compute_loss_func would not be called: the method computes the loss. Give MixupTrainer(loss=...) instead, a "
-            "function of outputs and targets that returns one number per row."
+            "compute_loss_func would not be called: the method computes the loss. Give MixupTrainer(loss=...) instead, "
+            "a function of outputs and targets that returns one number per row."
         )
 
 

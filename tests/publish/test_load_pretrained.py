@@ -189,7 +189,7 @@ RUN = {"schema_version": 1, "recipe_hash": "0" * 16}
         ("run", b"[" * 99999, "run.json of .* is damaged"),
         ("run", b" " * (2**24 + 1), "larger than 16 MiB"),
         ("run", [1], "is not a JSON mapping"),
-        ("run", RUN | {"schema_version": 2, "method": {}}, "another version of hf_mixup"),
+        ("run", RUN | {"schema_version": 3, "method": {}}, "another version of hf_mixup"),
         ("run", RUN | {"method": {"name": "warpmix", "args": {}}}, "method 'warpmix', which hf_mixup .* does not have"),
         ("run", RUN | {"method": {"name": "../../evil", "args": {}}}, "does not have: update"),
         ("run", RUN | {"method": {"name": "_base", "args": {}}}, "does not have: update"),

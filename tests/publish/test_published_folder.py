@@ -144,7 +144,7 @@ def test_the_record_has_its_fields(run):
 
 def test_the_record_has_an_entry_for_each_evaluation(folder, run):
     json.loads((folder / "run.json").read_text(), parse_constant=pytest.fail)
-    assert run["schema_version"] == 1 and run["status"] == "finished" and run["world_size"] == 1
+    assert run["schema_version"] == 2 and run["status"] == "finished" and run["world_size"] == 1
     assert [round(epoch["epoch"] * 50) for epoch in run["epochs"]] == [10, 20, 25]
     for epoch in run["epochs"]:
         assert {"loss", "loss_mix", "top1", "top5", "nll", "ece"} <= epoch.keys()

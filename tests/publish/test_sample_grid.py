@@ -35,9 +35,9 @@ def step_of(name, make_net, **args):
 
 
 def photos(count=6, side=16):
-    """Training images as in the trainer's data set, and their labels."""
+    """A batch of the training data."""
     pixels = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator(3))
-    return pixels, torch.arange(count) % 5
+    return {"pixel_values": pixels, "labels": torch.arange(count) % 5}
 
 
 def opened(content: bytes) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_the_first_row_has_the_images_and_masks_are_below_mixed_images(make_net)
         [shown[top : top + 16 * zoom : zoom, left : left + 16 * zoom : zoom] for left in range(2, 588, 98)]
         for top in range(2, 490, 98)
     ]
-    images = photos()[0].permute(0, 2, 3, 1).numpy()
+    images = photos()["pixel_values"].permute(0, 2, 3, 1).numpy()
     assert all(np.abs(cell.astype(int) - image).max() <= 1 for cell, image in zip(cells[0], images))
     own = cells[2][0] == 255
     assert set(np.unique(cells[2])) == {0, 255} and own.any() and not own.all()
