@@ -9,6 +9,7 @@ from .mix import Mix
 from .models import architectures as networks
 from .net import Net
 from .publish.load_pretrained import load_pretrained
+from .tasks import Task, available_tasks, load_task
 from .trainer import MixupStep, MixupTrainer
 from .version import __version__
 
@@ -23,11 +24,14 @@ __all__ = [
     "MixupStep",
     "MixupTrainer",
     "Net",
+    "Task",
     "__version__",
     "available",
+    "available_tasks",
     "from_timm",
     "load",
     "load_pretrained",
+    "load_task",
     "networks",
     "soft_loss",
 ]

@@ -19,7 +19,8 @@ from .token_merging import merging_tokens
 class Net(nn.Module):
     """A model with its loss. Forward passes use autocast to `precision`, unless it is None, and return float32.
 
-    `head`: a function of the model's outputs (B, K) that gives the outputs of this Net, such as similarities.
+    `head`: a function of the model's outputs (B, K) that gives the outputs of this Net, such as similarities. `like`:
+    a Net of the same model.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Net(nn.Module):
         loss: RowLoss = soft_cross_entropy,
         label_smoothing: float = 0.0,
         head: Callable[[Tensor], Tensor] | None = None,
+        like: "Net | None" = None,
     ):
         super().__init__()
         self.model = model
@@ -35,8 +37,8 @@ class Net(nn.Module):
         self.row_loss = loss
         self.label_smoothing = label_smoothing
         self.precision: torch.dtype | None = None
-        self.compiled: Callable | None = None
-        self.architecture = architecture_of(model)
+        self.compiled: Callable | None = like and like.compiled
+        self.architecture = architecture_of(model) if like is None else like.architecture
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, K) logits of images (B, C, H, W), or what `head` makes of them."""
@@ -211,7 +213,7 @@ class Net(nn.Module):
         self, model: nn.Module, head: Callable[[Tensor], Tensor] | None = None, loss: RowLoss | None = None
     ) -> "Net":
         """A Net of another model, such as a frozen teacher, with this precision; `loss`: by default this loss."""
-        net = Net(model, loss or self.row_loss, self.label_smoothing, head)
+        net = Net(model, loss or self.row_loss, self.label_smoothing, head, self if model is self.model else None)
         net.precision = self.precision
         return net
 

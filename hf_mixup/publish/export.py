@@ -68,7 +68,7 @@ def rewrite_card(
     With `repo` (and `revision`), the code in the card loads the model from there. `others`: runs of the same recipe
     with other seeds, as folders or records; the card then has mean and standard deviation. Raises CardError.
     """
-    runs = [_finished(folder), *(other if isinstance(other, dict) else _finished(other) for other in others)]
+    runs = [_finished(folder), *(record.with_task(run) if isinstance(run, dict) else _finished(run) for run in others)]
     _write_card(Path(folder), runs[0], (repo, revision), runs[1:])
 
 
