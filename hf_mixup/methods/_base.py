@@ -93,14 +93,15 @@ class Method(nn.Module):
         return min(self.step / max(self.total_steps, 1), 1.0)
 
     def check_task(self, task: "Task") -> None:
-        """ValueError if the method requires what the task does not provide."""
-        missing = sorted(self.requires - task.provides)
-        if missing:
-            raise ValueError(
-                f"Method {self.name!r} requires {' and '.join(REQUIREMENTS[key] for key in missing)}; task "
-                f"{task.name!r} does not provide it. Choose a method that mixes the images of any task, such as mixup "
-                "or cutmix, or another task."
-            )
+        """ValueError if the method, or a method that it contains, requires what the task does not provide."""
+        for part in self.modules():
+            missing = sorted(part.requires - task.provides) if isinstance(part, Method) else []
+            if missing:
+                raise ValueError(
+                    f"Method {part.name!r} requires {' and '.join(REQUIREMENTS[key] for key in missing)}; task "
+                    f"{task.name!r} does not provide it. Choose a method that mixes the images of any task, such as "
+                    "mixup or cutmix, or another task."
+                )
 
     def build(self, net: Net) -> None:
         """Create the method's own networks for `net`; called once, before training."""

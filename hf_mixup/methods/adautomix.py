@@ -56,6 +56,7 @@ class AdAutoMix(AutoMix):
 
     paper = "2312.11954"
     title = "AdAutoMix"
+    requires = frozenset(("classes", "classifier"))  # cosine similarities are of logits of classes
     pairings = ("shift", "permutation", "derangement")  # each partner has its own draw
     alpha: float = 1.0
     lam_margin: float = 0.03

@@ -39,7 +39,7 @@ class Remix(Container):
     paper = "2007.03943"
     title = "Remix"
     group = "loss"
-    requires = frozenset(("softmax",))
+    requires = frozenset(("softmax", "classifier"))
     needs_forward = False
     counts: list[float] | None = None
     kappa: float = 3.0

@@ -69,6 +69,7 @@ class TokenMix(Method):
     paper = "2207.08409"
     title = "TokenMix"
     group = "attention"
+    requires = frozenset(("classes",))  # weights need not sum to one
     free_weights = True
     needs = "a ViT's attention"
     needs_net = True

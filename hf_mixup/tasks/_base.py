@@ -97,7 +97,10 @@ class Task(nn.Module):
     @property
     def provides(self) -> frozenset[str]:
         """What the targets and outputs are: "classes" (weights of classes), "softmax" (of one class), "classifier" (of
-        the network's last layer)."""
+        the network's last layer, with one meaning in all batches).
+
+        A contrastive task, whose classes are the images of the batch, provides classes and softmax.
+        """
         return PROVIDES[self.reads]
 
     def settings(self) -> dict[str, Any]:

@@ -51,7 +51,8 @@ class MultiLabel(Task):
 
     def target_of(self, y: Tensor) -> Tensor:
         """The targets for mixed labels `y` (B, K): `y`, or 1 for each class with a positive weight."""
-        return (y > 0).to(y.dtype) if self.target == "union" else y
+        # the weights of a class may sum to more than one (`Method.free_weights`): the loss would have no lower bound
+        return (y > 0).to(y.dtype) if self.target == "union" else y.clamp(max=1)
 
     def recipe_loss(self, name: str | None, class_weights: Sequence[float] | None, **options) -> RowLoss:
         if name not in (None, "bce"):

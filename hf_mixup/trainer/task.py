@@ -50,9 +50,7 @@ def labels_of(data) -> Labels | None:
 def check_task(trainer) -> None:
     """Raise ValueError if method, network, data or arguments do not fit the task."""
     task, args = trainer.task, trainer.args
-    for part in trainer.method.modules():
-        if check := getattr(part, "check_task", None):
-            check(task)
+    trainer.method.check_task(task)
     smoothing = getattr(args, "label_smoothing", 0.0)
     if smoothing and SOFTMAX not in task.provides:
         raise ValueError(f"label_smoothing is {smoothing}, which task {task.name!r} does not support: leave it out.")

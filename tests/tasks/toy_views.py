@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hf_mixup.ops.losses import soft_cross_entropy
-from hf_mixup.tasks import Card, Metric, Task
+from hf_mixup.tasks import CLASSES, SOFTMAX, Card, Metric, Task
 
 
 @dataclass(eq=False)
@@ -16,6 +16,7 @@ class TwoViews(Task):
     """`temperature` of the similarities; `size`: outputs of the projector."""
 
     reads = "none"
+    provides = frozenset((CLASSES, SOFTMAX))  # the second views of the batch
     views = 2
     metric = "neighbour"
     higher_is_better = True
