@@ -12,7 +12,7 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ..errors import ConfigError
-from .parser import find_recipe, merge, parse_options, read_recipe
+from .parser import check_published, find_recipe, merge, parse_options, read_recipe
 from .recorded import default_of, json_value, recorded_values
 from .types import accepted_types, check_value, convert, option
 from .validation import check_combinations, set_min_lr
@@ -194,7 +194,10 @@ def parse(argv: list[str]) -> MixupConfig:
         raise ConfigError(f"The first argument must be the recipe. Usage: {USAGE}, for example: {EXAMPLE}.")
     path = find_recipe(argv[0])
     settable = {name: item for name, item in FIELDS.items() if name != "recipe"}
-    values = merge(read_recipe(path, settable), parse_options(argv[1:], settable), settable)
+    recipe, options = read_recipe(path, settable), parse_options(argv[1:], settable)
+    if "task" not in options:
+        check_published(path, recipe)
+    values = merge(recipe, options, settable)
     values["output_dir"] = values.get("output_dir") or f"outputs/{_path_in_recipes(path)}"
     try:
         return MixupConfig(**values, recipe=path.name if Path(argv[0]).is_absolute() else argv[0])

@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
+from ..components import is_reference
 from ..errors import ConfigError
 from .types import accepted_types, convert, expected, is_enum, short_repr
 
@@ -104,6 +105,16 @@ def read_recipe(path: Path, fields: Fields, above: tuple[Path, ...] = ()) -> dic
         merged = merge(merged, read_recipe(path.parent / base, fields, chain), fields)
     values = {check_key(key, fields, str(path)): value for key, value in values.items()}
     return merge(merged, {key: convert(fields[key], value, str(path)) for key, value in values.items()}, fields)
+
+
+def check_published(path: Path, recipe: dict[str, Any]) -> None:
+    """Raise ConfigError if the recipe of a run's folder, which may have been downloaded, names Python code."""
+    task = recipe.get("task")
+    if isinstance(task, str) and is_reference(task) and (path.parent / "run.json").is_file():
+        raise ConfigError(
+            f"{path} names the task {task!r}, which is Python code, and is in the folder of a run, which may have been "
+            f"downloaded. Read the code; if you trust it, pass --task {task} on the command line."
+        )
 
 
 def merge(base: dict[str, Any], child: dict[str, Any], fields: Fields) -> dict[str, Any]:

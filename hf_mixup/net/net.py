@@ -19,8 +19,8 @@ from .token_merging import merging_tokens
 class Net(nn.Module):
     """A model with its loss. Forward passes use autocast to `precision`, unless it is None, and return float32.
 
-    `head`: a function of the model's outputs (B, K) that gives the outputs of this Net, such as similarities. `like`:
-    a Net of the same model.
+    `head`: a function of the model's outputs (B, K) that gives the outputs of this Net, such as similarities; an
+    nn.Module if it has parameters or buffers. `like`: a Net of the same model.
     """
 
     def __init__(
@@ -60,8 +60,6 @@ class Net(nn.Module):
         rows = self.row_loss(logits, smooth(y, self.label_smoothing))
         return rows if reduction == "none" else rows.mean()
 
-    # Parts
-
     @property
     def name(self) -> str:
         """Name of the architecture, for messages."""
@@ -82,7 +80,7 @@ class Net(nn.Module):
         """Inputs of the classifier; of a network without one, the outputs for a blank image."""
         if self.architecture.classifier is not None:
             return self.classifier.in_features
-        with torch.no_grad(), evaluating(self.model):
+        with torch.no_grad(), evaluating(self):
             return self(self.blank_image()).shape[-1]
 
     def blank_image(self) -> Tensor:
@@ -102,12 +100,10 @@ class Net(nn.Module):
         self._require(self.architecture.layers, "a list of stages", SUPPORTED, for_method)
         blank, maps = self.blank_image(), {}
         size = blank.shape[-2:]
-        with torch.no_grad(), evaluating(self.model), capturing(self.architecture.layers, maps):
+        with torch.no_grad(), evaluating(self), capturing(self.architecture.layers, maps):
             self(blank)
         shapes = [(layer.name, self._map(maps, layer, size).shape) for layer in self.architecture.layers]
         return [LayerInfo(name, shape[1], round(size[0] / shape[2])) for name, shape in shapes]
-
-    # Reading
 
     def outputs(self, x: Tensor) -> Outputs:
         """Logits, pooled features and last map of one forward pass, with gradient."""
@@ -138,7 +134,7 @@ class Net(nn.Module):
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """(B, C, H, W) gradient of the loss by the images, in eval mode; parameters and buffers are unchanged."""
         x = x.detach().requires_grad_()
-        with torch.enable_grad(), evaluating(self.model), frozen(self.model):
+        with torch.enable_grad(), evaluating(self), frozen(self):
             [gradient] = torch.autograd.grad(self.loss(self(x), y, "none").sum(), x)
         return gradient.float()
 
@@ -146,7 +142,7 @@ class Net(nn.Module):
         """(B, h, w) class activation map for `y` (B, K), without bias (arXiv:1512.04150); eval mode, no gradient."""
         if y.shape[1:] != (self.num_classes,):
             raise ValueError(f"Targets have shape {tuple(y.shape)}. Give shape (B, {self.num_classes}).")
-        with torch.no_grad(), evaluating(self.model):
+        with torch.no_grad(), evaluating(self):
             maps = self.features(x).relu()
         return torch.einsum("bchw,bc->bhw", maps, y.float() @ self.classifier.weight.detach().float())
 
@@ -156,7 +152,7 @@ class Net(nn.Module):
         The query is the class token. Without a class token, or with `by_patches`, the attention is averaged over all
         patches as queries.
         """
-        with torch.no_grad(), evaluating(self.model), self.capturing_attention(by_patches=by_patches) as last:
+        with torch.no_grad(), evaluating(self), self.capturing_attention(by_patches=by_patches) as last:
             self(x)
             return last()
 

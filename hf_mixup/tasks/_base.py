@@ -129,7 +129,7 @@ class Task(nn.Module):
         """
         x = batch["pixel_values"]
         if rng is None or self.views == 1:
-            return {**batch, "pixel_values": self.transform(x, rng)}
+            return {**batch, "pixel_values": self.transform(x[:, 0] if x.dim() == 5 else x, rng)}
         if x.dim() == 4 and x.is_floating_point():
             raise ValueError(
                 f"Task {self.name!r} requires {self.views} views of each image, and float images are not augmented: "

@@ -254,3 +254,13 @@ def test_a_token_on_the_command_line_is_refused_and_not_printed(write, argv):
 )
 def test_a_token_in_a_recipe_is_refused_and_not_printed(write, line):
     assert CANARY not in message(write(line))
+
+
+def test_the_recipe_in_the_folder_of_a_run_may_not_name_code(tmp_path):
+    """Such a folder may have been downloaded, with the file that the recipe names."""
+    (tmp_path / "recipe.yaml").write_text("task: own.py:Task\n")
+    assert parse([str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path)]).task == "own.py:Task"
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ConfigError, match="names the task 'own.py:Task', which is Python code"):
+        parse([str(tmp_path / "recipe.yaml")])
+    assert parse([str(tmp_path / "recipe.yaml"), "--task", "own.py:Task"]).task == "own.py:Task"
