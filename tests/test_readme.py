@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import torch
+from fixtures.cli import recipe_of, record_of, start
+from fixtures.scenes import scene_parquet
 from torch import nn
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +47,14 @@ def test_the_example_of_a_training_loop_runs():
     exec(block_with("BatchMixup"), space)
     assert space["targets"].shape == (4, 10)
     space["loss"].backward()
+
+
+def test_the_task_shown_trains_from_its_file(tmp_path):
+    (tmp_path / "task.py").write_text(block_with("class TwoNumbers(Task)"))
+    data = scene_parquet(tmp_path / "data", {"train": 16, "test": 8})
+    recipe = recipe_of(tmp_path / "recipe.yaml", data, label_column="numbers", task=f"{tmp_path / 'task.py'}:TwoNumbers")
+    assert start(recipe, "--output_dir", tmp_path / "run") == 0
+    assert list(record_of(tmp_path / "run")["final"]) == ["loss", "mae"]
 
 
 def test_the_first_two_commands_install_train_and_test():

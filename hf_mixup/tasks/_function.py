@@ -18,6 +18,7 @@ class FunctionTask(Task):
     nn.Module is trained and saved with the task.
     """
 
+    reads = "any"
     provides = frozenset((CLASSES, SOFTMAX, CLASSIFIER))  # unknown: no method is refused
     function: Callable
 

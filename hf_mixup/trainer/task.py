@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 
+from datasets import ClassLabel
 from torch import nn
 
 from ..data import Images, Stream
@@ -57,27 +58,39 @@ def check_task(trainer) -> None:
     for data in (trainer.train_dataset, trainer.eval_dataset):
         for part in data.values() if isinstance(data, dict) else (data,):
             if (labels := labels_of(part)) is not None:
-                _check_labels(labels, task, trainer.model)
+                _check_kind(labels, task)
+            _check_classes(labels.classes if labels else _class_label(part), trainer.model, exactly=bool(labels))
     _set_problem_type(task, trainer.model)
 
 
-def _check_labels(labels: Labels, task: Task, model: nn.Module) -> None:
-    """ValueError if a data set's labels are of another kind than the task reads, or its classes not the network's."""
-    if labels.kind != task.reads:
+def _check_kind(labels: Labels, task: Task) -> None:
+    """ValueError if a data set's labels are of another kind than the task reads."""
+    if task.reads not in (labels.kind, "any"):
         raise ValueError(
             f"Task {task.name!r} reads labels of kind {task.reads!r}, but the data set was opened with labels of kind "
             f"{labels.kind!r}: give labels={task.reads!r} to load_data, or choose another task."
         )
+
+
+def _class_label(data) -> list[str]:
+    """The class names of a user's `datasets.Dataset`, from the ClassLabel of its column "labels" or "label"."""
+    features = getattr(data, "features", None) or {}
+    found = [features.get(column) for column in ("labels", "label")] if isinstance(features, dict) else []
+    return next((list(feature.names) for feature in found if isinstance(feature, ClassLabel)), [])
+
+
+def _check_classes(classes: list[str], model: nn.Module, exactly: bool) -> None:
+    """ValueError if the network's classes are not the data's, or, if not `exactly`, are the same in another order."""
     id2label = getattr(getattr(model, "config", None), "id2label", None)
-    if not labels.classes or not id2label:
+    if not classes or not id2label:
         return
     names = [str(id2label[number]) for number in sorted(id2label)]
-    unnamed = any(all(UNNAMED.fullmatch(name) for name in both) for both in (names, labels.classes))
-    if names != labels.classes and not (unnamed and len(names) == len(labels.classes)):
+    unnamed = any(all(UNNAMED.fullmatch(name) for name in both) for both in (names, classes))
+    same = names == classes or (unnamed and len(names) == len(classes))
+    if not same and (exactly or sorted(names) == sorted(classes)):
         raise ValueError(
-            f"The network has {len(names)} classes, {names[:5]}, and the data {len(labels.classes)}, "
-            f"{labels.classes[:5]}: they must be the same in the same order. Build the network with the data's "
-            "classes, or give class_names to load_data."
+            f"The network has {len(names)} classes, {names[:5]}, and the data {len(classes)}, {classes[:5]}: they must "
+            "be the same in the same order. Build the network with the data's classes, or give class_names to load_data."
         )
 
 

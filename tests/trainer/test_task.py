@@ -401,3 +401,14 @@ def test_labelled_and_unlabelled_rows_are_keys_of_a_batch(tmp_path):
     trainer = make(tmp_path, model, task=Semi(), method="cutmix", data_collator=collate, max_steps=2)
     trainer.train()
     assert [len(x) for x in seen.training] == [24, 24]
+
+
+def test_the_class_names_of_a_users_data_set_in_another_order_are_refused(tmp_path):
+    model = timm_resnet()  # classes a to e
+    for names, right in (("abcde", True), ("edcba", False), ("vwxyz", True)):
+        data = columns().cast_column("labels", datasets.ClassLabel(names=list(names)))
+        if right:
+            make(tmp_path, model, data, remove_unused_columns=False)
+        else:
+            with pytest.raises(ValueError, match="must be the same in the same order"):
+                make(tmp_path, model, data)
