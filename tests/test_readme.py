@@ -52,7 +52,8 @@ def test_the_example_of_a_training_loop_runs():
 def test_the_task_shown_trains_from_its_file(tmp_path):
     (tmp_path / "task.py").write_text(block_with("class TwoNumbers(Task)"))
     data = scene_parquet(tmp_path / "data", {"train": 16, "test": 8})
-    recipe = recipe_of(tmp_path / "recipe.yaml", data, label_column="numbers", task=f"{tmp_path / 'task.py'}:TwoNumbers")
+    fields = {"label_column": "numbers", "task": f"{tmp_path / 'task.py'}:TwoNumbers"}
+    recipe = recipe_of(tmp_path / "recipe.yaml", data, **fields)
     assert start(recipe, "--output_dir", tmp_path / "run") == 0
     assert list(record_of(tmp_path / "run")["final"]) == ["loss", "mae"]
 

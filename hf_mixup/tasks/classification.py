@@ -74,8 +74,8 @@ class Classification(Task):
         if not bool((((sums - 1).abs() < ROUNDING) | (sums == 0)).all()):
             raise ValueError(
                 f"Labels are rows of {labels.shape[-1]} floats that sum to {sums.min():g} to {sums.max():g}. For "
-                "images of several classes use task 'multilabel', or set problem_type='multi_label_classification' in the "
-                "network's configuration; soft labels of one class must sum to one."
+                "images of several classes use task 'multilabel', or set problem_type='multi_label_classification' in "
+                "the network's configuration; soft labels of one class must sum to one."
             )
 
 

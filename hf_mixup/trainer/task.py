@@ -90,7 +90,8 @@ def _check_classes(classes: list[str], model: nn.Module, exactly: bool) -> None:
     if not same and (exactly or sorted(names) == sorted(classes)):
         raise ValueError(
             f"The network has {len(names)} classes, {names[:5]}, and the data {len(classes)}, {classes[:5]}: they must "
-            "be the same in the same order. Build the network with the data's classes, or give class_names to load_data."
+            "be the same in the same order. Build the network with the data's classes, or give class_names to "
+            "load_data."
         )
 
 

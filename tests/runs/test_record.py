@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run on 12 images in micro-batches of 4, two in each step but the last of an epoch; evaluated in batches of 5."""
+    """A run on 12 images in micro-batches of 4, two in a step but the last of an epoch; evaluated in batches of 5."""
     root = tmp_path_factory.mktemp("run")
     fields = {"gradient_accumulation_steps": 2, "num_train_epochs": 3, "per_device_eval_batch_size": 5}
     recipe = recipe_of(root / "recipe.yaml", folder_of(root / "data"), **fields)
