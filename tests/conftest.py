@@ -1,4 +1,7 @@
-"""Fixtures for all tests, which run in one thread and offline: small networks, images, and a check for device syncs."""
+"""Fixtures for all tests, which run in one thread, offline and on the CPU: small networks, images, a check for syncs.
+
+On a machine with a GPU, `pytest -m gpu` runs the tests that need it.
+"""
 
 import gc
 import os
@@ -20,6 +23,17 @@ torch.set_num_threads(1)
 
 CLASSES = 5
 SIZE = (16, 16)
+
+
+def pytest_configure(config):
+    """Hide the GPUs from all other tests: they fork, which a process that has used CUDA cannot, and compare bits."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU and pytest -m gpu")
 
 
 def pytest_collection_finish():

@@ -119,7 +119,7 @@ def blur_matrix(side: int, sigma: float, device: torch.device) -> Tensor:
     cell = torch.arange(side)
     place = cell - cell[:, None] + (count - 1) // 2
     inside = (place >= 0) & (place < count)
-    return torch.where(inside, (kernel / kernel.sum())[place.clamp(0, count - 1)], 0.0).to(device)
+    return torch.where(inside, (kernel / kernel.sum())[place.clamp(0, count - 1)], 0.0).to(device, non_blocking=True)
 
 
 @dataclass(eq=False)

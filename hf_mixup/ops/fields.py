@@ -41,7 +41,8 @@ def _basis(size: tuple[int, int], decay: float, device: torch.device) -> tuple[T
     right = right[:, None] * torch.arange(width, dtype=torch.float64) * (2 * torch.pi / width)
     complex_down = torch.cat([torch.cat([down.cos(), -down.sin()], 1), torch.cat([down.sin(), down.cos()], 1)])
     real_across = torch.cat([weight[:, None] * right.cos(), -weight[:, None] * right.sin()])
-    return tuple(part.float().to(device) for part in (scale / scale.max(), complex_down, real_across))
+    parts = scale / scale.max(), complex_down, real_across
+    return tuple(part.float().to(device, non_blocking=True) for part in parts)
 
 
 def fourier(noise: Tensor, size: tuple[int, int], decay: float) -> Tensor:

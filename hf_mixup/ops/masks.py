@@ -161,7 +161,7 @@ def paste(x: Tensor, partner: Tensor, corners: Tensor, out: Tensor | None = None
     if fast or not shared:
         return blend(x, partner, box_mask(corners, x.shape[-2:], x.device), out)
     top, bottom, left, right = corners[0].tolist()
-    box = x[..., top:bottom, left:right].index_select(0, partner.to(x.device))
+    box = x[..., top:bottom, left:right].index_select(0, partner.to(x.device, non_blocking=True))
     mixed = writable_copy(x, out)
     mixed[..., top:bottom, left:right] = box
     return mixed

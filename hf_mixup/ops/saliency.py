@@ -100,7 +100,8 @@ def _blur_matrix(side: int, device: torch.device) -> Tensor:
     """(side, side) symmetric matrix that blurs a line by SPECTRAL_BLUR; cached, do not modify."""
     place = torch.arange(side, dtype=torch.float32)
     distance = (place[:, None] - place) / SPECTRAL_BLUR
-    return (-0.5 * distance.square()).exp().masked_fill(distance.abs() > SPECTRAL_CUTOFF, 0.0).to(device)
+    weight = (-0.5 * distance.square()).exp().masked_fill(distance.abs() > SPECTRAL_CUTOFF, 0.0)
+    return weight.to(device, non_blocking=True)
 
 
 def downsample(x: Tensor, side: int) -> Tensor:

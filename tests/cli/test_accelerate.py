@@ -3,14 +3,12 @@
 from pathlib import Path
 
 import pytest
-import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState
 from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 from fixtures.cli import ROOT, folder_of, python, recipe_of, record_of, start
 
 FILES = ROOT / "recipes" / "accelerate"
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def launched(name: str, *words) -> dict[str, str]:
@@ -81,7 +79,6 @@ def test_a_launcher_that_starts_one_process_of_two_gets_a_warning(bfloat16):
     assert "Warning: the launcher was to start several processes but started one" in errors
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_float16_on_a_cpu_is_refused(tiny, monkeypatch, capsys):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -93,7 +90,7 @@ def test_float16_on_a_cpu_is_refused(tiny, monkeypatch, capsys):
     assert not (tiny.parent / "run").exists()
 
 
-@GPU
+@pytest.mark.gpu
 def test_float16_trains_on_a_gpu_and_checkpoints_hold_the_scaler(tmp_path):
     fields = {"use_cpu": False, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     status, _, errors = launch("fp16", recipe_of(tmp_path / "recipe.yaml", folder_of(tmp_path / "data"), **fields))

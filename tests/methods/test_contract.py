@@ -761,7 +761,7 @@ def test_the_watch_distinguishes_cpu_draws_from_device_draws(rng, seeded, watch)
         torch.randn(3, generator=seeded(1)).exp().sum().item()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 @every_method
 def test_a_step_does_not_synchronise_with_the_gpu(name, made, images, one_hot, rng):
     method, net = made(name)
