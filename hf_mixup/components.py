@@ -1,4 +1,5 @@
-"""Methods and tasks as components: classes by name, in a file or module of the user's own, with checked arguments."""
+"""Methods and tasks as components: classes by name, in the package, an installed one, or a file or module of the user's
+own, with checked arguments."""
 
 import importlib.util
 import sys
@@ -6,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from hashlib import sha256
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from pkgutil import iter_modules
 from types import ModuleType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -14,6 +17,48 @@ from .errors import ConfigError, did_you_mean
 
 TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text", type(None): "None"}
 Special = Mapping[type, tuple[tuple[type, ...], str]]  # accepted types and words for fields of other types
+
+
+class Registry:
+    """The components of one kind: the files of a folder of the package, and entry points of installed packages.
+
+    `package`: name of the folder's package; its files that do not begin with an underscore each define one component.
+    `group`: the entry points' group, whose values are `package.module:Class`. A file wins over an entry point.
+    """
+
+    def __init__(self, package: str, path: list[str], group: str, kind: str):
+        self.package, self.path, self.group, self.kind = package, path, group, kind
+
+    def names(self) -> list[str]:
+        """The names of all components, sorted."""
+        return sorted({*self._files(), *self._entries()})
+
+    def load_class(self, name: str, base: type) -> type:
+        """The class of a component: by name, or as `package.module:Class` or `path/to/file.py:Class`."""
+        if is_reference(name):
+            return import_class(name, base)
+        if name in self._files():
+            return class_of(import_module(f"{self.package}.{name}"), base)
+        if name not in (entries := self._entries()):
+            known = self.names()
+            hint = did_you_mean(name, known)
+            raise ValueError(f"Unknown {self.kind} {name!r}.{hint} Choose one of: {', '.join(known)}.")
+        return import_class(entries[name].value, base)
+
+    def name_of(self, cls: type) -> str:
+        """The name by which `load_class` finds a class; `module:Class` if it is not one of these components."""
+        module, _, file = cls.__module__.rpartition(".")
+        if module == self.package and not file.startswith("_"):
+            return file
+        reference = f"{cls.__module__}:{cls.__qualname__}"
+        entries = self._entries().items()
+        return next((name for name, entry in entries if entry.value == reference), reference)
+
+    def _files(self) -> list[str]:
+        return [module.name for module in iter_modules(self.path) if not module.name.startswith("_")]
+
+    def _entries(self) -> dict[str, EntryPoint]:
+        return {entry.name: entry for entry in entry_points(group=self.group)}
 
 
 def class_of(module: ModuleType, base: type) -> type:
@@ -45,7 +90,8 @@ def import_class(reference: str, base: type) -> type:
         raise ConfigError(f"{reference!r}: {place!r} could not be imported ({error}).") from error
     found = getattr(module, name, None)
     if not (isinstance(found, type) and issubclass(found, base)):
-        classes = [key for key, item in vars(module).items() if isinstance(item, type) and issubclass(item, base)]
+        own = [item for item in vars(module).values() if getattr(item, "__module__", None) == module.__name__]
+        classes = [item.__name__ for item in own if isinstance(item, type) and issubclass(item, base)]
         raise ConfigError(
             f"{place!r} has no class {name!r} derived from {base.__name__}.{did_you_mean(name, classes)} "
             f"Such classes there: {', '.join(classes) or 'none'}."

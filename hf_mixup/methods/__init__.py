@@ -1,14 +1,11 @@
-"""The methods, one per file; the registry is the list of the files in this folder."""
+"""The methods, one per file; the registry is the list of the files in this folder, and of installed entry points."""
 
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any
 
 from torch import nn
 
-from ..components import class_of, construct
-from ..errors import did_you_mean
-from ._base import Method
+from ..components import construct, is_reference
+from ._base import METHODS, Method
 
 NESTED = {  # types of fields that hold methods
     dict: ((dict, str, Method), "the name of a method, or a mapping with its name and arguments"),
@@ -17,22 +14,22 @@ NESTED = {  # types of fields that hold methods
 
 
 def available() -> list[str]:
-    """The names of all methods, sorted."""
-    return sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
+    """The names of all methods, sorted: those of the package, and those that installed packages announce as entry
+    points of the group `hf_mixup.methods`."""
+    return METHODS.names()
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of method `name`, defined in methods/`name`.py."""
-    if name not in available():
-        hint = did_you_mean(name, available())
-        raise ValueError(f"Unknown method {name!r}.{hint} Choose one of: {', '.join(available())}.")
-    return class_of(import_module(f"{__name__}.{name}"), Method)
+    """The class of method `name`: a name of `available()`, `package.module:Class` or `path/to/file.py:Class`."""
+    return METHODS.load_class(name, Method)
 
 
-def load(name: str | dict | Method, **hyperparameters: Any) -> Method:
+def load(name: str | dict | type[Method] | Method, **hyperparameters: Any) -> Method:
     """The method `name` with the given hyperparameters; the others have the paper's defaults.
 
-    `name` may be a dict `{"name": "cutmix", "alpha": 1.0}`, as in recipes, or a method, which is returned unchanged.
+    `name`: a name of `available()`, or a class of your own: itself, or as `package.module:Class` or
+    `path/to/file.py:Class`. Also a dict `{"name": "cutmix", "alpha": 1.0}`, as in recipes, or a method, which is
+    returned unchanged.
     """
     if isinstance(name, Method):
         if hyperparameters:
@@ -42,7 +39,12 @@ def load(name: str | dict | Method, **hyperparameters: Any) -> Method:
         if "name" not in name:
             raise ValueError(f'A method given as a mapping requires a "name", got {name!r}.')
         return load(name["name"], **{key: value for key, value in name.items() if key != "name"} | hyperparameters)
-    return construct(method_class(name), f"Method {name!r}", hyperparameters, NESTED)
+    cls = method_class(name) if isinstance(name, str) else name
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        raise ValueError(f"{name!r} is not a method: give a name, a mapping, or a class derived from hf_mixup.Method.")
+    method = construct(cls, f"Method {(name if isinstance(name, str) else cls.__name__)!r}", hyperparameters, NESTED)
+    method.full_name = name if isinstance(name, str) and is_reference(name) else ""
+    return method
 
 
 def load_nested(outer: Method, inner: str | dict | Method) -> Method:

@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from ..components import Registry
 from ..mix import Mix
 from ..ops.masks import write_out
 from ..ops.sampling import PAIRINGS, beta, partners
@@ -18,6 +20,7 @@ else:
     Net = nn.Module  # methods do not import `net` at run time
 
 
+METHODS = Registry(__package__, [str(Path(__file__).parent)], "hf_mixup.methods", "method")
 # what a method may require of a task (`Task.provides`), in words
 REQUIREMENTS = {
     "classes": "targets that are weights of classes",
@@ -51,6 +54,7 @@ class Method(nn.Module):
         nn.Module.__init__(self)
         self.step, self.total_steps = 0, 1  # optimizer steps done and planned, set by the trainer
         self.outer_prob = 1.0  # share of rows that a surrounding `choice` mixes
+        self.full_name = ""  # the name by which a class of the user's own was given
         self.loaded = False  # the state was loaded from a file; `build_once` keeps it
         # for draws that must be equal on all ranks; set by the trainer before each step
         self.common_rng: torch.Generator | None = None
@@ -79,8 +83,8 @@ class Method(nn.Module):
 
     @property
     def name(self) -> str:
-        """The name that `load` takes: the file name."""
-        return type(self).__module__.rsplit(".", 1)[-1]
+        """The name that `load` takes: the file name in the package, that of an entry point, or `module:Class`."""
+        return self.full_name or METHODS.name_of(type(self))
 
     @property
     def rate(self) -> float:

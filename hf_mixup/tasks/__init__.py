@@ -1,13 +1,10 @@
-"""Tasks, one per file; the registry is the list of the files in this folder."""
+"""Tasks, one per file; the registry is the list of the files in this folder, and of installed entry points."""
 
 from collections.abc import Callable
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any
 
-from ..components import class_of, construct, import_class, is_reference
-from ..errors import did_you_mean
-from ._base import CLASSES, CLASSIFIER, SOFTMAX, Card, Metric, Task
+from ..components import construct, is_reference
+from ._base import CLASSES, CLASSIFIER, SOFTMAX, TASKS, Card, Metric, Task
 from ._function import FunctionTask
 
 DEFAULT = "classification"
@@ -15,34 +12,26 @@ PROBLEM_TYPES = {"single_label_classification": DEFAULT, "multi_label_classifica
 
 
 def available_tasks() -> list[str]:
-    """The names of all tasks, sorted."""
-    return sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
+    """The names of all tasks, sorted: those of the package, and entry points of the group `hf_mixup.tasks`."""
+    return TASKS.names()
 
 
 def load_task(name: str | type[Task] | Callable, **arguments: Any) -> Task:
     """The task `name` with its arguments.
 
-    `name`: a task of the package, or one of the user's own as `package.module:Class` or `path/to/file.py:Class`; or a
-    class derived from Task, a Task (returned unchanged), or a function `(net, batch, rng) -> (net, x, y)`.
+    `name`: a name of `available_tasks()`, or one of the user's own as `package.module:Class` or
+    `path/to/file.py:Class`; or a class derived from Task, a Task (returned unchanged), or a function
+    `(net, batch, rng) -> (net, x, y)`.
     """
     if isinstance(name, str):
-        task = construct(_task_class(name), f"Task {name!r}", arguments)
+        task = construct(TASKS.load_class(name, Task), f"Task {name!r}", arguments)
         task.full_name = name if is_reference(name) else ""
         return task
     if isinstance(name, type) and issubclass(name, Task):
-        return construct(name, f"Task {name.__name__}", arguments)
+        return construct(name, f"Task {name.__name__!r}", arguments)
     if arguments:
         raise ValueError(f"{name!r} is already built: give {', '.join(arguments)} when loading a task by name.")
     return name if isinstance(name, Task) else FunctionTask(name)
-
-
-def _task_class(name: str) -> type[Task]:
-    if is_reference(name):
-        return import_class(name, Task)
-    if name not in available_tasks():
-        hint = did_you_mean(name, available_tasks())
-        raise ValueError(f"Unknown task {name!r}.{hint} Choose one of: {', '.join(available_tasks())}.")
-    return class_of(import_module(f"{__name__}.{name}"), Task)
 
 
 def task_of_network(problem_type: str | None, outputs: int | None) -> str:

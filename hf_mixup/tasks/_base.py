@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from ..components import Registry
 from ..ops.losses import RowLoss
 
 if TYPE_CHECKING:
     from ..data.labels import Labels
     from ..net import Net
 
+TASKS = Registry(__package__, [str(Path(__file__).parent)], "hf_mixup.tasks", "task")
 Batch = dict[str, Any]
 
 # what methods may require of a task (`Method.requires`), by what the task reads
@@ -77,7 +80,7 @@ class Task(nn.Module):
         # nn.Module must be initialised before the dataclass assigns its fields
         self = super().__new__(cls)
         nn.Module.__init__(self)
-        self.full_name = ""  # the name that the user gave, if it is not the file's
+        self.full_name = ""  # the name by which a class of the user's own was given
         # `transform(x, rng)`: uint8 images as input of the network, augmented, or only normalised if rng is None; float
         # images unchanged. Set by the training step.
         self.transform: Callable[[Tensor, torch.Generator | None], Tensor] = unchanged
@@ -85,9 +88,8 @@ class Task(nn.Module):
 
     @property
     def name(self) -> str:
-        """The name that `load_task` takes: the file name of a task of the package, else `module:Class` or as given."""
-        module, _, file = type(self).__module__.rpartition(".")
-        return self.full_name or (file if module == __package__ else f"{type(self).__module__}:{type(self).__name__}")
+        """The name that `load_task` takes: the file name in the package, that of an entry point, or `module:Class`."""
+        return self.full_name or TASKS.name_of(type(self))
 
     @property
     def gathers_labels(self) -> bool:
