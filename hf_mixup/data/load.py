@@ -89,7 +89,7 @@ def load_data(
     evaluation split is stored in the cache; if there is no ClassLabel, its labels define the classes.
     `num_examples` must equal the number of rows if that is known.
     """
-    check_kind(labels)
+    check_kind(labels, class_names)
     source = open_splits(data, data_config, revision, streaming, token)
     names = (train_split, eval_split or _default_eval_split(source.splits, data))
     columns = (image_column, None if labels == "none" else label_column)

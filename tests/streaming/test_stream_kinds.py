@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 import pytest
 from fixtures.cli import command, folder_of, hub_environment, picture, recipe_of, record_of, start
-from fixtures.streams import labels, loader_of, open_stream, png, point_to, write_parquet, write_tars
+from fixtures.streams import NAMES, labels, loader_of, open_stream, png, point_to, write_parquet, write_tars
 from huggingface_hub import HfApi
 
 from hf_mixup.data import DataError, Images, eval_transform, load_data
@@ -58,7 +58,7 @@ def test_a_folder_of_jpegs_streams_and_its_evaluation_split_has_the_same_pixels(
 
 def test_a_label_inside_the_json_of_a_tar_streams_without_counted_rows(push, tmp_path):
     name = push(write_tars(tmp_path / "data", (24, 16)))
-    data = open_stream(name, num_examples=40, image_column="png", label_column="json.label")
+    data = open_stream(name, num_examples=40, image_column="png", label_column="json.label", class_names=NAMES)
     assert sorted(labels(loader_of(data))) == list(range(40))
 
 
@@ -115,7 +115,7 @@ def test_a_truncated_tar_file_is_not_counted(push, tmp_path):
 
 
 def test_a_too_small_num_examples_is_logged(push, tmp_path, caplog):
-    tars = {"image_column": "png", "label_column": "cls"}
+    tars = {"image_column": "png", "label_column": "cls", "class_names": NAMES}
     data = open_stream(push(write_tars(tmp_path / "data", (24, 16))), num_examples=9, **tars)
     assert len(labels(loader_of(data))) == 8
     assert "more rows than num_examples=9" in caplog.text
