@@ -72,7 +72,8 @@ def hot_length(values: pa.Array, feature: object) -> int:
 
 def _sums(flags: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The number of set flags in each list."""
-    totals = np.concatenate([[0], np.cumsum(flags, dtype=np.int64)])
+    totals = np.zeros(len(flags) + 1, dtype=np.int32 if len(flags) < 2**31 else np.int64)
+    np.cumsum(flags, out=totals[1:])
     stops = np.cumsum(np.maximum(lengths, 0))
     return totals[stops] - totals[stops - np.maximum(lengths, 0)]
 
