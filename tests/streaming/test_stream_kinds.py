@@ -62,6 +62,19 @@ def test_a_label_inside_the_json_of_a_tar_streams_without_counted_rows(push, tmp
     assert sorted(labels(loader_of(data))) == list(range(40))
 
 
+@pytest.mark.parametrize("streaming", [True, False])
+def test_each_parquet_file_on_the_hub_has_the_classes_that_it_records(push, tmp_path, streaming):
+    for split, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+        rows = {"image": [{"bytes": png(row), "path": None} for row in range(3)], "label": [0, 1, 0]}
+        (tmp_path / "data").mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "data" / f"{split}.parquet")
+    data = load_data(data=push(tmp_path / "data"), streaming=streaming)
+    assert data.classes == ["cat", "dog"] and data.eval["label"][:] == [1, 0, 1]
+    train = labels(loader_of(data, size=3)) if streaming else data.train["label"][:]
+    assert sorted(train) == [0, 0, 1]
+
+
 def test_a_resumed_run_uses_the_commit_of_its_start(push, tmp_path, capsys):
     name = push(folder_of(tmp_path / "data", rows=4))
     fields = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3, "eval_strategy": "no"}
