@@ -149,6 +149,16 @@ def test_a_row_without_a_label_is_an_error_or_minus_one(tmp_path, source, wrong)
     assert data.labels.unlabelled and batches_of(data)["labels"].tolist() == [0, -1, 1, 0]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_class_label_column_may_have_rows_without_a_label(tmp_path, streaming):
+    names = ClassLabel(names=["a", "b"])
+    values = {"train": [1, None, -1, 0], "test": [0, None]}
+    write_parquet(tmp_path / "data", values, {"train": names, "test": names})
+    data = load_data(data=str(tmp_path / "data"), unlabelled=True, streaming=streaming)
+    assert batches_of(data)["labels"].tolist() == [1, -1, -1, 0]
+    assert Images(data.eval, "image", "label", SIDE, labels=data.labels).labels.tolist() == [0, -1]
+
+
 def test_a_stream_takes_its_classes_from_the_evaluation_split_or_from_class_names(tmp_path):
     write_tars(tmp_path / "data", {"train": [1, 2, 3, 2], "test": [1, 3]})
     options = {"data": str(tmp_path / "data"), "num_examples": 4, **TAR}
