@@ -457,24 +457,24 @@ def test_long_labels_are_cut_in_messages():
 
 # the kind that is read, a column of another kind, and words of the message
 WRONG_KINDS = [
-    ("class", array([1.5, 2.0]), "numbers (double): choose a task that predicts numbers"),
+    ("class", array([1.5, 2.0]), "numbers (double): hf_mixup has no regression task yet"),
     ("class", array([1.0, 2.0, None]), "or cast the column to integers if they are classes"),
     ("class", array([[1], [2]]), "lists: for images of several classes choose task multilabel"),
-    ("class", array([[0.5]]), "a task that predicts vectors (kind vector)"),
+    ("class", array([[0.5]]), "a task of your own that reads vectors (kind vector)"),
     ("class", array([{"a": 1}]), "struct"),
     ("class", array([b"x"]), "binary"),
     ("class", pa.nulls(2), "holds no label"),
     ("class", array([-1, None]), "holds no label"),
     ("classes", array([1, 2]), "one class per image: choose task classification"),
     ("classes", array(["a,b", "c"]), "one class per image: choose task classification"),
-    ("classes", array([0.5]), "choose a task that predicts numbers"),
+    ("classes", array([0.5]), "hf_mixup has no regression task yet"),
     ("classes", array([[0.3, 0.7], [0.1, 0.9]]), "1 for each class of the image and 0 for the others"),
     ("classes", array([[[1]]]), "lists of list<"),
     ("classes", array([[], []]), "holds no label"),
     ("number", array(["1.5"]), "one class per image: choose task classification"),
     ("number", array([[1.5]]), "lists of numbers"),
     ("number", pa.nulls(2), "only empty cells"),
-    ("vector", array([1.5]), "choose a task that predicts numbers"),
+    ("vector", array([1.5]), "hf_mixup has no regression task yet"),
     ("vector", array([["a"]]), "choose task multilabel"),
     ("vector", array([[], []], pa.list_(pa.float32())), "holds no numbers"),
 ]

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from ...errors import did_you_mean
 
+NO_REGRESSION = "hf_mixup has no regression task yet, give a task of your own"
 SHOWN = 60  # characters of a value in a message
 
 
@@ -110,7 +111,7 @@ def advice(values: pa.Array) -> str:
         numbers = as_floats(values)
         whole = len(numbers) and bool((np.isnan(numbers) | (numbers == np.floor(numbers))).all())
         classes = ", or cast the column to integers if they are classes" if whole else ""
-        return f"numbers ({dtype}): choose a task that predicts numbers (kind number){classes}"
+        return f"numbers ({dtype}): {NO_REGRESSION} that reads numbers (kind number){classes}"
     if is_text(dtype) or pa.types.is_integer(dtype):
         return "one class per image: choose task classification (kind class)"
     return f"values of type {dtype}, which are no labels: choose another column"
@@ -121,8 +122,8 @@ def _advice_of_lists(items: pa.DataType) -> str:
         return "lists: for images of several classes choose task multilabel (kind classes)"
     if is_number(items):
         return (
-            "lists of numbers: for rows of zeros and ones choose task multilabel (kind classes), for others a task "
-            "that predicts vectors (kind vector)"
+            "lists of numbers: for rows of zeros and ones choose task multilabel (kind classes); for others, "
+            f"{NO_REGRESSION} that reads vectors (kind vector)"
         )
     return f"lists of {items}, which are no labels: choose another column"
 
