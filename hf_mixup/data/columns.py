@@ -2,7 +2,6 @@
 
 import datasets
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..errors import DataError, did_you_mean
 from .labels import Labels, encode_column
@@ -48,10 +47,7 @@ def _holds_image_files(feature: object) -> bool:
 
 def column_values(dataset: datasets.Dataset, column: str) -> pa.ChunkedArray:
     """A whole column as an Arrow array; images are not decoded."""
-    values = dataset.select_columns([column]).with_format("arrow")[:][column]
-    if pa.types.is_dictionary(values.type):
-        values = pc.dictionary_decode(values)
-    return values.cast(pa.int64()) if pa.types.is_boolean(values.type) else values
+    return dataset.select_columns([column]).with_format("arrow")[:][column]
 
 
 def with_labels(dataset: datasets.Dataset, column: str | None, labels: Labels, where: str) -> datasets.Dataset:
@@ -59,7 +55,8 @@ def with_labels(dataset: datasets.Dataset, column: str | None, labels: Labels, w
     if column is None:
         return dataset
     old, order = dataset.features[column], dataset.column_names
-    encoded, feature = encode_column(column_values(dataset, column), old, labels, where)
-    if old == feature:
+    values = column_values(dataset, column)
+    encoded, feature = encode_column(values, old, labels, where)
+    if old == feature and not values.null_count:
         return dataset
     return dataset.remove_columns([column]).add_column(column, encoded, feature=feature).select_columns(order)

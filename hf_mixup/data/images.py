@@ -16,7 +16,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from ..errors import DataError
-from .labels import Labels, column_labels
+from .labels import NONE, Labels, column_labels
 from .transforms import ImageDecodeError, Transform, borrowed_generators, decode, to_rgb
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Images(Dataset):
             raise DataError(f"keep={keep!r}: choose 'auto', False, or (without a transform) True.")
         self.split = str(dataset.split or "data")
         self.size, self.skip_corrupt, self.image_column, self.home = size, skip_corrupt, image_column, home
-        self.label_info = labels or Labels("class", list(getattr(dataset.features[label_column], "names", [])))
+        self.label_info = labels or _class_labels(dataset, label_column)
         self.labels = column_labels(dataset, label_column, self.label_info)
         self.cells = _encoded_images(dataset, image_column)
         self.random = transform is not None
@@ -195,6 +195,14 @@ class Images(Dataset):
         )
 
 
+def _class_labels(dataset: datasets.Dataset, column: str | None) -> Labels:
+    """Labels of a column of class indices; NONE without a column."""
+    if column is None:
+        return NONE
+    names = list(getattr(dataset.features[column], "names", []))
+    return Labels("class", names, len(names))
+
+
 def _encoded_images(dataset: datasets.Dataset, column: str) -> datasets.Dataset:
     """The data set with the image column only; its rows are not decoded."""
     return dataset.with_format(None).select_columns([column]).cast_column(column, datasets.Image(decode=False))
@@ -223,7 +231,7 @@ def ignore_sigterm(worker: int) -> None:
 
 
 def collate(samples: Sequence[dict]) -> dict[str, Tensor]:
-    """`{"pixel_values": uint8 (B, 3, H, W), "labels": ...}` from a list of items of `Images`; class indices are int64."""
+    """`{"pixel_values": uint8 (B, 3, H, W), "labels": ...}` of a list of items of `Images`; class indices are int64."""
     batch = {"pixel_values": torch.stack([sample["pixel_values"] for sample in samples])}
     if "labels" not in samples[0]:
         return batch

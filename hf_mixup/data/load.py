@@ -77,7 +77,8 @@ def load_data(
 
     `labels`: kind of the label column, as a task reads it: class (one class per image), classes (lists of them, or rows
     of zeros and ones), number, vector, or none (no column is read). Classes are those of a ClassLabel, or the values of
-    the training split in sorted order, which then are the names; `class_names` gives other names, or their order.
+    the training split in sorted order, which then are the names. `class_names` orders classes with these names, or
+    names integers: one name for each in increasing order, or for each position from 0 if some do not occur.
     `unlabelled`: with labels="class", rows without a label (None or -1) are kept, with label -1.
 
     A folder holds `train/cat/1.png` or parquet files named after their splits; "train+validation" concatenates splits.
@@ -86,10 +87,10 @@ def load_data(
     With `streaming` the training split is read during training: as `Shards` from parquet files, or from WebDataset tar
     files with `rows_per_shard` (a number, a list with one number per shard, or "count" to read them once to count);
     from other files as an IterableDataset, whose length is `num_examples` if the repository does not record it. The
-    evaluation split is stored in the cache; if there is no ClassLabel, its labels define the classes.
+    evaluation split is stored in the cache; without ClassLabel and class_names, its labels define the classes.
     `num_examples` must equal the number of rows if that is known.
     """
-    check_kind(labels)
+    check_kind(labels, class_names)
     source = open_splits(data, data_config, revision, streaming, token)
     names = (train_split, eval_split or _default_eval_split(source.splits, data))
     columns = (image_column, None if labels == "none" else label_column)

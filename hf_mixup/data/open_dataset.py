@@ -11,6 +11,7 @@ from tarfile import TarError
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as parquet
+from datasets import load_dataset_builder
 from datasets.packaged_modules.parquet.parquet import Parquet
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from huggingface_hub import HfApi
@@ -25,6 +26,7 @@ from huggingface_hub.errors import (
 
 from ..errors import DataError, DataUnreachable, did_you_mean
 from ..hub.retry import is_transient, reason, retried, status_of
+from .parquet_classes import with_own_classes
 from .streaming.parquet import read_footer
 from .streaming.remote_files import HUB_FILE, LOGIN, TOKEN, file_sizes, read_range
 
@@ -103,8 +105,9 @@ def _load(path: str, config: str | None, commit: str | None, streaming: bool, to
     options = {"name": config, "revision": commit, "token": token}
     try:
         if not streaming:
-            return dict(datasets.load_dataset(path, **options)), "", {}
-        builder = datasets.load_dataset_builder(path, **options)
+            splits, builder = datasets.load_dataset(path, **options), partial(load_dataset_builder, path, **options)
+            return with_own_classes(splits, path, commit, builder), "", {}
+        builder = load_dataset_builder(path, **options)
         format, files = _countable_files(builder)
         if format == "parquet" and builder.info.features is None:
             builder.info.features = _parquet_features(next(iter(files.values()))[0], token)

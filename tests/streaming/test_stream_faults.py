@@ -5,14 +5,14 @@ import signal
 import threading
 
 import pytest
-from fixtures.streams import labels, loader_of, open_stream, point_to, write_parquet, write_tars
+from fixtures.streams import NAMES, labels, loader_of, open_stream, point_to, write_parquet, write_tars
 from huggingface_hub import HfApi
 
 from hf_mixup.data import DataError, load_data
 from hf_mixup.hub import retry, session
 
 NUMBERS = itertools.count()
-TARS = {"image_column": "png", "label_column": "cls"}
+TARS = {"image_column": "png", "label_column": "cls", "class_names": NAMES}
 CANARY = "hf_canary_0123456789"
 
 

@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 import pytest
 from fixtures.cli import command, folder_of, hub_environment, picture, recipe_of, record_of, start
-from fixtures.streams import labels, loader_of, open_stream, png, point_to, write_parquet, write_tars
+from fixtures.streams import NAMES, labels, loader_of, open_stream, png, point_to, write_parquet, write_tars
 from huggingface_hub import HfApi
 
 from hf_mixup.data import DataError, Images, eval_transform, load_data
@@ -58,8 +58,21 @@ def test_a_folder_of_jpegs_streams_and_its_evaluation_split_has_the_same_pixels(
 
 def test_a_label_inside_the_json_of_a_tar_streams_without_counted_rows(push, tmp_path):
     name = push(write_tars(tmp_path / "data", (24, 16)))
-    data = open_stream(name, num_examples=40, image_column="png", label_column="json.label")
+    data = open_stream(name, num_examples=40, image_column="png", label_column="json.label", class_names=NAMES)
     assert sorted(labels(loader_of(data))) == list(range(40))
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_each_parquet_file_on_the_hub_has_the_classes_that_it_records(push, tmp_path, streaming):
+    for split, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+        rows = {"image": [{"bytes": png(row), "path": None} for row in range(3)], "label": [0, 1, 0]}
+        (tmp_path / "data").mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "data" / f"{split}.parquet")
+    data = load_data(data=push(tmp_path / "data"), streaming=streaming)
+    assert data.classes == ["cat", "dog"] and data.eval["label"][:] == [1, 0, 1]
+    train = labels(loader_of(data, size=3)) if streaming else data.train["label"][:]
+    assert sorted(train) == [0, 0, 1]
 
 
 def test_a_resumed_run_uses_the_commit_of_its_start(push, tmp_path, capsys):
@@ -115,7 +128,7 @@ def test_a_truncated_tar_file_is_not_counted(push, tmp_path):
 
 
 def test_a_too_small_num_examples_is_logged(push, tmp_path, caplog):
-    tars = {"image_column": "png", "label_column": "cls"}
+    tars = {"image_column": "png", "label_column": "cls", "class_names": NAMES}
     data = open_stream(push(write_tars(tmp_path / "data", (24, 16))), num_examples=9, **tars)
     assert len(labels(loader_of(data))) == 8
     assert "more rows than num_examples=9" in caplog.text

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from fixtures.cli import command, hub_environment, recipe_of, record_of, start
-from fixtures.streams import point_to, write_tars
+from fixtures.streams import NAMES, point_to, write_tars
 from huggingface_hub import HfApi, constants
 from safetensors.torch import load_file
 
@@ -26,6 +26,7 @@ FIELDS |= {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None, 
 FIELDS |= {"method": "cutmix", "random_resized_crop": [0.5, 1.0], "per_device_train_batch_size": 4}
 STEPS = 48  # 96 rows, twelve steps of two batches of four in each epoch
 TARS = {"streaming": True, "image_column": "png", "label_column": "cls", "eval_strategy": "no"}
+TARS |= {"class_names": NAMES}
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import skip_first_batches
 from fixtures.streams import (
+    NAMES,
     SIDE,
     labels,
     loader_of,
@@ -61,7 +62,7 @@ def refused(act, *args, **options):
     return said
 
 
-TARS = {"image_column": "png", "label_column": "cls"}
+TARS = {"image_column": "png", "label_column": "cls", "class_names": NAMES}
 KINDS = {
     "parquet": lambda root: open_stream(write_parquet(root, (20, 7, 0, 13), 6)),
     "tars": lambda root: open_stream(write_tars(root, (20, 7, 13)), rows_per_shard=[20, 7, 13], **TARS),
@@ -187,7 +188,7 @@ def test_the_streamed_sample_equals_the_loaded_one():
 
 def test_labels_of_a_json_member_are_found_by_their_key(tmp_path):
     root = write_tars(tmp_path / "data", (12,))
-    data = open_stream(root, rows_per_shard=12, image_column="png", label_column="json.label")
+    data = open_stream(root, rows_per_shard=12, image_column="png", label_column="json.label", class_names=NAMES)
     assert sorted(labels(loader_of(data))) == list(range(12)) and data.eval["json.label"][:] == [*range(5), 99]
 
 

@@ -1,91 +1,99 @@
 """A number, or a vector of numbers, per image."""
 
+from functools import partial
+
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from ...errors import DataError
-from ._base import Labels, advice, is_list, is_number, names_of
+from ._base import Labels, advice, as_array, as_floats, brief, is_list, is_number, lists_of, names_of, plain
 
 
-def describe(kind, feature, values: pa.ChunkedArray, where: str, class_names, unlabelled: bool) -> Labels:
-    """One number, or the length of the vectors."""
+def describe(kind, feature, values: pa.Array, where: str, class_names, unlabelled: bool) -> Labels:
+    """One number, or the length of most vectors; other lengths are reported when the column is encoded."""
+    _check_type(kind, values, feature, where)
     if kind == "number":
-        _check_type(kind, is_number(values.type) and names_of(feature) is None, values, where)
-        return Labels(kind, size=1, **_statistics(values, 1))
-    _check_type(kind, is_list(values.type) and is_number(values.type.value_type), values, where)
-    lengths = pc.unique(pc.list_value_length(values)).drop_null().to_pylist()
-    if len(lengths) != 1 or lengths[0] == 0:
+        return Labels(kind, size=1, **_statistics(as_floats(values)[:, None]))
+    lengths, items = lists_of(values)
+    if not (lengths > 0).any():
+        raise DataError(f"The label column of {where} holds no numbers: choose another column or split.")
+    size = int(np.bincount(lengths[lengths > 0]).argmax())
+    rows = np.repeat(lengths, np.maximum(lengths, 0)) == size
+    return Labels(kind, size=size, **_statistics(as_floats(items)[rows].reshape(-1, size)))
+
+
+def _statistics(rows: np.ndarray) -> dict[str, list[float]]:
+    """Mean and standard deviation of each number; rows that are not finite in float32 are reported when encoded."""
+    finite = rows[np.isfinite(_as_float32(rows)).all(1)]
+    return {"mean": finite.mean(0).tolist(), "std": finite.std(0).tolist()} if len(finite) else {}
+
+
+def _check_type(kind: str, values: pa.Array, feature: object, where: str) -> None:
+    dtype = values.type.value_type if kind == "vector" and is_list(values.type) else values.type
+    if not is_number(dtype) or names_of(feature) is not None or is_list(values.type) != (kind == "vector"):
+        wanted = "numbers" if kind == "number" else "lists of numbers, equally long"
         raise DataError(
-            f"The label column of {where} holds lists of {sorted(lengths)[:5]} numbers, not all of one length."
-        )
-    return Labels(kind, size=lengths[0], **_statistics(pc.list_flatten(values), lengths[0]))
-
-
-def _statistics(items: pa.ChunkedArray, size: int) -> dict[str, list[float]]:
-    """Mean and standard deviation of each number; NaN and infinity are reported when the column is encoded."""
-    numbers = items.drop_null().cast(pa.float64()).to_numpy(zero_copy_only=False)
-    rows = numbers[: len(numbers) // size * size].reshape(-1, size)
-    return {"mean": rows.mean(0).tolist(), "std": rows.std(0).tolist()}
-
-
-def _check_type(kind: str, right: bool, values: pa.ChunkedArray, where: str) -> None:
-    if not right:
-        wanted = "numbers" if kind == "number" else "lists of numbers"
-        raise DataError(
-            f"The label column of {where} holds {advice(values.type)}. This task requires {wanted}: pass "
-            "label_column=... with such a column."
+            f"The label column of {where} holds {advice(values)}. A task that reads labels of kind {kind} requires "
+            f"{wanted}: pass label_column=... with such a column."
         )
 
 
-def encode_column(values: pa.ChunkedArray, feature: object, labels: Labels, where: str) -> tuple[pa.Array, object]:
-    """float32 numbers or lists of numbers; DataError for empty cells, NaN and infinity."""
-    _check_type(labels.kind, _fits(values.type, labels.kind), values, where)
-    values = values.combine_chunks()
-    items = values if labels.kind == "number" else pc.list_flatten(values)
-    numbers = items.cast(pa.float64()).to_numpy(zero_copy_only=False)
-    wrong = np.zeros(len(values), dtype=bool)
-    if labels.kind == "vector":
-        lengths = pc.list_value_length(values).fill_null(-1).to_numpy(zero_copy_only=False)
-        wrong = lengths != labels.size
-    if not wrong.any():
-        wrong = ~np.isfinite(numbers.reshape(len(values), -1)).all(1)
+def encode_column(values: pa.Array, feature: object, labels: Labels, where: str) -> tuple[pa.Array, object]:
+    """float32 numbers or lists of numbers; DataError for empty cells, other lengths, NaN and infinity."""
+    _check_type(labels.kind, values, feature, where)
+    is_vector = labels.kind == "vector"
+    lengths, items = lists_of(values) if is_vector else (np.ones(len(values), dtype=np.int64), values)
+    numbers = _as_float32(as_floats(items))
+    wrong = lengths != labels.size
+    wrong[np.repeat(np.arange(len(values)), np.maximum(lengths, 0))[~np.isfinite(numbers)]] = True
     if wrong.any():
         row = int(wrong.argmax())
-        raise DataError(_message(values[row].as_py(), f"Row {row} of {where}", labels))
-    flat = pa.array(numbers.astype(np.float32))
-    if labels.kind == "number":
-        return flat, datasets.Value("float32")
-    feature = datasets.List(datasets.Value("float32"), length=labels.size)
-    return pa.FixedSizeListArray.from_arrays(flat, labels.size), feature
+        raise DataError(_message(values[row].as_py(), f"Row {row} of {where}", labels, int(wrong.sum())))
+    flat, feature = pa.array(numbers), datasets.Value("float32")
+    if not is_vector:
+        return flat, feature
+    return pa.FixedSizeListArray.from_arrays(flat, labels.size), datasets.List(feature, length=labels.size)
 
 
-def _fits(dtype: pa.DataType, kind: str) -> bool:
-    return is_number(dtype) if kind == "number" else is_list(dtype) and is_number(dtype.value_type)
+def _as_float32(numbers: object) -> np.ndarray:
+    """float32 of numbers, infinity for those beyond its range."""
+    with np.errstate(over="ignore"):
+        return np.asarray(numbers, dtype=np.float64).astype(np.float32)
 
 
-def _message(value: object, row: str, labels: Labels) -> str:
-    wanted = "a finite number" if labels.kind == "number" else f"{labels.size} finite numbers"
-    return f"{row} has the label {value!r}: give {wanted}, or drop the row."
+def _message(value: object, row: str, labels: Labels, count: int | None = None) -> str:
+    wanted = "a finite number" if labels.kind == "number" else f"{labels.size} finite numbers, as in most rows"
+    others = f" ({count} such row(s))" if count else ""
+    return f"{row} has the label {brief(value)}{others}: give {wanted}, or drop the row."
 
 
-def encode_value(value: object, feature: object, labels: Labels, row: str) -> torch.Tensor:
-    """float32 () or (D,)."""
-    try:
-        numbers = np.asarray(value, dtype=np.float32)
-    except (TypeError, ValueError):
-        numbers = np.array(np.nan)
-    shape = () if labels.kind == "number" else (labels.size,)
-    if numbers.shape != shape or not np.isfinite(numbers).all():
+def value_encoder(feature: object, labels: Labels):
+    """A function of a value and its place that returns float32 () or (D,)."""
+    if names_of(feature) is not None:
+        raise DataError(
+            f"The labels of the training split are classes, not labels of kind {labels.kind}: choose another task."
+        )
+    return partial(_encode_value, labels)
+
+
+def _encode_value(labels: Labels, value: object, row: str) -> torch.Tensor:
+    value = plain(value)
+    is_vector = labels.kind == "vector"
+    items = value if is_vector else [value]
+    fits = isinstance(items, list | tuple) and len(items) == labels.size
+    if not fits or not all(isinstance(item, int | float) for item in items):
         raise DataError(_message(value, row, labels))
-    return torch.from_numpy(numbers.copy())
+    numbers = _as_float32([float(item) if abs(item) < 1e300 else np.inf for item in items])
+    if not np.isfinite(numbers).all():
+        raise DataError(_message(value, row, labels))
+    return torch.from_numpy(numbers if is_vector else numbers[0:1].reshape(()))
 
 
 def column_labels(dataset: datasets.Dataset, column: str, labels: Labels) -> torch.Tensor:
     """float32 (rows,) or (rows, D)."""
-    values = dataset.select_columns([column]).with_format("arrow")[:][column].combine_chunks()
-    items = values if labels.kind == "number" else pc.list_flatten(values)
+    values = as_array(dataset.select_columns([column]).with_format("arrow")[:][column])
+    items = lists_of(values)[1] if labels.kind == "vector" else values
     numbers = np.array(items.to_numpy(zero_copy_only=False), dtype=np.float32)
     return torch.from_numpy(numbers.reshape((len(values),) if labels.kind == "number" else (len(values), labels.size)))

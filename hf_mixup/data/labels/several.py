@@ -1,126 +1,177 @@
 """Any number of classes per image: lists of integers, strings or ClassLabel, or rows of zeros and ones."""
 
+from functools import partial
+
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from ...errors import DataError
-from ._base import Labels, advice, is_list, is_number, is_text, item_feature, label_error
-from .classes import MISSING, classes_of, indices_of, merged_index
+from ._base import (
+    Labels,
+    advice,
+    as_array,
+    brief,
+    equal_to,
+    is_list,
+    is_number,
+    is_text,
+    item_feature,
+    label_error,
+    lists_of,
+    named,
+    plain,
+)
+from .classes import FROM_EVALUATION, Index, classes_of, index_of, indices_of
 
 
-def describe(kind, feature, values: pa.ChunkedArray, where: str, class_names, unlabelled: bool) -> Labels:
-    """The classes of a column of lists. Rows of zeros and ones are found by `is_multi_hot`."""
-    if not is_list(values.type) or not (is_text(values.type.value_type) or is_number(values.type.value_type)):
+def describe(kind, feature, values: pa.Array, where: str, class_names, unlabelled: bool) -> Labels:
+    """The classes of a column of lists. The length of rows of zeros and ones is found by `hot_length`."""
+    dtype = values.type.value_type if is_list(values.type) else None
+    if dtype is None or not (is_text(dtype) or is_number(dtype) or pa.types.is_null(dtype)):
         raise DataError(
-            f"The label column of {where} holds {advice(values.type)}. A multi-label task requires lists of class "
-            "numbers or names, or rows of zeros and ones: pass label_column=... with such a column."
+            f"The label column of {where} holds {advice(values)}. A multi-label task requires lists of class numbers "
+            "or names, or rows of zeros and ones: pass label_column=... with such a column."
         )
-    items = pc.list_flatten(values)
-    if is_multi_hot(values, item_feature(feature)):
-        size = len(values[0].as_py())
+    if size := hot_length(values, item_feature(feature)):
         names = class_names or [str(number) for number in range(size)]
         if len(names) != size:
-            raise DataError(f"class_names has {len(names)} names, but the labels of {where} are rows of {size}.")
+            raise DataError(
+                f"class_names has {len(names)} names ({named(names)}), but the labels of {where} are rows of {size} "
+                "zeros and ones: give one name for each column."
+            )
         return Labels(kind, names, size, multi_hot=True)
-    if pa.types.is_floating(items.type):
+    if pa.types.is_floating(dtype):
         raise DataError(
-            f"The label column of {where} holds rows of numbers that are not all zeros and ones, or not equally long: "
-            "a multi-label task requires 1 for each class of the image, 0 for the others."
+            f"The label column of {where} holds {advice(values)}. A multi-label task requires 1 for each class of the "
+            "image and 0 for the others, or lists of class numbers as integers."
         )
-    names, index = classes_of(item_feature(feature), items, where, class_names)
+    names, index = classes_of(item_feature(feature), lists_of(values)[1], where, class_names)
     return Labels(kind, names, len(names), index)
 
 
-def is_multi_hot(values: pa.ChunkedArray, feature: object) -> bool:
-    """Whether lists are rows of zeros and ones: equally long, all values 0 or 1, and not lists of different classes.
+def hot_length(values: pa.Array, feature: object) -> int:
+    """The length of rows of zeros and ones; 0 for lists of classes.
 
-    Rows of one integer, and pairs of the integers 0 and 1 in which none is repeated, are lists of classes.
+    Most lists must be of one length and hold only zeros and ones: others are reported when the column is encoded.
+    Integers must also show that they are not class numbers: in a row that has 0 or 1 twice, or by pairs of both only.
     """
-    items = pc.list_flatten(values)
-    if isinstance(feature, datasets.ClassLabel) or not is_number(items.type) or not len(items) or values.null_count:
-        return False
-    lengths = set(pc.unique(pc.list_value_length(values)).to_pylist())
-    if len(lengths) != 1 or not set(pc.unique(items.cast(pa.float64())).to_pylist()) <= {0.0, 1.0}:
-        return False
-    [length] = lengths
-    if pa.types.is_floating(items.type) or pa.types.is_boolean(items.type) or length > 2:
-        return True
-    rows = items.to_numpy(zero_copy_only=False).reshape(-1, length) if length else np.empty((0, 0))
-    return length == 2 and bool((rows[:, 0] == rows[:, 1]).any())
+    lengths, items = lists_of(values)
+    if isinstance(feature, datasets.ClassLabel) or not is_number(items.type) or not len(items):
+        return 0
+    ones, zeros = (_sums(equal_to(items, number), lengths) for number in (1, 0))
+    length = int(np.bincount(lengths[lengths > 0]).argmax())
+    hot = (lengths == length) & (ones + zeros == length)
+    if 2 * hot.sum() <= (lengths >= 0).sum():
+        return 0
+    if pa.types.is_floating(items.type) or pa.types.is_boolean(items.type):
+        return length
+    return length if length > 1 and (np.maximum(ones, zeros)[hot].max() > 1 or hot.all()) else 0
 
 
-def encode_column(values: pa.ChunkedArray, feature: object, labels: Labels, where: str) -> tuple[pa.Array, object]:
+def _sums(flags: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The number of set flags in each list."""
+    totals = np.zeros(len(flags) + 1, dtype=np.int32 if len(flags) < 2**31 else np.int64)
+    np.cumsum(flags, out=totals[1:])
+    stops = np.cumsum(np.maximum(lengths, 0))
+    return totals[stops] - totals[stops - np.maximum(lengths, 0)]
+
+
+def encode_column(values: pa.Array, feature: object, labels: Labels, where: str) -> tuple[pa.Array, object]:
     """Lists of class indices, in increasing order."""
-    if not is_list(values.type):
-        raise DataError(f"The labels of {where} are {advice(values.type)}, but those of the training split are lists.")
-    if values.null_count:
-        row = values.is_null().to_numpy().argmax()
-        raise DataError(
-            f"Row {row} of {where} has no list of labels ({values.null_count} such row(s)): give an empty list for an "
-            "image without a class."
-        )
-    values = values.combine_chunks()
-    rows = np.repeat(np.arange(len(values)), pc.list_value_length(values).to_numpy(zero_copy_only=False))
+    _check_lists(values, labels, where)
+    lengths, items = lists_of(values)
     if labels.multi_hot:
-        indices = _ones(values, rows, labels, where)
-        rows, indices = rows[indices >= 0], indices[indices >= 0]
+        rows, indices = _ones(values, labels, where)
     else:
-        indices = indices_of(pc.list_flatten(values), item_feature(feature), labels, where)
-        if (wrong := np.flatnonzero(indices == MISSING)).size:
-            value, row = pc.list_flatten(values)[int(wrong[0])].as_py(), f"Row {rows[wrong[0]]} of {where}"
-            raise DataError(label_error(value, row, labels.classes))
+        rows = np.repeat(np.arange(len(values)), lengths)
+        if hot_length(values, item_feature(feature)) > 2:
+            raise DataError(
+                f"The label column of {where} holds rows of zeros and ones, but that of the training split lists of "
+                "classes: use the same form in both splits."
+            )
+        indices = indices_of(items, item_feature(feature), labels, where)
+        if (wrong := np.flatnonzero(indices < 0)).size:
+            value, row = items[int(wrong[0])].as_py(), f"Row {rows[wrong[0]]} of {where}"
+            raise DataError(label_error(value, row, labels.classes, len(np.unique(rows[wrong]))))
     order = np.lexsort((indices, rows))
     offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(values)))])
     encoded = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(indices[order], pa.int64()))
     return encoded.cast(pa.list_(pa.int64())), datasets.List(datasets.ClassLabel(names=labels.classes))
 
 
-def _ones(values: pa.Array, rows: np.ndarray, labels: Labels, where: str) -> np.ndarray:
-    """The class index of each item that is one, -1 of each that is zero."""
-    lengths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
-    items = pc.list_flatten(values).cast(pa.float64()).to_numpy(zero_copy_only=False)
-    wrong_length = np.flatnonzero(lengths != labels.size)
-    wrong_value = rows[~np.isin(items, (0, 1))]
-    if len(wrong_length) or len(wrong_value):
-        row = int(min([*wrong_length[:1], *wrong_value[:1]]))
+def _check_lists(values: pa.Array, labels: Labels, where: str) -> None:
+    """DataError if the column does not hold lists of the training split's kind, or a row has none."""
+    dtype = values.type.value_type if is_list(values.type) else None
+    fits = dtype is not None and (
+        is_number(dtype) if labels.multi_hot else is_text(dtype) or pa.types.is_integer(dtype)
+    )
+    if not fits and not (dtype is not None and pa.types.is_null(dtype)):
+        form = "rows of zeros and ones" if labels.multi_hot else "lists of classes"
         raise DataError(
-            f"Row {row} of {where} has the labels {values[row].as_py()!r}: give {labels.size} zeros and ones, as in the "
-            "other rows."
+            f"The label column of {where} holds {advice(values)}. Those of the training split are {form}: use the same "
+            "kind of labels in both splits."
         )
-    return np.where(items == 1, np.tile(np.arange(labels.size), len(values)), -1)
+    if values.null_count:
+        row = int(values.is_null().to_numpy(zero_copy_only=False).argmax())
+        raise DataError(_no_list(None, f"Row {row} of {where}") + f" Such rows: {values.null_count}.")
 
 
-def encode_value(value: object, feature: object, labels: Labels, row: str) -> torch.Tensor:
-    """float32 (K,), 1 for each class of a list."""
-    if not isinstance(value, list | tuple | np.ndarray):
-        raise DataError(f"{row} has the label {value!r}: a multi-label task requires lists of classes.")
+def _no_list(value: object, row: str) -> str:
+    return f"{row} has the label {brief(value)}: give a list of classes, an empty one for an image without a class."
+
+
+def _ones(values: pa.Array, labels: Labels, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Row and class index of each item that is one; DataError for rows of another length or with other values."""
+    lengths, items = lists_of(values)
+    ones = equal_to(items, 1)
+    wrong = (lengths != labels.size) | (_sums(ones | equal_to(items, 0), lengths) != lengths)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(_not_hot(values[row].as_py(), f"Row {row} of {where}", labels))
+    return np.divmod(np.flatnonzero(ones), labels.size)
+
+
+def _not_hot(value: object, row: str, labels: Labels) -> str:
+    return (
+        f"{row} has the label {brief(value)}: give {labels.size} zeros and ones, as in most rows. (If the numbers are "
+        "classes, list each class of an image once.)"
+    )
+
+
+def value_encoder(feature: object, labels: Labels):
+    """A function of a list and its place that returns float32 (K,), 1 for each class."""
     if labels.multi_hot:
-        hot = torch.tensor([float(item) for item in value])
-        if len(hot) != labels.size or not bool(((hot == 0) | (hot == 1)).all()):
-            raise DataError(f"{row} has the labels {value!r}: give {labels.size} zeros and ones.")
-        return hot
-    index = merged_index(item_feature(feature), labels, "the training split")
-    if index is None:
-        by_name = {name: number for number, name in enumerate(labels.classes)}
-        index = by_name | {number: number for number in range(len(labels.classes))}
+        return partial(_encode_hot, labels)
+    return partial(_encode_list, index_of(item_feature(feature), labels, "the training split"), labels)
+
+
+def _encode_hot(labels: Labels, value: object, row: str) -> torch.Tensor:
+    value = plain(value)
+    if not isinstance(value, list | tuple):
+        raise DataError(_no_list(value, row))
+    if len(value) != labels.size or not all(isinstance(item, int | float) and item in (0, 1) for item in value):
+        raise DataError(_not_hot(value, row, labels))
+    return torch.tensor(value, dtype=torch.float32)
+
+
+def _encode_list(index: Index, labels: Labels, value: object, row: str) -> torch.Tensor:
+    value = plain(value)
+    if not isinstance(value, list | tuple):
+        raise DataError(_no_list(value, row))
     hot = torch.zeros(labels.size)
     for item in value:
-        if item not in index:
-            raise DataError(
-                f"{label_error(item, row, labels.classes)} A stream without class names takes its classes from the "
-                "evaluation split."
-            )
-        hot[index[item]] = 1
+        number = index.get(item) if isinstance(item, int | str) else None
+        if number is None:
+            raise DataError(label_error(item, row, labels.classes) + FROM_EVALUATION)
+        hot[number] = 1
     return hot
 
 
 def column_labels(dataset: datasets.Dataset, column: str, labels: Labels) -> torch.Tensor:
     """bool (rows, K); as floats in a batch."""
-    values = dataset.select_columns([column]).with_format("arrow")[:][column].combine_chunks()
-    hot = np.zeros((len(values), labels.size), dtype=bool)
-    rows = np.repeat(np.arange(len(values)), pc.list_value_length(values).to_numpy(zero_copy_only=False))
-    hot[rows, pc.list_flatten(values).to_numpy(zero_copy_only=False)] = True
+    lengths, items = lists_of(as_array(dataset.select_columns([column]).with_format("arrow")[:][column]))
+    hot = np.zeros((len(lengths), labels.size), dtype=bool)
+    hot[np.repeat(np.arange(len(lengths)), lengths), items.to_numpy(zero_copy_only=False)] = True
     return torch.from_numpy(hot)

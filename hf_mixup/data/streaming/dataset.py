@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ...errors import DataError
 from ..images import THREADS, centre_crop, collate, ignore_sigterm, in_views
-from ..labels import Labels, encode_value
+from ..labels import NONE, Labels, value_encoder
 from ..transforms import ImageDecodeError, Transform, borrowed_generators, decode
 from .order import StreamPlan
 from .planned_sampler import EncodedRow, PlannedSampler
@@ -55,8 +55,9 @@ class Stream(Dataset):
         if prepare and transform:
             raise DataError("prepare and transform exclude each other: give one of them.")
         self.source, self.columns = source, (image_column, label_column)
-        self.label_info = labels or Labels("class", list(classes), len(classes))
-        self.label_feature = None if label_column is None else source.features[label_column]
+        given = NONE if label_column is None else Labels("class", list(classes), len(classes))
+        self.label_info = labels or given
+        self.encode = None if label_column is None else value_encoder(source.features[label_column], self.label_info)
         self.resumable = isinstance(source, Shards)
         self.rows = len(source) if self.resumable else rows
         self.block, self.skip_corrupt, self.random = block, skip_corrupt, transform is not None
@@ -129,9 +130,7 @@ class Stream(Dataset):
             return self.transform(image)
 
     def _label(self, row: EncodedRow) -> dict:
-        if self.columns[1] is None:
-            return {}
-        return {"labels": encode_value(row.label, self.label_feature, self.label_info, _location(row))}
+        return {} if self.encode is None else {"labels": self.encode(row.label, _location(row))}
 
 
 def _location(row: EncodedRow) -> str:

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...errors import DataError
+from ..parquet_classes import renumbered
 
 ReadRange = Callable[[int, int], bytes]
 FOOTER_BYTES = 2**16  # read from the end of a file: nearly every footer is smaller
@@ -35,15 +36,21 @@ def read_footer(path: str, size: int, read_range: ReadRange) -> pq.FileMetaData:
 class RowGroup:
     """One row group in memory, encoded as it is stored: `rows(first, stop)` returns `(image cell, label)` pairs.
 
-    The label is None if `columns` has no second column.
+    The label is None if `columns` has no second column. `numbers`: new class numbers of the labels, None if unchanged.
     """
 
     position = 0  # the first row that can still be read; constant, because the row group is in memory
 
     def __init__(
-        self, path: str, metadata: pq.FileMetaData, group: int, columns: tuple[str, ...], read_range: ReadRange
+        self,
+        path: str,
+        metadata: pq.FileMetaData,
+        group: int,
+        columns: tuple[str, ...],
+        read_range: ReadRange,
+        numbers: dict[int, int] | None = None,
     ):
-        self.columns = columns
+        self.columns, self.numbers = columns, numbers
         source = RangeFile(_column_ranges(path, metadata.row_group(group), columns), read_range)
         try:
             self.table = pq.ParquetFile(source, metadata=metadata).read_row_group(group, columns=list(columns))
@@ -54,6 +61,8 @@ class RowGroup:
         part = self.table.slice(first, stop - first)
         images, *labels = (part[name].combine_chunks() for name in self.columns)
         values = labels[0].to_pylist() if labels else [None] * len(images)
+        if self.numbers:
+            values = [renumbered(value, self.numbers) for value in values]
         return list(zip(image_cells(images), values, strict=True))
 
 

@@ -15,6 +15,7 @@ from datasets import Features, IterableDataset
 
 from ...errors import DataError
 from ..open_dataset import OpenedDataset, Split
+from ..parquet_classes import class_numbers
 from . import parquet, webdataset
 from .cache import RowCountCache, RowCounts
 from .prefetch import parallel_map
@@ -66,7 +67,9 @@ class Shards:
             file = RemoteFile(unit.file, unit.size, self.token, sleep)
             return webdataset.TarRows(unit.file, file, columns, unit.rows)
         footer = self.footer(unit.file, unit.size, sleep)
-        return parquet.RowGroup(unit.file, footer, unit.number, columns, self._reader(unit.file, sleep))
+        schema, feature = footer.schema.to_arrow_schema(), self.features.get(self.label_column)
+        numbers = class_numbers(schema, self.label_column, feature, unit.file)
+        return parquet.RowGroup(unit.file, footer, unit.number, columns, self._reader(unit.file, sleep), numbers)
 
     def footer(self, file: str, size: int, sleep: Sleep = time.sleep):
         """The footer of a parquet file, which is read once."""
@@ -101,7 +104,8 @@ def find_shards(
 ) -> Shards | IterableDataset:
     """The split as Shards, or unchanged if the rows of its files are not known.
 
-    `name` may be a sum "a+b"; `columns` are image and, if there are labels, label; `key` identifies data set, configuration and commit.
+    `name` may be a sum "a+b"; `columns` are image and, if there are labels, label; `key` identifies data set,
+    configuration and commit.
     Raises DataError for files that are missing or damaged, or that do not match `rows_per_shard`.
     """
     files = [file for part in name.split("+") for file in source.files.get(part, [])]
