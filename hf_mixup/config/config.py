@@ -195,8 +195,7 @@ def parse(argv: list[str]) -> MixupConfig:
     path = find_recipe(argv[0])
     settable = {name: item for name, item in FIELDS.items() if name != "recipe"}
     recipe, options = read_recipe(path, settable), parse_options(argv[1:], settable)
-    if "task" not in options:
-        check_published(path, recipe)
+    check_published(path, {key: value for key, value in recipe.items() if key not in options})
     values = merge(recipe, options, settable)
     values["output_dir"] = values.get("output_dir") or f"outputs/{_path_in_recipes(path)}"
     try:

@@ -12,6 +12,7 @@ import torch
 
 from ..errors import RecordError
 from ..files import atomic_write
+from ..methods import Method
 from ..tasks import Task, load_task
 from ..trainer.memory import peak_mb
 
@@ -33,7 +34,7 @@ def started(config, data, trainer, base_model: str | None) -> dict:
         "recipe_name": config.recipe,
         "recipe_hash": config.recipe_hash(),
         "task": task_entry(trainer.task),
-        "method": {"name": method.name, "args": portable(method.hyperparameters())},
+        "method": method_entry(method),
         "data": {
             "path": data_path(data.path),
             **{name: getattr(data, name) for name in ("config", "revision", "splits")},
@@ -51,6 +52,12 @@ def started(config, data, trainer, base_model: str | None) -> dict:
         "versions": versions(),
         "commit": commit(),
     }
+
+
+def method_entry(method: Method) -> dict:
+    """The method in a run record, with all that a card says about it."""
+    args = portable(method.hyperparameters())
+    return {"name": portable(method.name), "args": args, "title": method.title, "link": method.link}
 
 
 def task_entry(task: Task) -> dict:

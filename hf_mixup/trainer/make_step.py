@@ -16,7 +16,7 @@ def make_step(trainer) -> tuple[MixupStep, EMA | None, ShardedNetwork | None]:
     model, method, args = trainer.model, trainer.method, trainer.args
     if getattr(args, "sync_bn", False):
         synchronise_batchnorm(model, args.world_size)
-    net = Net(model, trainer.task.loss, getattr(args, "label_smoothing", 0.0))
+    net = Net(model, trainer.task.loss, trainer.label_smoothing)
     net.row_loss = row_loss(trainer, net)
     if args.torch_compile:
         net.compile_model(backend=args.torch_compile_backend, mode=args.torch_compile_mode)

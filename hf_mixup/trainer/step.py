@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from ..methods import Method
 from ..net import Net
+from ..net.calling import outputs_of
 from ..ops.sampling import generator
 from ..tasks import Task, load_task
 
@@ -86,7 +87,7 @@ class MixupStep(nn.Module):
         recorded = []
 
         def record(model, args, output):
-            output = getattr(output, "logits", output)
+            output = outputs_of(output)
             if model.training and output.requires_grad:
                 recorded.append(output)
 

@@ -50,9 +50,10 @@ def labels_of(data) -> Labels | None:
 
 def check_task(trainer) -> None:
     """Raise ValueError if method, network, data or arguments do not fit the task."""
-    task, args = trainer.task, trainer.args
+    task, smoothing = trainer.task, trainer.label_smoothing
     trainer.method.check_task(task)
-    smoothing = getattr(args, "label_smoothing", 0.0)
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"label_smoothing is {smoothing!r}: give a number from 0 to below 1.")
     if smoothing and SOFTMAX not in task.provides:
         raise ValueError(f"label_smoothing is {smoothing}, which task {task.name!r} does not support: leave it out.")
     for data in (trainer.train_dataset, trainer.eval_dataset):

@@ -27,12 +27,15 @@ from .weights import broadcast_trained, load_extra, save_files
 class MixupTrainer(Trainer):
     """A Trainer whose training step is a mixup method; evaluation, saving and logging are upstream's.
 
-    Takes the arguments of `Trainer`, in the same order, then `method` (name, mapping or `Method`; None: that of `args`,
-    or Mixup), `task` (name, `Task` or function; None: that of `args`, or of the network's `problem_type`), `loss`, a
-    function `(outputs, targets) -> (B,)` instead of the task's loss, and `class_weights`, a number per class. `args` is
-    a MixupConfig or plain TrainingArguments. Data: float `pixel_values` and `labels` from any data set and collator, or
-    `Images` and `Stream` of hf_mixup.data, whose uint8 batches are augmented on the device. Without `compute_metrics`,
-    a task that was named in `task` or `args` computes its own metrics.
+    Takes the arguments of `Trainer`, in the same order, then
+    `method`: name, mapping, class or `Method`; None: that of `args`, or Mixup;
+    `task`: name, class, `Task` or function; None: that of `args`, or of the network's `problem_type`;
+    `loss`: a function `(outputs, targets) -> (B,)` instead of the task's loss;
+    `class_weights` (a number per class) and `label_smoothing` (0 to 1): None: those of `args`, or none.
+    `args` is a MixupConfig or plain TrainingArguments. Data: float `pixel_values` and `labels` from any data set and
+    collator, or `Images` and `Stream` of hf_mixup.data, whose uint8 batches are augmented on the device. The network is
+    any nn.Module that returns logits. Without `compute_metrics`, a task that was named in `task` or `args` computes its
+    own metrics.
     """
 
     loss_is_scaled_for_ga = False  # our losses are batch means
@@ -57,12 +60,14 @@ class MixupTrainer(Trainer):
         task: str | Task | type[Task] | Callable | None = None,
         loss: Callable | None = None,
         class_weights: Sequence[float] | None = None,
+        label_smoothing: float | None = None,
     ):
         args = on_one_device(args or TrainingArguments("tmp_trainer"))
         recipe = {"name": getattr(args, "method", "mixup"), **getattr(args, "method_args", {})}
         self.method = load(recipe if method is None else method)
         self.given_loss = loss
         self.class_weights = getattr(args, "class_weights", None) if class_weights is None else class_weights
+        self.label_smoothing = getattr(args, "label_smoothing", 0.0) if label_smoothing is None else label_smoothing
         self._step = self._prepared = self._full_state = self.ema = self.sharded = self.resumed_from = None
         self._micro_batch, self._saves_checkpoint = 0, False
         self.fsdp, self.optimizer_given = fsdp.requested(), optimizers[0] is not None
