@@ -13,7 +13,7 @@ def prepare(trainer, task_given: bool) -> None:
     task = trainer.task
     named = task_given or getattr(trainer.args, "task", None) is not None
     if named and trainer.compute_metrics is None and not isinstance(task, FunctionTask):
-        trainer.compute_metrics = metrics_of(task)
+        trainer.compute_metrics = metrics_of(trainer)
     if trainer.args.label_names is None:
         trainer.label_names = [] if task.reads == "none" else ["labels"]
     if not isinstance(task, FunctionTask):  # a function may read any column
@@ -21,13 +21,16 @@ def prepare(trainer, task_given: bool) -> None:
         trainer._signature_columns = [*names, *(UPSTREAM_COLUMNS if trainer.label_names else ())]
 
 
-def metrics_of(task):
-    """`compute_metrics` of a Trainer for this task."""
+def metrics_of(trainer):
+    """`compute_metrics` of a trainer for its task."""
+    task = trainer.task
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        if not task.gathers_labels:  # but the Trainer computes metrics only if there are labels: see `step`
-            prediction = EvalPrediction(predictions=prediction.predictions, label_ids=None)
-        return task.metrics(prediction)
+        outputs, labels = prediction.predictions, prediction.label_ids
+        if trainer.step.further:  # the Trainer appends the network's further outputs
+            outputs = outputs[0]
+        # without labels there are zeros, since the Trainer computes metrics only if there are labels: see `step`
+        return task.metrics(EvalPrediction(predictions=outputs, label_ids=labels if task.gathers_labels else None))
 
     return compute_metrics
 

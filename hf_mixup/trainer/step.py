@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from ..methods import Method
 from ..net import Net
-from ..net.calling import outputs_of
+from ..net.calling import further_outputs, outputs_of
 from ..ops.sampling import generator
 from ..tasks import Task, load_task
 
@@ -41,6 +41,7 @@ class MixupStep(nn.Module):
         # DDP would broadcast these buffers of the first rank to all ranks; torch has no public option to exclude them
         self._ddp_params_and_buffers_to_ignore = self.private
         self.mixing = True
+        self.further: dict = {}  # outputs of the network beside logits, for the last batch that was evaluated
         self.has_batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
 
     def forward(self, seed: tuple[int, int, int, int], **batch: Tensor) -> dict[str, Tensor]:
@@ -63,8 +64,9 @@ class MixupStep(nn.Module):
     @torch.no_grad()
     def evaluate(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss of a batch, and the outputs that the task's metrics need: not mixed, augmented or smoothed."""
-        with self._precision(batch):
+        with self._precision(batch), self._passes() as passes:
             loss, outputs = self.task.evaluate(self.net, self.task.prepare(batch, None))
+            self.further = further_outputs(passes[-1][0]) if passes else {}
             return loss.mean(), outputs
 
     @torch.no_grad()
@@ -83,17 +85,22 @@ class MixupStep(nn.Module):
 
     @contextmanager
     def recording(self) -> Iterator[list[Tensor]]:
-        """A list to which the outputs of each pass of the network in training mode, with gradient, are appended."""
-        recorded = []
-
-        def record(model, args, output):
-            output = outputs_of(output)
-            if model.training and output.requires_grad:
-                recorded.append(output)
-
-        handle = self.net.model.register_forward_hook(record)
-        try:
+        """A list that at the end holds the outputs of each pass of the network in training mode, with gradient."""
+        recorded: list[Tensor] = []
+        with self._passes() as passes:
             yield recorded
+            trained = [outputs_of(returned) for returned, training in passes if training]
+            recorded += [output for output in trained if output.requires_grad]
+
+    @contextmanager
+    def _passes(self) -> Iterator[list]:
+        """A list to which what the network returns in each pass, and whether in training mode, is appended."""
+        passes = []
+        handle = self.net.model.register_forward_hook(
+            lambda model, args, returned: passes.append((returned, model.training))
+        )
+        try:
+            yield passes
         finally:
             handle.remove()
 

@@ -38,7 +38,7 @@ class MixupTrainer(Trainer):
     own metrics.
     """
 
-    loss_is_scaled_for_ga = False  # our losses are batch means
+    loss_is_scaled_for_ga = False  # losses are batch means
 
     def __init__(
         self,
@@ -99,8 +99,6 @@ class MixupTrainer(Trainer):
         for callback in (*per_step, DataOrderCallback(self), self.losses, self.clock, *fsdp.callbacks(self)):
             self.add_callback(callback)
 
-    # The training step
-
     @property
     def step(self) -> MixupStep:
         """The training step around the present model, created when it is first read."""
@@ -122,13 +120,14 @@ class MixupTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Training: the sum of the method's losses; evaluation: the loss of the unmixed batch.
 
-        With `return_outputs` also a dict: in evaluation, `loss` and `logits` (what the task's metrics need); in
-        training, `loss`, each of the method's losses by name, and the `logits` of the last pass with a gradient.
+        With `return_outputs` also a dict: in evaluation, `loss`, `logits` (what the task's metrics need) and further
+        outputs of the network; in training, `loss`, the method's losses by name, and the `logits` of the last pass with
+        a gradient.
         """
         if not model.training:
             with self.accelerator.autocast():
                 loss, logits = self.step.evaluate(**inputs)
-            return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
+            return (loss, {"loss": loss, "logits": logits, **self.step.further}) if return_outputs else loss
         with self.step.recording() if return_outputs else nullcontext() as passes:
             losses = model(seed=self.next_seed(), **inputs)
         self.losses.add(losses, self.current_gradient_accumulation_steps)
