@@ -38,6 +38,10 @@ def row_loss(trainer, net: Net) -> RowLoss:
         return trainer.given_loss
     options = {"threshold": getattr(args, "bce_threshold", None), "total": getattr(args, "bce_sum", False)}
     loss = task.recipe_loss(getattr(args, "loss", None), weights, **options)
+    if getattr(loss, "__func__", None) is Task.loss:
+        raise ValueError(
+            f"Task {task.name!r} has no `loss`: define loss(self, outputs, y) that returns one number per row, (B,)."
+        )
     if weights is not None and len(weights) != net.num_classes:
         raise ValueError(f"class_weights has {len(weights)} numbers for {net.num_classes} classes: give one per class.")
     return loss

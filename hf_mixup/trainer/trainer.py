@@ -196,6 +196,7 @@ class MixupTrainer(Trainer):
     def evaluation_loop(self, *args, **kwargs):
         """As `Trainer.evaluation_loop`, on the EMA weights if `eval_weights` is "ema"."""
         broadcast_trained(self)
+        evaluation.start(self)
         with nullcontext() if self.ema is None else self.ema.swapped():
             return super().evaluation_loop(*args, **kwargs)
 
