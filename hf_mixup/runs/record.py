@@ -12,6 +12,7 @@ import torch
 
 from ..errors import RecordError
 from ..files import atomic_write
+from ..models.safe_load import auto_class
 from ..tasks import Task, load_task
 from ..trainer.memory import peak_mb
 
@@ -32,7 +33,7 @@ def started(config, data, trainer, base_model: str | None) -> dict:
         "recipe": portable(config.recipe_dict()),
         "recipe_name": config.recipe,
         "recipe_hash": config.recipe_hash(),
-        "task": task_entry(trainer.task),
+        "task": task_entry(trainer.task) | _loading_class(trainer.model.config),
         "method": {"name": method.name, "args": portable(method.hyperparameters())},
         "data": {
             "path": data_path(data.path),
@@ -64,6 +65,11 @@ def task_entry(task: Task) -> dict:
         **card,
         "metrics": list(card["metrics"]),
     }
+
+
+def _loading_class(config) -> dict[str, str]:
+    """The Auto class of a network without classifier, which the task's card need not know; else empty."""
+    return {} if config.num_labels else {"auto_class": auto_class(config).__name__}
 
 
 def finished(record: dict, trainer, final: dict[str, float], skipped: dict[str, int]) -> dict:
