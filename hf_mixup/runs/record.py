@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import RecordError
+from ..errors import RecordError, RunError
 from ..files import atomic_write
 from ..models.safe_load import auto_class
 from ..tasks import Task, load_task
@@ -65,6 +65,18 @@ def task_entry(task: Task) -> dict:
         **card,
         "metrics": list(card["metrics"]),
     }
+
+
+def check_settings(task: Task) -> None:
+    """Raise RunError unless all settings of the task can be written into a record."""
+    for name, value in task.settings().items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise RunError(
+                f"Task {task.name!r} has {name} = {value!r}, which a run record cannot hold ({error}): use numbers, "
+                "text, lists or mappings as fields, and set anything else in `build`."
+            ) from error
 
 
 def _loading_class(config) -> dict[str, str]:

@@ -101,9 +101,11 @@ def choose_task(config: MixupConfig) -> Task:
 def make_task(config: MixupConfig) -> Task:
     """The task with its arguments; RunError if it does not accept them."""
     try:
-        return load_task(config.task or DEFAULT, **config.task_args)
+        task = load_task(config.task or DEFAULT, **config.task_args)
     except (TypeError, ValueError) as error:
         raise RunError(str(error)) from error
+    record.check_settings(task)
+    return task
 
 
 def choose_best_metric(config: MixupConfig, task: Task) -> MixupConfig:

@@ -63,7 +63,8 @@ def check_task(trainer) -> None:
         for part in data.values() if isinstance(data, dict) else (data,):
             if (labels := labels_of(part)) is not None:
                 _check_kind(labels, task)
-            _check_classes(labels.classes if labels else _class_label(part), trainer.model, exactly=bool(labels))
+            if labels is None or task.head(labels) == labels.size:  # else the outputs are not the classes
+                _check_classes(labels.classes if labels else _class_label(part), trainer.model, exactly=bool(labels))
     _set_problem_type(task, trainer.model)
 
 

@@ -71,6 +71,19 @@ def test_a_wrong_number_of_outputs_is_refused(name, outputs, data, tmp_path, cap
     assert f"returns {outputs}: return the number of outputs" in capsys.readouterr().err
 
 
+def test_a_task_may_have_other_outputs_than_classes(data, tmp_path):
+    assert (
+        start(recipe_of(tmp_path / "recipe.yaml", data, task=f"{TOYS}:OneMore"), "--output_dir", tmp_path / "run") == 0
+    )
+    assert len(json.loads((tmp_path / "run" / "config.json").read_text())["label_names"]) == 3
+
+
+def test_a_setting_that_a_record_cannot_hold_is_refused_before_training(data, tmp_path, capsys):
+    recipe = recipe_of(tmp_path / "recipe.yaml", data, task=f"{TOYS}:PathAsField")
+    assert start(recipe, "--output_dir", tmp_path / "run") == 2
+    assert "has place = PosixPath('/somewhere'), which a run record cannot hold" in capsys.readouterr().err
+
+
 # What a task returns
 
 

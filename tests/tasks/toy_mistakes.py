@@ -1,6 +1,7 @@
 """A task of the tests as a user may write it, and the same task with mistakes."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch.nn.functional as F
 
@@ -33,6 +34,18 @@ class FourOutputs(Right):
 class NoOutputs(Right):
     def head(self, labels):
         return 0
+
+
+class OneMore(Right):
+    """With an output for a class that no image has."""
+
+    def head(self, labels):
+        return labels.size + 1
+
+
+@dataclass(eq=False)
+class PathAsField(Right):
+    place: object = Path("/somewhere")
 
 
 class MeanLoss(Right):
