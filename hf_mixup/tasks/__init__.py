@@ -35,6 +35,8 @@ def load_task(name: str | type[Task] | Callable, **arguments: Any) -> Task:
         return checked(construct(name, f"Task {name.__name__}", arguments))
     if arguments:
         raise ValueError(f"{name!r} is already built: give {', '.join(arguments)} when loading a task by name.")
+    if not callable(name):
+        raise ValueError(f"task is {name!r}: give the name of a task, a Task, or a function (net, batch, rng).")
     if isinstance(name, FunctionTask):
         return name
     return checked(name) if isinstance(name, Task) else FunctionTask(name)

@@ -4,13 +4,16 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from fixtures.cli import folder_of, recipe_of, record_of, start
-from fixtures.training import Rows, make, native_vit
+from fixtures.training import SIDE, Rows, make, native_vit
 from toy_mistakes import Right
 
+from hf_mixup.data import Images
+from hf_mixup.data.labels import Labels
 from hf_mixup.errors import TaskError
 from hf_mixup.ops.losses import soft_cross_entropy
 from hf_mixup.tasks import Card, Metric, Task, load_task
@@ -179,6 +182,21 @@ def test_a_network_with_another_number_of_outputs_than_the_targets_is_an_error(t
     parts = {"forward": lambda s, net, b, rng: (net, b["pixel_values"], torch.ones(len(b["labels"]), 3))}
     with pytest.raises(TaskError, match=r"outputs of shape \(8, 5\) and targets of shape \(8, 3\)"):
         trained(tmp_path, with_part(**parts))
+
+
+def test_a_network_with_more_outputs_than_numbers_is_refused(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "number": datasets.Value("float32")})
+    picture = np.zeros((SIDE, SIDE, 3), np.uint8)
+    rows = datasets.Dataset.from_dict({"image": [picture] * 8, "number": [0.5] * 8}, features=features)
+    images = Images(rows, "image", "number", SIDE, labels=Labels("number", size=1))
+    assert make(tmp_path, number_network(), images, task=OneNumber(column=True))
+    with pytest.raises(ValueError, match="has 5 outputs, but task .*OneNumber' requires 1 for this data"):
+        make(tmp_path, native_vit(), images, task=OneNumber(column=True))
+
+
+def test_a_task_that_is_neither_a_task_nor_a_function_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="task is 5: give the name of a task"):
+        make(tmp_path, task=5)
 
 
 def test_a_loss_argument_that_is_not_one_number_per_row_is_an_error(tmp_path):
