@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from torch import Tensor
 from transformers import EvalPrediction
 from transformers.trainer_pt_utils import nested_numpify
 
@@ -81,6 +83,18 @@ def start(trainer) -> None:
     """Forget the batches of an evaluation that was interrupted."""
     if isinstance(trainer.compute_metrics, TaskMetrics):
         trainer.compute_metrics.batches = []
+
+
+def mean_loss(rows: Tensor, accelerator: Accelerator) -> Tensor:
+    """Mean of the losses (B,) of a batch, in the last batch without the rows that accelerate repeats to fill it.
+
+    The Trainer counts the mean for each row of the batch, and drops the repeated rows at the end of the last rank's.
+    """
+    state = accelerator.gradient_state
+    if not state.end_of_dataloader or state.remainder <= 0:
+        return rows.mean()
+    kept = state.remainder - accelerator.process_index * len(rows)
+    return rows[: max(kept, 1)].mean()
 
 
 def step(trainer, model, inputs: dict, loss_only: bool) -> tuple | None:

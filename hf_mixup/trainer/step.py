@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,14 +68,13 @@ class MixupStep(nn.Module):
         return checked_targets(self.task, result)
 
     @torch.no_grad()
-    def evaluate(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss of a batch, and the outputs that the task's metrics need: not mixed, augmented or smoothed."""
+    def evaluate(self, **batch: Tensor) -> tuple[Tensor, Any]:
+        """Loss (B,) of a batch, and the outputs that the task's metrics need: not mixed, augmented or smoothed."""
         with self._precision(batch):
             with explained(self.task, batch):
                 prepared = checked_batch(self.task, self.task.prepare(batch, None))
                 result = self.task.evaluate(self.net, prepared)
-            loss, outputs = checked_evaluation(self.task, result)
-            return loss.mean(), outputs
+            return checked_evaluation(self.task, result)
 
     @torch.no_grad()
     def predict(self, pixel_values: Tensor, **_) -> Tensor:

@@ -122,7 +122,8 @@ class MixupTrainer(Trainer):
         """
         if not model.training:
             with self.accelerator.autocast():
-                loss, logits = self.step.evaluate(**inputs)
+                rows, logits = self.step.evaluate(**inputs)
+            loss = evaluation.mean_loss(rows, self.accelerator)
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
         with self.step.recording() if return_outputs else nullcontext() as passes:
             losses = model(seed=self.next_seed(), **inputs)
