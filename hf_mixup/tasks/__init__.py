@@ -8,6 +8,7 @@ from typing import Any
 from ..components import class_of, construct, import_class, is_reference
 from ..errors import did_you_mean
 from ._base import CLASSES, CLASSIFIER, SOFTMAX, Card, Metric, Task
+from ._definition import checked
 from ._function import FunctionTask
 
 DEFAULT = "classification"
@@ -23,17 +24,22 @@ def load_task(name: str | type[Task] | Callable, **arguments: Any) -> Task:
     """The task `name` with its arguments.
 
     `name`: a task of the package, or one of the user's own as `package.module:Class` or `path/to/file.py:Class`; or a
-    class derived from Task, a Task (returned unchanged), or a function `(net, batch, rng) -> (net, x, y)`.
+    class derived from Task, a Task (returned unchanged), or a function `(net, batch, rng) -> (net, x, y)`. ValueError
+    if a part of the task's class is missing or wrong.
     """
     if isinstance(name, str):
-        task = construct(_task_class(name), f"Task {name!r}", arguments)
+        task = checked(construct(_task_class(name), f"Task {name!r}", arguments))
         task.full_name = name if is_reference(name) else ""
         return task
     if isinstance(name, type) and issubclass(name, Task):
-        return construct(name, f"Task {name.__name__}", arguments)
+        return checked(construct(name, f"Task {name.__name__}", arguments))
     if arguments:
         raise ValueError(f"{name!r} is already built: give {', '.join(arguments)} when loading a task by name.")
-    return name if isinstance(name, Task) else FunctionTask(name)
+    if not callable(name):
+        raise ValueError(f"task is {name!r}: give the name of a task, a Task, or a function (net, batch, rng).")
+    if isinstance(name, FunctionTask):
+        return name
+    return checked(name) if isinstance(name, Task) else FunctionTask(name)
 
 
 def _task_class(name: str) -> type[Task]:

@@ -122,7 +122,8 @@ class MixupTrainer(Trainer):
         """
         if not model.training:
             with self.accelerator.autocast():
-                loss, logits = self.step.evaluate(**inputs)
+                rows, logits = self.step.evaluate(**inputs)
+            loss = evaluation.mean_loss(rows, self.accelerator)
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
         with self.step.recording() if return_outputs else nullcontext() as passes:
             losses = model(seed=self.next_seed(), **inputs)
@@ -196,6 +197,7 @@ class MixupTrainer(Trainer):
     def evaluation_loop(self, *args, **kwargs):
         """As `Trainer.evaluation_loop`, on the EMA weights if `eval_weights` is "ema"."""
         broadcast_trained(self)
+        evaluation.start(self)
         with nullcontext() if self.ema is None else self.ema.swapped():
             return super().evaluation_loop(*args, **kwargs)
 
