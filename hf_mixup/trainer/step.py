@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from ..net import Net
 from ..net.calling import further_outputs, outputs_of
 from ..ops.sampling import generator
 from ..tasks import Task, load_task
+from .task_results import checked_batch, checked_evaluation, checked_targets, explained
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -56,18 +58,26 @@ class MixupStep(nn.Module):
             if isinstance(module, Method):
                 module.common_rng = common_rng
         with self._precision(batch):
-            net, x, y = self.task(self.net, self.task.prepare(batch, task_rng), task_rng)
+            net, x, y = self._targets(batch, task_rng)
             self._check(x)
             losses = self.method(net, x, y, method_rng) if self.mixing else {"mix": net.loss(net(x), y)}
             return self._with_all_parameters(losses)
 
+    def _targets(self, batch: dict, rng: torch.Generator) -> tuple[Net, Tensor, Tensor]:
+        """Network, images and targets of a training batch."""
+        with explained(self.task, batch):
+            result = self.task(self.net, checked_batch(self.task, self.task.prepare(batch, rng)), rng)
+        return checked_targets(self.task, result)
+
     @torch.no_grad()
-    def evaluate(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss of a batch, and the outputs that the task's metrics need: not mixed, augmented or smoothed."""
+    def evaluate(self, **batch: Tensor) -> tuple[Tensor, Any]:
+        """Loss (B,) of a batch, and the outputs that the task's metrics need: not mixed, augmented or smoothed."""
         with self._precision(batch), self._passes() as passes:
-            loss, outputs = self.task.evaluate(self.net, self.task.prepare(batch, None))
+            with explained(self.task, batch):
+                prepared = checked_batch(self.task, self.task.prepare(batch, None))
+                result = self.task.evaluate(self.net, prepared)
             self.further = further_outputs(passes[-1][0]) if passes else {}
-            return loss.mean(), outputs
+            return checked_evaluation(self.task, result)
 
     @torch.no_grad()
     def predict(self, pixel_values: Tensor, **_) -> Tensor:

@@ -34,8 +34,7 @@ class MixupTrainer(Trainer):
     `class_weights` (a number per class) and `label_smoothing` (0 to 1): None: those of `args`, or none.
     `args` is a MixupConfig or plain TrainingArguments. Data: float `pixel_values` and `labels` from any data set and
     collator, or `Images` and `Stream` of hf_mixup.data, whose uint8 batches are augmented on the device. The network is
-    any nn.Module that returns logits. Without `compute_metrics`, a task that was named in `task` or `args` computes its
-    own metrics.
+    any nn.Module that returns logits. Without `compute_metrics`, a task named in `task` or `args` computes its own.
     """
 
     loss_is_scaled_for_ga = False  # losses are batch means
@@ -126,7 +125,8 @@ class MixupTrainer(Trainer):
         """
         if not model.training:
             with self.accelerator.autocast():
-                loss, logits = self.step.evaluate(**inputs)
+                rows, logits = self.step.evaluate(**inputs)
+            loss = evaluation.mean_loss(rows, self.accelerator)
             return (loss, {"loss": loss, "logits": logits, **self.step.further}) if return_outputs else loss
         with self.step.recording() if return_outputs else nullcontext() as passes:
             losses = model(seed=self.next_seed(), **inputs)
@@ -200,6 +200,7 @@ class MixupTrainer(Trainer):
     def evaluation_loop(self, *args, **kwargs):
         """As `Trainer.evaluation_loop`, on the EMA weights if `eval_weights` is "ema"."""
         broadcast_trained(self)
+        evaluation.start(self)
         with nullcontext() if self.ema is None else self.ema.swapped():
             return super().evaluation_loop(*args, **kwargs)
 

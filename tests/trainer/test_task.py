@@ -203,6 +203,13 @@ def test_a_task_with_its_own_loss_refuses_those_of_classification(change, tmp_pa
         make(tmp_path, SmallSegmenter(), Maps(), task=LabelMaps(), **change).train()
 
 
+def test_the_options_of_the_binary_loss_count_without_naming_it(tmp_path):
+    net = make(tmp_path, data=Labelled(several), task="multilabel", bce_sum=True, bce_threshold=0.3).step.net
+    outputs, y = torch.randn(4, CLASSES), torch.rand(4, CLASSES)
+    expected = F.binary_cross_entropy_with_logits(outputs, (y > 0.3).float(), reduction="none").sum(1)
+    torch.testing.assert_close(net.row_loss(outputs, y), expected)
+
+
 def test_softmax_cross_entropy_is_refused_by_the_multi_label_task(tmp_path):
     with pytest.raises(ValueError, match="loss is 'ce', but images have several classes"):
         make(tmp_path, data=Labelled(several), task="multilabel", loss="ce").train()
