@@ -35,7 +35,8 @@ def row_loss(trainer, net: Net) -> RowLoss:
     task, args = trainer.task, trainer.args
     weights = trainer.class_weights
     if trainer.given_loss is not None:
-        return trainer.given_loss
+        is_module = isinstance(trainer.given_loss, nn.Module)
+        return trainer.given_loss.to(args.device) if is_module else trainer.given_loss
     options = {"threshold": getattr(args, "bce_threshold", None), "total": getattr(args, "bce_sum", False)}
     loss = task.recipe_loss(getattr(args, "loss", None), weights, **options)
     if getattr(loss, "__func__", None) is Task.loss:

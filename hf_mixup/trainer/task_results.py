@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import TaskError
 from ..net import Net
@@ -90,14 +90,13 @@ def checked_metrics(task: Task, found: Any) -> dict[str, float]:
     return {name: number(value) for name, value in found.items()}
 
 
-class CheckedLoss(nn.Module):
+class CheckedLoss:
     """A loss of outputs and targets (B, ...) that raises TaskError unless it returns one number per row."""
 
     def __init__(self, loss: RowLoss):
-        super().__init__()
         self.loss, self.compared = loss, False
 
-    def forward(self, outputs: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
         try:
             rows = self.loss(outputs, y)
         except RuntimeError as error:

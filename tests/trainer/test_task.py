@@ -307,6 +307,26 @@ def test_a_function_as_task_is_evaluated_without_the_method(tmp_path):
     assert torch.equal(torch.cat(seen.evaluating)[:24], data.x)  # not mixed
 
 
+def test_a_function_may_set_the_loss_of_its_network(tmp_path):
+    def regression(net, batch, rng):
+        net = net.using(net.model)
+        net.row_loss = lambda outputs, y: (outputs - y).square().mean(-1)
+        return net, batch["pixel_values"], batch["labels"]
+
+    data = Labelled(lambda row: [float(row)])
+    trainer = make(tmp_path, with_outputs(1), data, task=regression, method="mixup", eval_dataset=data)
+    assert trainer.train().training_loss > 10 and trainer.evaluate()["eval_loss"] > 10
+
+
+def test_a_module_as_loss(tmp_path):
+    loss = torch.nn.CrossEntropyLoss(reduction="none", weight=torch.ones(CLASSES))
+    trainer = make(tmp_path, loss_function=loss, method="mixup", eval_dataset=Rows())
+    trainer.train()
+    plain = make(tmp_path, method="mixup", eval_dataset=Rows())
+    plain.train()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-5)
+
+
 def test_a_class_names_order_of_data_and_network_is_compared(tmp_path):
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("edcba"))})
     picture = np.zeros((SIDE, SIDE, 3), np.uint8)
