@@ -120,7 +120,7 @@ def evaluate(step, batch):
     """Evaluate one batch of single images."""
     x = batch["pixel_values"]
     loss, outputs = step.eval().evaluate(**batch | {"pixel_values": x[:, 0] if x.dim() == 5 else x})
-    assert loss.isfinite() and outputs.isfinite().all() and len(outputs) == COUNT
+    assert loss.shape == (COUNT,) and loss.isfinite().all() and outputs.isfinite().all() and len(outputs) == COUNT
     step.train()
 
 
