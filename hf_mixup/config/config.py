@@ -77,6 +77,7 @@ class MixupConfig(TrainingArguments):
     model: str = option("resnet18", "Network: a timm name, a folder, or a Hub id")
     model_args: dict[str, Any] = option({}, "Arguments of the network, for example {drop_path_rate: 0.1}")
     pretrained: bool = option(False, "Start from published weights")
+    freeze: str | None = option(None, "Part of the network that is not trained, in eval mode", choices=("backbone",))
 
     method: str = option("mixup", "Mixup method; erm is no mixing")
     method_args: dict[str, Any] = option({}, "Arguments of the method, for example {alpha: 0.2}")

@@ -1,7 +1,8 @@
 """MixupStep: one training step as one module, which accelerate wraps (DDP, autocast)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ class MixupStep(nn.Module):
     """Network, method and task as one module; its forward turns a batch into named losses.
 
     `augment(x, rng)` turns uint8 images into the network's input with random crops and flips, `normalise(x)`
-    without them; batches of floats are used unchanged.
+    without them; batches of floats are used unchanged. `frozen`: modules of the network that stay in eval mode.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class MixupStep(nn.Module):
         augment: Augment | None = None,
         normalise: Callable[[Tensor], Tensor] | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
+        frozen: Sequence[nn.Module] = (),
     ):
         super().__init__()
         self.net, self.method, self.task = net, method, load_task(task)
@@ -40,8 +42,15 @@ class MixupStep(nn.Module):
         self.private = [f"{name}.{key}" for name, part in parts for key in getattr(part, "private", ())]
         # DDP would broadcast these buffers of the first rank to all ranks; torch has no public option to exclude them
         self._ddp_params_and_buffers_to_ignore = self.private
-        self.mixing = True
+        self.mixing, self.frozen = True, frozen
         self.has_batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`; the `frozen` modules stay in eval mode."""
+        super().train(mode)
+        for module in self.frozen:
+            module.training = False
+        return self
 
     def forward(self, seed: tuple[int, int, int, int], **batch: Tensor) -> dict[str, Tensor]:
         """Named losses of a batch; their sum is minimised.
@@ -88,7 +97,7 @@ class MixupStep(nn.Module):
 
         def record(model, args, output):
             output = outputs_of(output)
-            if model.training and output.requires_grad:
+            if output.requires_grad and any(module.training for module in model.modules()):
                 recorded.append(output)
 
         handle = self.net.model.register_forward_hook(record)

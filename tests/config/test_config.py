@@ -126,6 +126,7 @@ def test_the_recipe_dict_is_json_and_contains_our_fields_that_determine_the_resu
     assert own - set(recipe) == {
         "class_names",  # added later, and recorded only if they are set
         "class_weights",
+        "freeze",
         "resume",
         "dry_run",
         "recipe",
