@@ -62,6 +62,9 @@ class MixupConfig(TrainingArguments):
     randaugment_ops: list[str] | None = option(None, "Operations of RandAugment, by timm's names; if null, timm's 15")
     erasing: float = option(0.0, "Probability of random erasing", "[0, 1]")
     aug_repeats: int = option(1, "Repeated augmentation: copies of each image in a batch", "[1, inf)")
+    class_balanced: bool = option(
+        False, "Draw training images with replacement, each class with the same probability in each epoch"
+    )
     eval_image_size: int | None = option(None, "Size of evaluation images, pixels; if null, image_size", "[1, inf)")
     eval_resize: int | None = option(None, "Shorter side of evaluation images before the crop, pixels", "[1, inf)")
     eval_crop_pct: float | None = option(
