@@ -114,6 +114,10 @@ class MixupConfig(TrainingArguments):
     trust_remote_code: bool = option(False, "Run Python code of the model's repository; command line only")
     hub_picture: bool | None = option(None, "Show training images in the model card; if null, only of public data")
     dry_run: bool = option(False, "Check all settings, run one step, write nothing")
+    log_images: bool = option(
+        False,
+        "Send a grid of mixed images and statistics of lam to the trackers of report_to at each evaluation",
+    )
     hub_create_pr: bool = option(False, "Push the finished run as a pull request, without checkpoints")
     recipe: str | None = option(None, "Name of the recipe file, set by the parser")
 

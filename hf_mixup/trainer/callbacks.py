@@ -14,6 +14,7 @@ from ..methods import Method
 from . import fsdp
 from .dataloaders import warn_if_not_resumable
 from .ema import EMACallback
+from .image_log import ImageLogCallback
 from .manifest import OWN_STATE
 from .memory import peak_mb
 from .optimizers import check_optimizer
@@ -211,5 +212,6 @@ def add_callbacks(trainer) -> None:
     trainer.losses, trainer.clock = LossCallback(trainer), TimeCallback(trainer.args.device)
     per_step = [MethodCallback(trainer), EMACallback(trainer), OptimizerCheckCallback(trainer)]
     others = [DataOrderCallback(trainer), trainer.losses, trainer.clock, *fsdp.callbacks(trainer)]
-    for callback in (*per_step, *others):
+    images = [ImageLogCallback(trainer)] if getattr(trainer.args, "log_images", False) else []
+    for callback in (*per_step, *others, *images):
         trainer.add_callback(callback)

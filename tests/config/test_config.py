@@ -129,6 +129,7 @@ def test_the_recipe_dict_is_json_and_contains_our_fields_that_determine_the_resu
         "class_weights",
         "class_balanced",
         "freeze",
+        "log_images",
         "resume",
         "dry_run",
         "recipe",
