@@ -41,3 +41,10 @@ def outputs_of(returned: Any) -> Tensor:
             "mapping or ModelOutput, or as the first item of a tuple."
         )
     return returned
+
+
+def further_outputs(returned: Any) -> dict[str, Any]:
+    """What a network returns beside logits in a mapping or ModelOutput, such as hidden states."""
+    if not isinstance(returned, Mapping) or "logits" not in returned:
+        return {}
+    return {key: value for key, value in returned.items() if key not in ("loss", "logits") and value is not None}

@@ -6,6 +6,7 @@ from pickle import UnpicklingError
 
 from safetensors import SafetensorError
 from transformers import PrinterCallback, ProgressCallback, set_seed
+from transformers.trainer_utils import SaveStrategy
 
 from ..config import MixupConfig
 from ..data import Data, Images, Stream, Transform, crop_share, eval_transform, to_rgb, train_transform
@@ -100,9 +101,11 @@ def choose_task(config: MixupConfig) -> Task:
 def make_task(config: MixupConfig) -> Task:
     """The task with its arguments; RunError if it does not accept them."""
     try:
-        return load_task(config.task or DEFAULT, **config.task_args)
+        task = load_task(config.task or DEFAULT, **config.task_args)
     except (TypeError, ValueError) as error:
         raise RunError(str(error)) from error
+    record.check_settings(task)
+    return task
 
 
 def choose_best_metric(config: MixupConfig, task: Task) -> MixupConfig:
@@ -111,7 +114,7 @@ def choose_best_metric(config: MixupConfig, task: Task) -> MixupConfig:
     The direction of the metric is the task's, unless the recipe sets `greater_is_better`.
     """
     args = copy.copy(config)
-    if config.load_best_model_at_end and not config.best_metric_given:
+    if (config.load_best_model_at_end or config.save_strategy == SaveStrategy.BEST) and not config.best_metric_given:
         args.metric_for_best_model = task.metric
     name = (args.metric_for_best_model or "").removeprefix("eval_")
     if not config.direction_given and (direction := task.direction(name)) is not None:
@@ -122,7 +125,7 @@ def choose_best_metric(config: MixupConfig, task: Task) -> MixupConfig:
 def make_model(config: MixupConfig, data: Data, task: Task) -> tuple:
     """The network and its image processor, as (model, processor)."""
     size = config.eval_image_size or config.image_size
-    outputs = task.head(data.labels)
+    outputs = outputs_of(task, data)
     named = data.classes if outputs == data.num_classes else []
     return build_model(
         config.model,
@@ -139,6 +142,17 @@ def make_model(config: MixupConfig, data: Data, task: Task) -> tuple:
         crop_pct=crop_share(size, config.eval_resize) if config.eval_resize else config.eval_crop_pct,
         trust_remote_code=config.trust_remote_code,
     )
+
+
+def outputs_of(task: Task, data: Data) -> int | None:
+    """The number of outputs that the task needs for this data, None for pooled features; RunError for other values."""
+    outputs = task.head(data.labels)
+    if outputs is not None and (type(outputs) is not int or outputs < 1):
+        raise RunError(
+            f"`head` of task {task.name!r} returns {outputs!r}: return the number of outputs of the network, 1 or "
+            "more, or None for its pooled features."
+        )
+    return outputs
 
 
 def make_method(config: MixupConfig) -> Method:

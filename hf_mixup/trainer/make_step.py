@@ -10,6 +10,7 @@ from .fsdp import ShardedNetwork
 from .preprocessing import fill_mean_and_std, preprocessing
 from .step import MixupStep
 from .task import labels_of, row_loss
+from .task_results import CheckedLoss
 
 
 def make_step(trainer) -> tuple[MixupStep, EMA | None, ShardedNetwork | None]:
@@ -18,7 +19,7 @@ def make_step(trainer) -> tuple[MixupStep, EMA | None, ShardedNetwork | None]:
     if getattr(args, "sync_bn", False):
         synchronise_batchnorm(model, args.world_size)
     net = Net(model, trainer.task.loss, trainer.label_smoothing)
-    net.row_loss = row_loss(trainer, net)
+    net.row_loss = CheckedLoss(row_loss(trainer, net))
     frozen = freeze_backbone(net) if trainer.freeze else ()
     if args.torch_compile:
         net.compile_model(backend=args.torch_compile_backend, mode=args.torch_compile_mode)

@@ -34,11 +34,10 @@ class MixupTrainer(Trainer):
     `freeze`: "backbone" trains the classifier only, and keeps the rest in eval mode; None: that of `args`, or nothing.
     `args` is a MixupConfig or plain TrainingArguments. Data: float `pixel_values` and `labels` from any data set and
     collator, or `Images` and `Stream` of hf_mixup.data, whose uint8 batches are augmented on the device. The network is
-    any nn.Module that returns logits. Without `compute_metrics`, a task that was named in `task` or `args` computes its
-    own metrics.
+    any nn.Module that returns logits. Without `compute_metrics`, a task named in `task` or `args` computes its own.
     """
 
-    loss_is_scaled_for_ga = False  # our losses are batch means
+    loss_is_scaled_for_ga = False  # losses are batch means
 
     def __init__(
         self,
@@ -94,8 +93,6 @@ class MixupTrainer(Trainer):
         check_supported(self)
         add_callbacks(self)
 
-    # The training step
-
     @property
     def step(self) -> MixupStep:
         """The training step around the present model, created when it is first read."""
@@ -117,13 +114,15 @@ class MixupTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Training: the sum of the method's losses; evaluation: the loss of the unmixed batch.
 
-        With `return_outputs` also a dict: in evaluation, `loss` and `logits` (what the task's metrics need); in
-        training, `loss`, each of the method's losses by name, and the `logits` of the last pass with a gradient.
+        With `return_outputs` also a dict: in evaluation, `loss`, `logits` (what the task's metrics need) and further
+        outputs of the network; in training, `loss`, the method's losses by name, and the `logits` of the last pass with
+        a gradient.
         """
         if not model.training:
             with self.accelerator.autocast():
-                loss, logits = self.step.evaluate(**inputs)
-            return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
+                rows, logits = self.step.evaluate(**inputs)
+            loss = evaluation.mean_loss(rows, self.accelerator)
+            return (loss, {"loss": loss, "logits": logits, **self.step.further}) if return_outputs else loss
         with self.step.recording() if return_outputs else nullcontext() as passes:
             losses = model(seed=self.next_seed(), **inputs)
         self.losses.add(losses, self.current_gradient_accumulation_steps)
@@ -196,6 +195,7 @@ class MixupTrainer(Trainer):
     def evaluation_loop(self, *args, **kwargs):
         """As `Trainer.evaluation_loop`, on the EMA weights if `eval_weights` is "ema"."""
         broadcast_trained(self)
+        evaluation.start(self)
         with nullcontext() if self.ema is None else self.ema.swapped():
             return super().evaluation_loop(*args, **kwargs)
 

@@ -119,3 +119,9 @@ def test_parameters_that_the_user_froze_do_not_move(tmp_path):
         make(tmp_path, model, method="automix", optimizer=optimizer, max_steps=2, weight_decay=0.1).train()
         moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
         assert moved == {name for name in before if "layer4" in name or "fc" in name}
+
+
+def test_a_frozen_batchnorm_accepts_batches_of_one_image(tmp_path):
+    trainer = freezing(tmp_path, timm_resnet(), per_device_train_batch_size=1)
+    trainer.train()
+    assert trainer.state.global_step == 2 and not trainer.step.has_batchnorm
