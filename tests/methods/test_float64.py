@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import Watch, _storages
+from fixtures.watch import Watch, storages
 from rows import row
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -32,7 +32,7 @@ class WithoutFloat64(Watch):
         output = function(*args, **kwargs or {})
         if self.holds((args, kwargs)):
             self.put([args, kwargs, output], str(function))
-            self.kept.update({storage._cdata: storage for storage in _storages(output)})
+            self.kept.update({storage._cdata: storage for storage in storages(output)})
         return output
 
     def put(self, values, how: str) -> None:
