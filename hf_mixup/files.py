@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 STAGING = ".staging"
+READ = os.O_RDWR if os.name == "nt" else os.O_RDONLY  # Windows flushes only files that are open for writing
 
 
 def atomic_write(file: Path, text: str) -> None:
@@ -24,9 +25,17 @@ def atomic_write(file: Path, text: str) -> None:
 
 
 def flush_to_disk(folder: Path) -> None:
-    """Flush every file below `folder`, and the folders, from the operating system's cache to the disk (fsync)."""
+    """Flush every file below `folder`, and the folders, from the operating system's cache to the disk (fsync).
+
+    Windows cannot open folders, so only files are flushed there.
+    """
     for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            descriptor = os.open(path, READ)
+        except PermissionError:
+            if path.is_dir():
+                continue
+            raise
         try:
             os.fsync(descriptor)
         finally:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import hf_mixup
 from hf_mixup.data import Images, load_data, normalise
 from hf_mixup.ops.sampling import generator
-from hf_mixup.publish.sample_grid import png
+from hf_mixup.trainer.sample_grid import png
 
 COLUMNS, SIDE = 10, 84
 WITHOUT_NETWORK = ("erm", "mixup", "cutmix", "resizemix")

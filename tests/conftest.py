@@ -12,10 +12,8 @@ os.environ["HF_HUB_DISABLE_XET"] = "1"
 import pytest
 import timm
 import torch
+from fixtures.watch import Watch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from hf_mixup import Net
 
@@ -104,70 +102,6 @@ def resnet_model():
 @pytest.fixture
 def vit_model():
     return vit
-
-
-READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim", "bincount")
-READS_IN_PYTHON = ("tolist", "numpy", "__array__", "item", "__bool__", "__float__", "__int__", "__index__")
-
-
-def _storages(values) -> list:
-    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]
-
-
-class Watch(TorchDispatchMode):
-    """Fails when a value of the watched tensors, or of tensors computed from them, is read: that would sync a GPU.
-
-    With `host`, the only generator on the CPU, tensors drawn from other generators are watched too.
-    """
-
-    def __init__(self, *tensors: Tensor, host: torch.Generator | None = None):
-        super().__init__()
-        self.host = host
-        # keep the storages, so that no address is reused
-        self.kept = {storage._cdata: storage for storage in _storages(tensors)}
-        self.python = WatchPython(self)
-
-    def holds(self, values) -> bool:
-        return any(storage._cdata in self.kept for storage in _storages(values))
-
-    def draws_on_device(self, values) -> bool:
-        generators = [value for value in tree_leaves(values) if isinstance(value, torch.Generator)]
-        return self.host is not None and any(generator._cdata != self.host._cdata for generator in generators)
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name, arguments = function._schema.name.removeprefix("aten::"), (args, kwargs or {})
-        watched = self.holds(arguments) or self.draws_on_device(arguments)
-        by_mask = name.startswith("index") and any(
-            value.dtype == torch.bool and self.holds(value)
-            for value in tree_leaves(args[1:2])
-            if torch.is_tensor(value)
-        )
-        assert not (watched and (name in READS or by_mask)), f"{name} reads a value"
-        output = function(*args, **kwargs or {})
-        if watched:
-            self.kept.update({storage._cdata: storage for storage in _storages(output)})
-        return output
-
-    def __enter__(self):
-        self.python.__enter__()
-        return super().__enter__()
-
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        self.python.__exit__(*error)
-
-
-class WatchPython(TorchFunctionMode):
-    """Fails at reads of CPU tensors that bypass the dispatcher."""
-
-    def __init__(self, watch: Watch):
-        super().__init__()
-        self.watch = watch
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        name = getattr(function, "__name__", "")
-        assert not (name in READS_IN_PYTHON and self.watch.holds(args)), f"{name} reads a value"
-        return function(*args, **kwargs or {})
 
 
 @pytest.fixture

@@ -62,6 +62,9 @@ class MixupConfig(TrainingArguments):
     randaugment_ops: list[str] | None = option(None, "Operations of RandAugment, by timm's names; if null, timm's 15")
     erasing: float = option(0.0, "Probability of random erasing", "[0, 1]")
     aug_repeats: int = option(1, "Repeated augmentation: copies of each image in a batch", "[1, inf)")
+    class_balanced: bool = option(
+        False, "Draw training images with replacement, each class with the same probability in each epoch"
+    )
     eval_image_size: int | None = option(None, "Size of evaluation images, pixels; if null, image_size", "[1, inf)")
     eval_resize: int | None = option(None, "Shorter side of evaluation images before the crop, pixels", "[1, inf)")
     eval_crop_pct: float | None = option(
@@ -77,6 +80,7 @@ class MixupConfig(TrainingArguments):
     model: str = option("resnet18", "Network: a timm name, a folder, or a Hub id")
     model_args: dict[str, Any] = option({}, "Arguments of the network, for example {drop_path_rate: 0.1}")
     pretrained: bool = option(False, "Start from published weights")
+    freeze: str | None = option(None, "Part of the network that is not trained, in eval mode", choices=("backbone",))
 
     method: str = option("mixup", "Mixup method; erm is no mixing")
     method_args: dict[str, Any] = option({}, "Arguments of the method, for example {alpha: 0.2}")
@@ -110,6 +114,10 @@ class MixupConfig(TrainingArguments):
     trust_remote_code: bool = option(False, "Run Python code of the model's repository; command line only")
     hub_picture: bool | None = option(None, "Show training images in the model card; if null, only of public data")
     dry_run: bool = option(False, "Check all settings, run one step, write nothing")
+    log_images: bool = option(
+        False,
+        "Send a grid of mixed images and statistics of lam to the trackers of report_to at each evaluation",
+    )
     hub_create_pr: bool = option(False, "Push the finished run as a pull request, without checkpoints")
     recipe: str | None = option(None, "Name of the recipe file, set by the parser")
 

@@ -12,7 +12,7 @@ RECORDED = tuple(
     lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay max_grad_norm seed""".split()
 )
 # Fields added after version 0.1: in the recipe dict only if they are set, so that recipe hashes stay the same.
-LATER = ("class_names", "class_weights")
+LATER = ("class_names", "class_weights", "freeze", "class_balanced")
 # Values of 0.1 for fields that now are null by default: those of classification.
 FORMER_DEFAULTS = {"task": "classification", "loss": "ce"}
 # Prefixes of fields that are never in the recipe dict, because they do not change a run's result.
@@ -43,7 +43,7 @@ def recorded_values(config: TrainingArguments) -> dict[str, Any]:
             continue
         value = getattr(config, item.name)
         added = item.name not in TrainingArguments.__dataclass_fields__
-        if item.name in LATER and value is None:
+        if item.name in LATER and value == default_of(item):
             continue
         if value is None and config.task in (None, "classification"):
             value = FORMER_DEFAULTS.get(item.name)

@@ -71,10 +71,11 @@ def _check_images(config: TrainingArguments) -> None:
             f"randaugment_ops is {config.randaugment_ops} and randaugment is {config.randaugment}. Name one operation "
             "or more, and set randaugment, for example to rand-m9-mstd0.5."
         )
-    if config.aug_repeats > 1 and config.streaming:
-        raise ConfigError(
-            f"aug_repeats is {config.aug_repeats}, but streaming does not support it. Leave out one of the two."
-        )
+    for name, value in (("aug_repeats", config.aug_repeats > 1), ("class_balanced", config.class_balanced)):
+        if value and config.streaming:
+            raise ConfigError(
+                f"{name} is {getattr(config, name)}, but streaming does not support it. Leave out one of the two."
+            )
 
 
 def _check_schedule(config: TrainingArguments) -> None:

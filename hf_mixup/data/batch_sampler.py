@@ -1,6 +1,6 @@
 """The order of a map-style split as a plan: a pure function of (seed, epoch, processes, batch size)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ class BatchPlan(Sampler):
     takes every world-th entry, so that with `repeats` or more ranks all copies are on different ranks: repeated
     augmentation (Hoffer et al., 2020), as in timm's RepeatAugSampler. An epoch has the same length, and `repeats` times
     fewer different rows.
+
+    `classes`: the class of each row. Then the rows of an epoch are drawn with replacement, each class with the same
+    probability and each row of a class too; the seed of each draw is its own, and an epoch has the same length.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class BatchPlan(Sampler):
         world: int = 1,
         drop_last: bool = True,
         repeats: int = 1,
+        classes: Sequence[int] | np.ndarray | None = None,
     ):
         if repeats < 1:
             raise DataError(f"repeats={repeats}: give 1 (no repetition) or more.")
@@ -50,7 +54,7 @@ class BatchPlan(Sampler):
             )
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.rank, self.world, self.drop_last, self.repeats = rank, world, drop_last, repeats
-        self.epoch = 0
+        self.classes, self.epoch = None if classes is None else _checked(classes, rows), 0
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration."""
@@ -62,12 +66,24 @@ class BatchPlan(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, self.epoch))))
-        order = np.repeat(rng.permutation(self.rows), self.repeats)[: self.rows]
-        seeds = rng.integers(2**62, size=(self.repeats, self.rows))[np.arange(self.rows) % self.repeats, order]
+        order, seeds = self._permuted(rng) if self.classes is None else self._balanced(rng)
         step = self.world * self.batch_size
         for batch in range(len(self)):
             positions = slice(batch * step, (batch + 1) * step)
             yield list(zip(self._share(order[positions]), self._share(seeds[positions]), strict=True))
+
+    def _permuted(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of an epoch, and the seed of each."""
+        order = np.repeat(rng.permutation(self.rows), self.repeats)[: self.rows]
+        return order, rng.integers(2**62, size=(self.repeats, self.rows))[np.arange(self.rows) % self.repeats, order]
+
+    def _balanced(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """As `_permuted`, for rows that are drawn with replacement from equally likely classes."""
+        by_class = np.argsort(self.classes, kind="stable")
+        _, first, count = np.unique(self.classes[by_class], return_index=True, return_counts=True)
+        drawn = rng.integers(len(first), size=self.rows)
+        rows = by_class[first[drawn] + rng.integers(count[drawn])]
+        return np.repeat(rows, self.repeats)[: self.rows], rng.integers(2**62, size=self.rows)
 
     def _share(self, values: np.ndarray) -> list[int]:
         """This rank's part of a global batch."""
@@ -75,6 +91,16 @@ class BatchPlan(Sampler):
         if self.repeats > 1:
             return values[: share * self.world][self.rank :: self.world].tolist()
         return values[self.rank * share : (self.rank + 1) * share].tolist()
+
+
+def _checked(classes: Sequence[int] | np.ndarray, rows: int) -> np.ndarray:
+    """The class of each row; DataError if there is not one for each."""
+    classes = np.asarray(classes)
+    without = int((classes < 0).sum())
+    if classes.shape != (rows,) or without:
+        problem = f"{without} of {rows} rows have none" if without else f"{classes.shape} classes for {rows} rows"
+        raise DataError(f"Drawing balanced classes requires the class of each row: {problem}.")
+    return classes
 
 
 class ImageLoader(DataLoader):

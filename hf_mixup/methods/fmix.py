@@ -14,6 +14,7 @@ from torch import Tensor
 from ..mix import Mix
 from ..ops.fields import fourier, soft_top_mask, spectrum_size, top_mask
 from ..ops.masks import blend, unexpand
+from ..ops.precision import widened
 from ..ops.sampling import on_device
 from ._base import Method, Net
 
@@ -32,7 +33,7 @@ def fmix(
     `noise` (B or 1, 2, h, w) standard normal, with (2, h, w) from `spectrum_size(x.shape[-2:], decay)`. `max_soft`:
     share of pixels on each side of the border over which the mask changes linearly, at most lam and 1 - lam.
     """
-    lam = unexpand(lam).double()
+    lam = widened(unexpand(lam))
     size = x.shape[-2:]
     field, pixels = fourier(noise, size, decay), math.prod(size)
     count = (lam * pixels).round().long()

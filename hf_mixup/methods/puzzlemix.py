@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..mix import Mix
 from ..ops.graphcut import minimise
+from ..ops.precision import widened
 from ..ops.resize import upsample_cells
 from ..ops.saliency import block_shares
 from ..ops.sampling import integers
@@ -135,13 +136,12 @@ def cut_mask(keep: Tensor, give: Tensor, down: Tensor, right: Tensor, lam: Tenso
 
     `eta`: weight of the prior, the binomial distribution of levels with success probability `lam` (B,).
     """
-    last = n_labels - 1
-    safe = lam.double().clamp(TINY, 1 - TINY)
+    last, scale = n_labels - 1, -eta / keep[0].numel()
+    own, other = (share.clamp(TINY, 1 - TINY).log() for share in (widened(lam), 1 - widened(lam)))
     unary = []
     for level in range(n_labels):
-        prior = (last - level) * safe.log() + level * (1 - safe).log() + math.log(math.comb(last, level))
-        prior = (-eta / keep[0].numel() * prior).float()[:, None, None]
-        unary.append(torch.lerp(keep, give, level / last) + prior)
+        prior = (last - level) * own + level * other + math.log(math.comb(last, level))
+        unary.append(torch.lerp(keep, give, level / last) + (scale * prior).float()[:, None, None])
     mask = 1 - minimise(torch.stack(unary, 1), down, right) / last
     # for lam 0 and 1 the prior is infinite: return the partner and the image itself
     return torch.where(((lam == 0) | (lam == 1))[:, None, None], lam[:, None, None].float(), mask)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..mix import Mix
+from ..ops.precision import widened
 from ..ops.sampling import integers, partners
 from ._base import Method, Net
 
@@ -47,8 +48,8 @@ def find_windows(attention: Tensor, side: Tensor, largest: bool) -> Tensor:
     `attention` (B, h, w), `side` (B,) of each image's square window.
     """
     height, width = attention.shape[-2:]
-    # window sums from the integral image, in float64 because they are differences
-    integral = F.pad(attention.double(), (1, 0, 1, 0)).cumsum(1).cumsum(2).flatten(1)
+    # window sums from the integral image, in float64 if possible, because they are differences
+    integral = F.pad(widened(attention), (1, 0, 1, 0)).cumsum(1).cumsum(2).flatten(1)
     low = torch.arange(height * width, device=attention.device)
     top, left = low // width, low % width
     bottom, right = top + side[:, None], left + side[:, None]

@@ -57,6 +57,12 @@ class Architecture:
     channels_last: bool  # maps are (B, H, W, C)
     image_size: tuple[int, int] | None
     attentions: tuple[nn.Module, ...] = ()  # of all blocks, in order
+    second_classifier: nn.Linear | None = None  # of a distilled network, for its distillation token
+
+    @property
+    def classifiers(self) -> tuple[nn.Linear, ...]:
+        """The linear classifiers: none, one, or two in a distilled network."""
+        return tuple(filter(None, (self.classifier, self.second_classifier)))
 
     @property
     def is_plain_vit(self) -> bool:
@@ -82,10 +88,13 @@ def _timm(model: nn.Module) -> Architecture:
     block, attentions = _attentions(model, "attn", "attn_drop")
     config = getattr(model, "pretrained_cfg", None) or {}
     size = getattr(getattr(model, "patch_embed", None), "img_size", None) or config.get("input_size", (0,))[1:]
+    heads = model.get_classifier()
+    heads = heads if isinstance(heads, tuple) else (heads,)  # a distilled network has two classifiers
     return Architecture(
         name=config.get("architecture") or type(model).__name__,
         layers=layers,
-        classifier=_last_linear(model.get_classifier()),
+        classifier=_last_linear(heads[0]),
+        second_classifier=_last_linear(heads[1]) if len(heads) > 1 else None,
         attention=attentions[-1] if attentions else None,
         attentions=attentions,
         block=block,
@@ -121,8 +130,7 @@ def _has_module(model: nn.Module, name: str) -> bool:
     return any(name == other for other, _ in model.named_modules())
 
 
-def _last_linear(module: nn.Module | tuple) -> nn.Linear | None:
-    module = module[0] if isinstance(module, tuple) else module  # a distilled network has two classifiers
+def _last_linear(module: nn.Module) -> nn.Linear | None:
     linear = [part for part in module.modules() if isinstance(part, nn.Linear)]
     return linear[-1] if linear else None
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .precision import widened
+
 UNASSIGNED = -1
 
 
@@ -11,10 +13,11 @@ def assign(cost: Tensor) -> Tensor:
     """(G, n) column assigned to each row of `cost` (G, n, n): the permutation with the least total cost.
 
     Shortest augmenting paths (Jonker and Volgenant, Computing 38, 1987): rows are added one at a time, each by the
-    cheapest path of reassignments that ends at a free column. About n^2 / 2 small steps, in float64.
+    cheapest path of reassignments that ends at a free column. About n^2 / 2 small steps, in float64; on devices without
+    float64 in float32, so that the total cost is the least up to rounding.
     """
     groups, side, _ = cost.shape
-    cost = cost.double()
+    cost = widened(cost)
     price = cost.new_zeros(groups, side)
     row_of = torch.full_like(price, UNASSIGNED, dtype=torch.long)  # row assigned to each column
     column_of = row_of.clone()  # column assigned to each row

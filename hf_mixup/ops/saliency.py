@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import widest
+
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 LEVELS = 255
 WINDOWS = (12, 24, 48, 28, 56, 112)  # half sides of the surrounding squares, in pixels (Montabone and Soto, 2010)
@@ -42,8 +44,8 @@ def fine_grained(light: Tensor) -> Tensor:
     overflows at 256.
     """
     light = _blur(_blur(light))
-    # float32 represents integers up to 2^24
-    exact = torch.float32 if LEVELS * light[0].numel() < 2**24 else torch.float64
+    # float32 represents integers up to 2^24; devices without float64 round the sums of larger images
+    exact = torch.float32 if LEVELS * light[0].numel() < 2**24 else widest(light.device)
     total = F.pad(light.cumsum(1, dtype=exact).cumsum(2), (1, 0, 1, 0))
     brighter = darker = torch.zeros_like(light)
     windows = [min(window, max(light.shape[1:])) for window in WINDOWS]  # equal for all sides larger than the image

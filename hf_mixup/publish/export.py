@@ -16,9 +16,9 @@ from ..methods import available, load
 from ..models import architectures as networks
 from ..models import save_published
 from ..runs import record
+from ..trainer.sample_grid import NAME, write_picture
 from ..trainer.weights import save_extra
 from .model_card import eval_results, hub_id, model_card, recipe
-from .sample_grid import NAME, write_picture
 
 CARD, RECIPE, EVAL_RESULTS = "README.md", "recipe.yaml", ".eval_results/hf_mixup.yaml"
 LINK = re.compile(r"https://[\w./%-]+")

@@ -1,6 +1,6 @@
 """The output folder of a run: its lock, and the checks that a run may start or continue in it."""
 
-import fcntl
+import logging
 import os
 import re
 import shutil
@@ -20,7 +20,14 @@ from ..hub import destination
 from ..trainer.checkpointing import last_checkpoint, rank_checkpoints, restore_replaced, warn_about_interrupted
 from . import record
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+
 LOCK = ".lock"
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -74,7 +81,13 @@ def _create(folder: Path) -> None:
 
 
 def _lock(folder: Path) -> int:
-    """The descriptor of the open lock file; RunError if a running process holds the lock."""
+    """The descriptor of the open lock file; RunError if a running process holds the lock.
+
+    Without a lock, a warning, on systems that have no file locks of this kind.
+    """
+    if fcntl is None:
+        logger.warning("%s is not locked on this system: do not start another run in it before this one ends.", folder)
+        return os.open(os.devnull, os.O_RDONLY)
     while True:
         file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:

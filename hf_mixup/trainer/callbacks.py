@@ -11,7 +11,10 @@ from transformers.trainer_utils import has_length
 
 from ..data import StreamLoader
 from ..methods import Method
+from . import fsdp
 from .dataloaders import warn_if_not_resumable
+from .ema import EMACallback
+from .image_log import ImageLogCallback
 from .manifest import OWN_STATE
 from .memory import peak_mb
 from .optimizers import check_optimizer
@@ -202,3 +205,13 @@ class StopCallback(TrainerCallback):
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous = {}
+
+
+def add_callbacks(trainer) -> None:
+    """Add the trainer's own callbacks; `trainer.losses` and `trainer.clock` are two of them."""
+    trainer.losses, trainer.clock = LossCallback(trainer), TimeCallback(trainer.args.device)
+    per_step = [MethodCallback(trainer), EMACallback(trainer), OptimizerCheckCallback(trainer)]
+    others = [DataOrderCallback(trainer), trainer.losses, trainer.clock, *fsdp.callbacks(trainer)]
+    images = [ImageLogCallback(trainer)] if getattr(trainer.args, "log_images", False) else []
+    for callback in (*per_step, *others, *images):
+        trainer.add_callback(callback)

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..data import (
@@ -27,19 +28,32 @@ def pins_memory(args) -> bool:
 
 def make_train_loader(data, args, batch_size: int) -> DataLoader | None:
     """A loader of this rank's batches, for `Images` or a `Stream`; else None. ValueError for unsupported settings."""
-    repeats = getattr(args, "aug_repeats", 1)
+    repeats, balanced = getattr(args, "aug_repeats", 1), getattr(args, "class_balanced", False)
     shard = {"rank": args.process_index, "world": args.world_size}
     if isinstance(data, Images):
-        plan = BatchPlan(len(data), batch_size, seed=args.seed, repeats=repeats, **shard)
+        rows = len(data)  # first, because it omits the classes of skipped rows
+        classes = _classes(data) if balanced else None
+        plan = BatchPlan(rows, batch_size, seed=args.seed, repeats=repeats, classes=classes, **shard)
         return train_loader(data, plan, args.dataloader_num_workers, pins_memory(args))
-    if repeats > 1:
-        raise ValueError(f"aug_repeats={repeats} requires hf_mixup.data.Images: leave it out, or use Images.")
+    for name, value in (("aug_repeats", repeats > 1 and repeats), ("class_balanced", balanced)):
+        if value:
+            raise ValueError(f"{name}={value} requires hf_mixup.data.Images: leave it out, or use Images.")
     if not isinstance(data, Stream):
         return None
     if data.rows is None and getattr(args, "mixup_off_epoch", 0):
         raise ValueError("mixup_off_epoch requires the length of an epoch: give num_examples.")
     options = {"num_workers": args.dataloader_num_workers, "pin_memory": pins_memory(args)}
     return StreamLoader(data, batch_size, seed=args.seed, **shard, **options)
+
+
+def _classes(images: Images) -> Tensor:
+    """The class of each row; ValueError for labels of another kind."""
+    kind = images.label_info.kind
+    if kind != "class":
+        raise ValueError(
+            f"class_balanced requires one class per image; the labels of this data are of kind {kind!r}: leave it out."
+        )
+    return images.labels
 
 
 def make_eval_loader(data, args) -> DataLoader | None:

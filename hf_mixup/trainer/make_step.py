@@ -5,6 +5,7 @@ import torch
 from ..models.build import synchronise_batchnorm
 from ..net import Net
 from .ema import EMA
+from .freezing import freeze_backbone
 from .fsdp import ShardedNetwork
 from .preprocessing import fill_mean_and_std, preprocessing
 from .step import MixupStep
@@ -19,6 +20,7 @@ def make_step(trainer) -> tuple[MixupStep, EMA | None, ShardedNetwork | None]:
         synchronise_batchnorm(model, args.world_size)
     net = Net(model, trainer.task.loss, trainer.label_smoothing)
     net.row_loss = CheckedLoss(row_loss(trainer, net))
+    frozen = freeze_backbone(net) if trainer.freeze else ()
     if args.torch_compile:
         net.compile_model(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
     memory_format = torch.channels_last if getattr(args, "channels_last", False) else torch.contiguous_format
@@ -32,4 +34,4 @@ def make_step(trainer) -> tuple[MixupStep, EMA | None, ShardedNetwork | None]:
     ema = EMA(model, decay, evaluated=args.eval_weights == "ema") if decay else None
     sharded = ShardedNetwork(net, args) if trainer.fsdp else None
     augment, normalise = preprocessing(args, trainer.processing_class)
-    return MixupStep(net, method, trainer.task, augment, normalise, memory_format), ema, sharded
+    return MixupStep(net, method, trainer.task, augment, normalise, memory_format, frozen), ema, sharded

@@ -1,11 +1,16 @@
 """The peak memory of a run."""
 
-import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import torch
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
 
 PROCESS = Path("/proc/self")  # on Linux
 RESET_PEAK = "5"  # to clear_refs: the peak becomes the present memory (Linux, proc(5))
@@ -30,5 +35,8 @@ def peak_mb(device: torch.device) -> float:
         lines = (PROCESS / "status").read_text().splitlines()
         peak = next(line for line in lines if line.startswith("VmHWM:"))
         return round(int(peak.split()[1]) * 1024 / 1e6, 1)
+    if resource is None:
+        memory = psutil.Process().memory_info()
+        return round(getattr(memory, "peak_wset", memory.rss) / 1e6, 1)  # psutil has the peak on Windows only
     unit = 1 if sys.platform == "darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)

@@ -1,8 +1,8 @@
 """MixupStep: one training step as one module, which accelerate wraps (DDP, autocast)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ class MixupStep(nn.Module):
     """Network, method and task as one module; its forward turns a batch into named losses.
 
     `augment(x, rng)` turns uint8 images into the network's input with random crops and flips, `normalise(x)`
-    without them; batches of floats are used unchanged.
+    without them; batches of floats are used unchanged. `frozen`: modules of the network that stay in eval mode.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class MixupStep(nn.Module):
         augment: Augment | None = None,
         normalise: Callable[[Tensor], Tensor] | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
+        frozen: Sequence[nn.Module] = (),
     ):
         super().__init__()
         self.net, self.method, self.task = net, method, load_task(task)
@@ -42,9 +43,17 @@ class MixupStep(nn.Module):
         self.private = [f"{name}.{key}" for name, part in parts for key in getattr(part, "private", ())]
         # DDP would broadcast these buffers of the first rank to all ranks; torch has no public option to exclude them
         self._ddp_params_and_buffers_to_ignore = self.private
-        self.mixing = True
+        self.mixing, self.frozen = True, frozen
         self.further: dict = {}  # outputs of the network beside logits, for the last batch that was evaluated
-        self.has_batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
+        trained = set(net.modules()) - set(frozen)
+        self.has_batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in trained)
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`; the `frozen` modules stay in eval mode."""
+        super().train(mode)
+        for module in self.frozen:
+            module.training = False
+        return self
 
     def forward(self, seed: tuple[int, int, int, int], **batch: Tensor) -> dict[str, Tensor]:
         """Named losses of a batch; their sum is minimised.
@@ -107,7 +116,7 @@ class MixupStep(nn.Module):
         """A list to which what the network returns in each pass, and whether in training mode, is appended."""
         passes = []
         handle = self.net.model.register_forward_hook(
-            lambda model, args, returned: passes.append((returned, model.training))
+            lambda model, args, returned: passes.append((returned, any(m.training for m in model.modules())))
         )
         try:
             yield passes

@@ -11,10 +11,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from ..methods import Method, load
 from ..tasks import Task
 from . import checkpointing, evaluation, fsdp
-from .callbacks import DataOrderCallback, LossCallback, MethodCallback, OptimizerCheckCallback, TimeCallback
+from .callbacks import add_callbacks
 from .checkpoint_pusher import push_checkpoint
 from .dataloaders import check_resumable, make_eval_loader, make_train_loader, write_data_order
-from .ema import EMACallback
 from .make_step import make_step
 from .optimizers import add_groups, make_optimizer
 from .schedules import finish_schedule, steps_in_epoch
@@ -31,7 +30,8 @@ class MixupTrainer(Trainer):
     `method`: name, mapping, class or `Method`; None: that of `args`, or Mixup;
     `task`: name, class, `Task` or function; None: that of `args`, or of the network's `problem_type`;
     `loss`: a function `(outputs, targets) -> (B,)` instead of the task's loss;
-    `class_weights` (a number per class) and `label_smoothing` (0 to 1): None: those of `args`, or none.
+    `class_weights` (a number per class) and `label_smoothing` (0 to 1): None: those of `args`, or none;
+    `freeze`: "backbone" trains the classifier only, and keeps the rest in eval mode; None: that of `args`, or nothing.
     `args` is a MixupConfig or plain TrainingArguments. Data: float `pixel_values` and `labels` from any data set and
     collator, or `Images` and `Stream` of hf_mixup.data, whose uint8 batches are augmented on the device. The network is
     any nn.Module that returns logits. Without `compute_metrics`, a task named in `task` or `args` computes its own.
@@ -60,13 +60,14 @@ class MixupTrainer(Trainer):
         loss: Callable | None = None,
         class_weights: Sequence[float] | None = None,
         label_smoothing: float | None = None,
+        freeze: str | None = None,
     ):
         args = on_one_device(args or TrainingArguments("tmp_trainer"))
         recipe = {"name": getattr(args, "method", "mixup"), **getattr(args, "method_args", {})}
         self.method = load(recipe if method is None else method)
-        self.given_loss = loss
-        self.class_weights = getattr(args, "class_weights", None) if class_weights is None else class_weights
-        self.label_smoothing = getattr(args, "label_smoothing", 0.0) if label_smoothing is None else label_smoothing
+        self.given_loss, self.freeze = loss, _given(freeze, args, "freeze")
+        self.class_weights = _given(class_weights, args, "class_weights")
+        self.label_smoothing = _given(label_smoothing, args, "label_smoothing", 0.0)
         self._step = self._prepared = self._full_state = self.ema = self.sharded = self.resumed_from = None
         self._micro_batch, self._saves_checkpoint = 0, False
         self.fsdp, self.optimizer_given = fsdp.requested(), optimizers[0] is not None
@@ -90,13 +91,7 @@ class MixupTrainer(Trainer):
         self.task = choose_task(task, args, self.model)
         evaluation.prepare(self, task_given=task is not None)
         check_supported(self)
-        self._add_callbacks()
-
-    def _add_callbacks(self) -> None:
-        self.losses, self.clock = LossCallback(self), TimeCallback(self.args.device)
-        per_step = [MethodCallback(self), EMACallback(self), OptimizerCheckCallback(self)]
-        for callback in (*per_step, DataOrderCallback(self), self.losses, self.clock, *fsdp.callbacks(self)):
-            self.add_callback(callback)
+        add_callbacks(self)
 
     @property
     def step(self) -> MixupStep:
@@ -248,3 +243,8 @@ class MixupTrainer(Trainer):
         if "loss" in logs:
             logs.update(self.losses.averages())
         super().log(logs, start_time)
+
+
+def _given(value, args: TrainingArguments, name: str, default=None):
+    """The argument `value`, or the field `name` of `args` if it is None."""
+    return getattr(args, name, default) if value is None else value

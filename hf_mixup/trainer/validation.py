@@ -5,7 +5,9 @@ import copy
 from accelerate.utils import DynamoBackend
 
 from ..methods import Method
+from ..net.architecture import architecture_of
 from . import fsdp
+from .freezing import check_freeze
 from .task import check_task
 
 
@@ -21,6 +23,7 @@ def check_supported(trainer) -> None:
     """Raise ValueError for settings with which training would run, but give wrong results."""
     _check_arguments(trainer)
     check_task(trainer)
+    check_freeze(trainer.freeze, architecture_of(trainer.model))
     _check_launch(trainer)
     if trainer.args.torch_compile:
         if trainer.method.needs_net:

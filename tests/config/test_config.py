@@ -86,6 +86,7 @@ def test_min_lr_is_passed_to_the_cosine_schedule_only():
         ({"randaugment_ops": [], "randaugment": "rand-m9"}, ["randaugment_ops is []", "Name one operation or more"]),
         ({"aug_repeats": 0}, ["aug_repeats is 0", "[1, inf)"]),
         ({"aug_repeats": 3, "streaming": True}, ["aug_repeats is 3", "streaming"]),
+        ({"class_balanced": True, "streaming": True}, ["class_balanced is True", "streaming"]),
         ({"warmup_epochs": 1, "warmup_steps": 9}, ["warmup_epochs is 1", "warmup_steps is 9", "one of them to 0"]),
         ({"warmup_epochs": 4, "num_train_epochs": 3}, ["warmup_epochs is 4", "(3)", "give fewer epochs"]),
         ({"eval_strategy": "sometimes"}, ["eval_strategy is 'sometimes'", "no, steps, epoch"]),
@@ -126,6 +127,9 @@ def test_the_recipe_dict_is_json_and_contains_our_fields_that_determine_the_resu
     assert own - set(recipe) == {
         "class_names",  # added later, and recorded only if they are set
         "class_weights",
+        "class_balanced",
+        "freeze",
+        "log_images",
         "resume",
         "dry_run",
         "recipe",
@@ -166,6 +170,16 @@ def test_the_hash_is_independent_of_files_hardware_and_output(write):
 def test_the_hash_depends_on_settings_that_determine_the_result(write, argv):
     recipe = write("method: cutmix\nmethod_args: {alpha: 1}\n")
     assert parse([recipe, *argv.split()]).recipe_hash() != parse([recipe]).recipe_hash()
+
+
+def test_fields_added_after_version_0_1_are_recorded_only_if_they_are_set():
+    added = {"freeze": "backbone", "class_balanced": True, "class_weights": [1.0, 2.0], "class_names": ["a", "b"]}
+    plain = MixupConfig(output_dir="x", use_cpu=True)
+    assert not added.keys() & plain.recipe_dict().keys()
+    for name, value in added.items():
+        changed = MixupConfig(output_dir="x", use_cpu=True, **{name: value})
+        assert changed.recipe_dict() == {**plain.recipe_dict(), name: value}
+        assert changed.recipe_hash() != plain.recipe_hash()
 
 
 @pytest.mark.parametrize(

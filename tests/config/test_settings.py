@@ -8,7 +8,7 @@ import timm
 import torch
 
 from hf_mixup import MixupConfig
-from hf_mixup.data import Images, load_data
+from hf_mixup.data import Images, Labels, load_data
 from hf_mixup.errors import ModelError
 from hf_mixup.models import build_model, save_published
 from hf_mixup.publish.workflow import run
@@ -109,3 +109,16 @@ def test_randaugment_and_repeats_are_those_of_the_recipe(data, tmp_path):
     with pytest.raises(ValueError, match="aug_repeats=3 requires hf_mixup.data.Images"):
         made.get_train_dataloader()
     assert isinstance(made.eval_dataset, Images)
+
+
+def test_class_balanced_draws_from_equally_likely_classes_and_requires_classes(data, tmp_path):
+    made, _ = trainer(data, tmp_path, class_balanced=True)
+    images = made.train_dataset
+    plan = made.get_train_dataloader().batch_sampler
+    assert plan.classes.tolist() == images.labels.tolist()
+    images.label_info = Labels("classes", ["a", "b"], 2)
+    with pytest.raises(ValueError, match="class_balanced requires one class per image.*of kind 'classes'"):
+        made.get_train_dataloader()
+    made.train_dataset = torch.utils.data.TensorDataset(torch.zeros(8, 3))
+    with pytest.raises(ValueError, match="class_balanced=True requires hf_mixup.data.Images"):
+        made.get_train_dataloader()

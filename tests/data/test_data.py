@@ -557,6 +557,47 @@ def test_repeated_augmentation_has_all_copies_of_a_row_in_one_step(world):
         BatchPlan(100, 12, seed=0, repeats=0)
 
 
+RARE = np.repeat([0, 1, 2], [80, 15, 5])  # the class of each of 100 rows
+
+
+def balanced(seed=0, epoch=0, size=10, **options):
+    plan = BatchPlan(100, size, seed=seed, classes=RARE, **options)
+    plan.set_epoch(epoch)
+    return [pair for batch in plan for pair in batch]
+
+
+def test_balanced_classes_and_the_rows_of_a_class_are_equally_likely():
+    drawn = np.array([row for epoch in range(300) for row, _ in balanced(epoch=epoch)])
+    counts = np.bincount(drawn, minlength=100)
+    assert len(drawn) == 30_000 and np.abs(np.bincount(RARE[drawn]) - 10_000).max() < 4 * 82  # deviations of 82
+    for name in range(3):
+        rows = counts[name == RARE]
+        assert 0.6 < rows.var() / rows.mean() < 1.5 or len(rows) < 20  # of a Poisson distribution: 1
+        assert rows.min() > 0.7 * rows.mean()
+
+
+def test_a_balanced_order_is_a_function_of_seed_and_epoch_and_ranks_share_its_positions():
+    assert balanced(3, 5) == balanced(3, 5)
+    assert len({str(balanced(*key)) for key in ((0, 0), (0, 1), (1, 0), (1, 1))}) == 4
+    whole = balanced(size=10)
+    parts = [balanced(size=5, rank=rank, world=2) for rank in range(2)]
+    assert [pair for step in range(10) for part in parts for pair in part[5 * step : 5 * step + 5]] == whole
+    assert len({seed for _, seed in whole}) == 100 > len({row for row, _ in whole})
+
+
+def test_repeated_augmentation_of_balanced_classes_has_all_copies_in_one_step():
+    drawn = balanced(size=12, repeats=3)
+    assert all(len({row for row, _ in drawn[place : place + 3]}) == 1 for place in range(0, len(drawn), 3))
+    assert len({seed for _, seed in drawn}) == len(drawn) == 96
+
+
+def test_balanced_classes_require_the_class_of_each_row():
+    with pytest.raises(DataError, match="2 of 4 rows have none"):
+        BatchPlan(4, 2, seed=0, classes=[0, -1, 1, -1])
+    with pytest.raises(DataError, match=r"\(3,\) classes for 4 rows"):
+        BatchPlan(4, 2, seed=0, classes=[0, 1, 1])
+
+
 def test_too_few_rows_for_one_batch_are_refused_with_numbers():
     with pytest.raises(DataError, match="63 rows .* 32 on each of 2 .* at most 31"):
         BatchPlan(63, 32, seed=0, rank=0, world=2)
@@ -584,14 +625,14 @@ def test_the_number_of_workers_does_not_change_the_batches(random_transform):
     assert same(*batches)
 
 
-@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"repeats": 3}, {"classes": [0] * 35 + [1] * 5}])
 @pytest.mark.parametrize("set_epoch_after", [True, False])
-def test_a_resumed_epoch_continues_with_the_next_batch(set_epoch_after, repeats):
+def test_a_resumed_epoch_continues_with_the_next_batch(set_epoch_after, options):
     images = seeded_images()
-    whole = train_loader(images, BatchPlan(40, 8, seed=0, repeats=repeats))
+    whole = train_loader(images, BatchPlan(40, 8, seed=0, **options))
     whole.set_epoch(2)
     wanted = list(whole)
-    loader = train_loader(images, BatchPlan(40, 8, seed=0, repeats=repeats))
+    loader = train_loader(images, BatchPlan(40, 8, seed=0, **options))
     if not set_epoch_after:
         loader.set_epoch(2)
     rest = skip_first_batches(loader, 3)

@@ -308,8 +308,16 @@ def scripted(kind, fsdp: bool) -> tuple[dict, dict]:
     return before, {name: p.full_tensor() if isinstance(p, DTensor) else p for name, p in now.items()}
 
 
+def moved_if_frozen() -> list[str]:
+    """The parameters of a sharded network that change in training with a frozen backbone."""
+    trainer = trainer_of("cutmix", network=VIT, freeze="backbone")
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    return [name for name, p in trainer.model.named_parameters() if not torch.equal(p.full_tensor(), before[name])]
+
+
 def fsdp_scripts() -> dict:
-    """How many parameters FSDP trains in scripts, how far they are from DDP's, and the message for an old optimizer."""
+    """What FSDP trains in scripts, its distance from DDP, and the message for an old optimizer."""
     found = {}
     for kind in (TrainingArguments, MixupConfig):
         (before, sharded), (_, replicated) = scripted(kind, True), scripted(kind, False)
@@ -317,6 +325,7 @@ def fsdp_scripts() -> dict:
         distance = max(float((sharded[name] - replicated[name]).abs().max()) for name in before)
         found[kind.__name__] = {"changed": changed, "all": len(before), "distance": distance}
     os.environ["ACCELERATE_USE_FSDP"] = "true"
+    found["frozen"] = moved_if_frozen()
     model = ResNetForImageClassification(NATIVE_CONFIG)
     args = TrainingArguments(tempfile.mkdtemp(), use_cpu=True, max_steps=1, report_to="none", disable_tqdm=True)
     old = (torch.optim.SGD(model.parameters(), 0.1), None)  # of the parameters that FSDP replaces

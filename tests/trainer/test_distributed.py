@@ -140,6 +140,11 @@ def test_fsdp_trains_all_parameters_of_a_script_as_ddp_does(arguments, results):
         assert found[arguments]["distance"] < 1e-6
 
 
+def test_fsdp_with_a_frozen_backbone_trains_the_classifier_only(results):
+    for found in results("fsdp_scripts"):
+        assert found["frozen"] == ["timm_model.head.weight", "timm_model.head.bias"]
+
+
 def test_an_optimizer_created_before_sharding_is_refused(results):
     for found in results("fsdp_scripts"):
         assert "does not hold" in found["old optimizer"] and "they would not be updated" in found["old optimizer"]

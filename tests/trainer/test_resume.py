@@ -69,6 +69,7 @@ def state(trainer) -> dict:
         ("automix", {}),
         ("automix", {"eval_weights": "ema"}),
         ("mixup", {"aug_repeats": 2, "warmup_epochs": 1, "lr_per_epoch": True}),
+        ("mixup", {"class_balanced": True}),
     ],
 )
 def test_a_resumed_run_ends_at_the_same_bits(tmp_path, sample, method, changes):

@@ -34,7 +34,7 @@ def write_picture(folder: Path, trainer) -> None:
     It shows training images after preprocessing, and the same images mixed by the method in its state after training.
     """
     try:
-        if _needs_all_ranks(trainer):
+        if needs_all_ranks(trainer):
             return
         content = picture(trainer.method, trainer.step, training_batch(trainer))
         if content is not None:
@@ -43,10 +43,12 @@ def write_picture(folder: Path, trainer) -> None:
         logger.warning("The card has no picture of mixed samples (%s: %s).", type(error).__name__, error)
 
 
-def _needs_all_ranks(trainer) -> bool:
+def needs_all_ranks(trainer) -> bool:
     """Whether a forward pass needs the other ranks, which do not run this code."""
-    synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in trainer.step.modules())
-    return trainer.args.world_size > 1 and (synchronised or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+    if trainer.args.world_size == 1:
+        return False
+    sharded = trainer.sharded is not None or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    return sharded or any(isinstance(module, nn.SyncBatchNorm) for module in trainer.step.modules())
 
 
 def training_batch(trainer) -> dict:
@@ -72,18 +74,34 @@ def picture(method: Method, step: nn.Module, batch: dict) -> bytes | None:
 
     None if the method does not mix pixels. The state of model, method and task is restored.
     """
-    if method.group == "hidden":  # these methods mix features; mixing the input is only one of their cases
-        return None
-    weight = next(step.net.parameters())
-    batch = {key: value.to(weight.device) for key, value in batch.items()}
-    pixels = batch["pixel_values"]
+    return grid(step, batch, *draw(method, step, batch, DRAWS))
+
+
+def draw(method: Method, step: nn.Module, batch: dict, count: int, *key: int) -> tuple[Tensor, list]:
+    """The batch's images (B, C, H, W) after preprocessing, and `count` draws of mixed images and mix by the seed `key`.
+
+    Fewer draws if few of them change the images, none if the method does not mix pixels. The state of model, method
+    and task is restored.
+    """
+    batch = on_device(step, batch)
     with restored(method), restored(step.task), evaluating(step.net):
         net, x, y = step.task(step.net, unaugmented(step, batch), generator(0))
         method.train()
-        drawn = list(draws(method, net, x, y))
+        hidden = method.group == "hidden"  # these mix features; mixing the input is only one of their cases
+        return x, [] if hidden else list(draws(method, net, x, y, count, *key))
+
+
+def on_device(step: nn.Module, batch: dict) -> dict:
+    """The batch on the network's device."""
+    device = next(step.net.parameters()).device
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def grid(step: nn.Module, batch: dict, x: Tensor, drawn: list[tuple[Tensor, Mix]]) -> bytes | None:
+    """PNG with a row of images `x`, and for each draw a row of mixed images and a row of masks; None without draws."""
     if not drawn:
         return None
-    to_pixels = pixel_function(step, pixels, x)
+    to_pixels = pixel_function(step, batch["pixel_values"], x)
     rows = [to_pixels(x)]
     for mixed, mix in drawn:
         rows.append(to_pixels(mixed))
@@ -110,21 +128,23 @@ def swapped_transform(task: nn.Module, transform) -> Iterator[None]:
         task.transform = previous
 
 
-def draws(method: Method, net: Net, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Mix]]:
-    """Mixed images and mix of the first DRAWS draws that change the images `x`."""
+def draws(
+    method: Method, net: Net, x: Tensor, y: Tensor, wanted: int = DRAWS, *key: int
+) -> Iterator[tuple[Tensor, Mix]]:
+    """Mixed images and mix of the first draws, `wanted` at most, that change the images `x`; `key` is their seed."""
     count = 0
     for attempt in range(MAX_DRAWS if len(x) > 1 else 0):
         for part in method.modules():
             if isinstance(part, Method):
-                part.common_rng = generator(attempt, 1)
+                part.common_rng = generator(*key, attempt, 1)
         try:
-            mixed, mix = method.mix(net, x, y, generator(attempt))
+            mixed, mix = method.mix(net, x, y, generator(*key, attempt))
         except TypeError:  # the method has no `mix`
             return
         if not torch.equal(mixed, x):
             count += 1
             yield mixed.detach(), mix
-        if count == DRAWS:
+        if count == wanted:
             return
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from hf_mixup import MixupStep, available, load
 from hf_mixup.data import normalise
 from hf_mixup.ops.sampling import generator
-from hf_mixup.publish.sample_grid import MAX_BYTES, picture, png, write_picture
 from hf_mixup.tasks import load_task
+from hf_mixup.trainer.sample_grid import MAX_BYTES, picture, png, write_picture
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 PIXELS_STAY = {"alignmix", "erm", "manifoldmix", "noisymix", "patchup", "recursivemix"}
