@@ -49,17 +49,17 @@ def _needs_all_ranks(trainer) -> bool:
     return trainer.args.world_size > 1 and (synchronised or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 
 
-def training_batch(trainer) -> dict:
-    """Up to COLUMNS rows of the training data, of different classes if possible; the same in every call."""
+def training_batch(trainer, *seed: int) -> dict:
+    """Up to COLUMNS rows of the training data, of different classes if possible; equal for equal seeds."""
     data = trainer.train_dataset
     if isinstance(data, Images):
-        return collate([data[row, row] for row in _rows(len(data), data.labels)])
+        return collate([data[row, row] for row in _rows(len(data), data.labels, generator(*(seed or (0,))))])
     batch = next(iter(trainer.get_train_dataloader()))
     return {key: value[:COLUMNS] for key, value in batch.items()}
 
 
-def _rows(count: int, labels: Tensor | None) -> list[int]:
-    order = torch.randperm(count, generator=generator(0))[:CANDIDATES].tolist()
+def _rows(count: int, labels: Tensor | None, rng: torch.Generator) -> list[int]:
+    order = torch.randperm(count, generator=rng)[:CANDIDATES].tolist()
     if labels is None or labels.dim() > 1 or labels.is_floating_point():
         return order[:COLUMNS]
     first = {int(labels[row]): row for row in reversed(order)}
@@ -110,21 +110,22 @@ def swapped_transform(task: nn.Module, transform) -> Iterator[None]:
         task.transform = previous
 
 
-def draws(method: Method, net: Net, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Mix]]:
-    """Mixed images and mix of the first DRAWS draws that change the images `x`."""
-    count = 0
+def draws(
+    method: Method, net: Net, x: Tensor, y: Tensor, *seed: int, count: int = DRAWS
+) -> Iterator[tuple[Tensor, Mix]]:
+    """Mixed images and mix of the first `count` draws that change the images `x`."""
     for attempt in range(MAX_DRAWS if len(x) > 1 else 0):
         for part in method.modules():
             if isinstance(part, Method):
-                part.common_rng = generator(attempt, 1)
+                part.common_rng = generator(*seed, attempt, 1)
         try:
-            mixed, mix = method.mix(net, x, y, generator(attempt))
+            mixed, mix = method.mix(net, x, y, generator(*seed, attempt))
         except TypeError:  # the method has no `mix`
             return
         if not torch.equal(mixed, x):
-            count += 1
+            count -= 1
             yield mixed.detach(), mix
-        if count == DRAWS:
+        if not count:
             return
 
 
@@ -156,7 +157,7 @@ def png(rows: Iterable[Tensor], side: int = SIDE, limit: int = MAX_BYTES) -> byt
     columns, size = len(rows[0]), max(rows[0].shape[-2:])
     scale = max(1, side // size) if size <= side else side / size
     while True:
-        images = _scaled(torch.cat(rows), scale)
+        images = scaled(torch.cat(rows), scale)
         grid = make_grid(images, nrow=columns, padding=MARGIN, pad_value=1)
         content = io.BytesIO()
         Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).numpy()).save(content, "PNG", optimize=True)
@@ -165,7 +166,8 @@ def png(rows: Iterable[Tensor], side: int = SIDE, limit: int = MAX_BYTES) -> byt
         scale = scale - 1 if scale > 1 else 0.8 * scale
 
 
-def _scaled(x: Tensor, scale: float) -> Tensor:
+def scaled(x: Tensor, scale: float) -> Tensor:
+    """Images (B, C, H, W) with sides `scale` times as long; a scale of one or more is an integer."""
     if scale >= 1:
         return F.interpolate(x, scale_factor=scale, mode="nearest") if scale > 1 else x
     sides = [max(1, round(side * scale)) for side in x.shape[-2:]]

@@ -1,6 +1,8 @@
 """Build a run from its configuration, train it, and evaluate it at the end."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -8,7 +10,7 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from ..config import MixupConfig
-from ..data import Data, Images, Stream, Transform, crop_share, eval_transform, to_rgb, train_transform
+from ..data import Data, Images, Stream, Transform, crop_share, eval_transform, load_data, to_rgb, train_transform
 from ..errors import ModelError, RunError, TrainingInterrupted
 from ..methods import Method, load
 from ..models import build_model
@@ -18,6 +20,7 @@ from ..trainer import MixupTrainer
 from ..trainer.callbacks import StopCallback
 from ..trainer.checkpointing import last_checkpoint
 from . import record
+from .output_dir import original_data_commit
 from .progress import BarCallback, ReportCallback
 
 DAMAGED = (UnpicklingError, SafetensorError, RuntimeError)  # errors of reading a damaged checkpoint file
@@ -53,6 +56,15 @@ def final_metrics(trainer: MixupTrainer) -> dict[str, float]:
     return trainer.evaluate()
 
 
+def load_run_data(config: MixupConfig) -> Data:
+    """The data of a recipe, as its task reads it; a resumed run reads the commit that it started with."""
+    task = choose_task(config)
+    names = ("data", "data_config", "revision", "streaming", "image_column", "label_column")
+    names += ("train_split", "eval_split", "num_examples", "rows_per_shard", "skip_corrupt", "class_names")
+    values = {name: getattr(config, name) for name in names} | {"labels": task.reads, "unlabelled": task.unlabelled}
+    return load_data(**values | {"revision": original_data_commit(config) or config.revision})
+
+
 def make_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]:
     """The trainer of a run, and the image processor saved with it; RunError for settings that training would refuse."""
     if data.train_rows is None and config.max_steps <= 0:
@@ -60,12 +72,25 @@ def make_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]
             f"The number of rows of the streamed split {data.train_split!r} of {data.path!r} is unknown, so an epoch "
             "has no length: give num_examples (its rows), or max_steps."
         )
+    trainer, processor = build_trainer(config, data)
+    with as_run_error():
+        check_trainer(trainer)
+    for callback in [
+        ReportCallback(record.task_entry(trainer.task)),
+        *([] if config.disable_tqdm else [BarCallback()]),
+    ]:
+        trainer.add_callback(callback)
+    return trainer, processor
+
+
+def build_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]:
+    """The trainer and the image processor of a recipe; no image is read yet, and nothing is printed."""
     set_seed(config.seed)
     task, method = make_task(config), make_method(config)
     model, processor = make_model(config, data, task)
     args = choose_best_metric(config, task)
     args.push_to_hub = False  # publish/workflow.py pushes, with retries; upstream's pushes are lost if they fail
-    try:
+    with as_run_error():
         trainer = MixupTrainer(
             model,
             args,
@@ -75,14 +100,18 @@ def make_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]
             method=method,
             task=task,
         )
-        check_trainer(trainer)
-    except ValueError as error:
-        raise RunError(str(error)) from error
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    for callback in [ReportCallback(record.task_entry(task)), *([] if config.disable_tqdm else [BarCallback()])]:
-        trainer.add_callback(callback)
     return trainer, processor
+
+
+@contextmanager
+def as_run_error() -> Iterator[None]:
+    """Raise RunError for a ValueError inside."""
+    try:
+        yield
+    except ValueError as error:
+        raise RunError(str(error)) from error
 
 
 def choose_task(config: MixupConfig) -> Task:
