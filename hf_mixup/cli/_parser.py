@@ -9,19 +9,28 @@ from ..errors import INTERRUPTED, ConfigError, MixupError
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser; `--top-k` is `--top_k`, and an error is a ConfigError of one line."""
+    """argparse's parser; `--top-k` and `--top_k` are the same option, and an error is a ConfigError of one line."""
+
+    def __init__(self, *args, **kwargs):
+        self.spellings: dict[str, str] = {}
+        super().__init__(*args, **kwargs)
+
+    def add_argument(self, *args, **kwargs) -> argparse.Action:
+        action = super().add_argument(*args, **kwargs)
+        self.spellings |= {option.replace("-", "_"): option for option in action.option_strings}
+        return action
 
     def parse_known_args(self, args=None, namespace=None):
         words = sys.argv[1:] if args is None else args
-        return super().parse_known_args([_with_underscores(word) for word in words], namespace)
+        return super().parse_known_args([self._known_spelling(word) for word in words], namespace)
 
     def error(self, message: str):
         raise ConfigError(f"{self.prog}: {message}. Its options: {self.prog} --help")
 
-
-def _with_underscores(word: str) -> str:
-    option, equals, value = word.partition("=")
-    return option[:2] + option[2:].replace("-", "_") + equals + value if word.startswith("--") else word
+    def _known_spelling(self, word: str) -> str:
+        option, equals, value = word.partition("=")
+        known = self.spellings.get(option.replace("-", "_")) if option.startswith("--") else None
+        return word if known is None else known + equals + value
 
 
 def exit_status(action: Callable[[], object]) -> int:

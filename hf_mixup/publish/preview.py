@@ -13,7 +13,7 @@ from ..config import MixupConfig, load_config
 from ..config.config import SETTABLE
 from ..config.parser import check_key, merge
 from ..config.types import check_value, convert
-from ..data import Data, Images, Labels
+from ..data import Data, Images, Labels, borrowed_generators
 from ..errors import RunError
 from ..methods import Method
 from ..mix import Mix
@@ -43,7 +43,7 @@ def preview(recipe: str | PathLike | MixupConfig, out: str | PathLike | None = N
     config = _configuration(recipe, fields)
     data = load_run_data(config)
     _read_few_rows(config, data)
-    with temporary_output_dir(config):
+    with temporary_output_dir(config), borrowed_generators(config.seed):  # the caller's random state does not change
         trainer, processor = build_trainer(config, data)
         with as_run_error():
             rows, note = _rows(trainer, _batches(trainer, processor, config, data), data.labels)

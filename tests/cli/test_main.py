@@ -1,5 +1,6 @@
 """The command `hf-mixup`: its verbs, what a wrong first word prints, and what it imports."""
 
+import argparse
 import configparser
 import sys
 from importlib import import_module
@@ -8,6 +9,7 @@ import pytest
 from fixtures.cli import ROOT, folder_of, python, recipe_of
 
 import hf_mixup
+from hf_mixup.cli._parser import Parser
 from hf_mixup.cli.main import VERBS, main
 
 HEAVY = ("torch", "transformers", "timm", "datasets", "accelerate")
@@ -118,3 +120,13 @@ def test_a_reader_that_stops_early_gets_no_traceback():
     shell = f"{sys.executable} -m hf_mixup recipes | head -1"
     printed, errors = python("-c", f"import subprocess; subprocess.run({shell!r}, shell=True)").communicate()
     assert printed.startswith("recipe") and errors == ""
+
+
+@pytest.mark.parametrize("word", ["--no-private", "--no_private", "--top-k=3", "--top_k=3", "x--y"])
+def test_hyphens_and_underscores_of_options_are_the_same(word):
+    parser = Parser()
+    parser.add_argument("--private", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--top_k", type=int)
+    parser.add_argument("file", nargs="?")
+    found = {key: value for key, value in vars(parser.parse_args([word])).items() if value is not None}
+    assert found in ({"private": False}, {"top_k": 3}, {"file": "x--y"})

@@ -50,10 +50,12 @@ def test_equal_seeds_give_equal_pictures(recipe):
     assert first.size == other.size and not np.array_equal(pixels(first), pixels(other))
 
 
-def test_the_global_random_state_of_a_notebook_does_not_matter(recipe):
+def test_the_random_state_of_a_notebook_does_not_matter_and_is_kept(recipe):
     first = hf_mixup.preview(recipe, method="puzzlemix")
     torch.rand(3)
+    state = torch.get_rng_state()
     assert np.array_equal(pixels(first), pixels(hf_mixup.preview(recipe, method="puzzlemix")))
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_a_configuration_is_drawn_like_its_recipe_and_is_not_changed(recipe):
