@@ -81,6 +81,16 @@ def is_reference(name: str) -> bool:
     return ":" in name
 
 
+def nested_names(arguments: Any) -> list[str]:
+    """The values of all keys "name" in arguments, at any depth: the names of components that they contain."""
+    if isinstance(arguments, Mapping):
+        own = [arguments["name"]] if isinstance(arguments.get("name"), str) else []
+        return own + [name for value in arguments.values() for name in nested_names(value)]
+    if isinstance(arguments, list | tuple):
+        return [name for value in arguments for name in nested_names(value)]
+    return []
+
+
 def import_class(reference: str, base: type) -> type:
     """The class `package.module:Class` or `path/to/file.py:Class`, derived from `base`. Runs the code of the module.
 

@@ -36,6 +36,12 @@ class ModelError(MixupError, ValueError):
     """A model that could not be loaded or built as requested."""
 
 
+class TaskError(MixupError, ValueError):
+    """A task or loss function that returns what cannot be used."""
+
+    every_rank = True
+
+
 class RecordError(MixupError, ValueError):
     """A file that is not a valid run record."""
 

@@ -5,14 +5,17 @@ import sys
 from pathlib import Path
 
 import torch
-from fixtures.cli import recipe_of, record_of, start
+from fixtures.cli import folder_of, recipe_of, record_of, start
 from fixtures.scenes import scene_parquet
 from torch import nn
+
+from hf_mixup import load
+from hf_mixup.ops.losses import soft_cross_entropy
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from update_readme import updated  # noqa: E402
+from update_tables import PAGES, parts, updated  # noqa: E402
 
 README = (ROOT / "README.md").read_text()
 
@@ -27,7 +30,15 @@ def block_with(words: str) -> str:
 
 
 def test_generated_parts_are_up_to_date():
-    assert updated(README) == README
+    generated = parts()
+    for page in PAGES:
+        assert updated(page.read_text(), generated) == page.read_text(), page
+    for name in generated:
+        assert any(f"<!-- {name} -->" in page.read_text() for page in PAGES)
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 250
 
 
 def test_linked_files_exist():
@@ -64,10 +75,20 @@ def test_the_first_two_commands_install_train_and_test():
     assert "pytest" in second and "pip install" in second
 
 
-def test_the_method_shown_is_that_of_the_package():
-    method = (ROOT / "hf_mixup" / "methods" / "smoothmix.py").read_text()
-    shown = block_with("class SmoothMix(Method)")
-    lines = {line.replace('"""', "") for line in method.splitlines()}
-    assert {line.replace('"""', "") for line in shown.splitlines()} <= lines
-    [recipe] = blocks("yaml")
-    assert recipe in (ROOT / "recipes" / "cifar100" / "smoothmix.yaml").read_text()
+def test_the_method_shown_trains_from_its_file_and_keeps_its_promises(tmp_path):
+    (tmp_path / "fade.py").write_text(block_with("class Fade(Method)"))
+    name = f"{tmp_path / 'fade.py'}:Fade"
+    x, y = torch.rand(6, 3, 8, 8), torch.eye(6)
+    mixed, mix = load(name).mix(None, x, y, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(mixed, mix.mask * x + (1 - mix.mask) * x[mix.partner])
+    torch.testing.assert_close(mix.lam, mix.mask.mean((1, 2, 3)).expand(6))
+    recipe = recipe_of(tmp_path / "recipe.yaml", folder_of(tmp_path / "data"))
+    assert start(recipe, "--method", name, "--output_dir", tmp_path / "run") == 0
+
+
+def test_the_focal_loss_is_cross_entropy_without_focus():
+    space = {"MixupTrainer": lambda *args, **options: None} | dict.fromkeys(("model", "args", "train", "test"))
+    exec(block_with("def focal"), space)
+    logits, targets = torch.randn(4, 5), torch.rand(4, 5).softmax(1)
+    torch.testing.assert_close(space["focal"](logits, targets, gamma=0), soft_cross_entropy(logits, targets))
+    assert (space["focal"](logits, targets) < soft_cross_entropy(logits, targets)).all()

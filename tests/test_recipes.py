@@ -23,7 +23,7 @@ from hf_mixup.data import eval_transform
 from hf_mixup.methods import load
 from hf_mixup.models import build_model, save_published
 from hf_mixup.models.safe_load import meta_device
-from hf_mixup.runs.run import image_transform
+from hf_mixup.runs.images import image_transform
 from hf_mixup.tasks.classification import classification
 from hf_mixup.trainer.optimizers import add_groups, make_optimizer
 from hf_mixup.trainer.schedules import finish_schedule
@@ -301,3 +301,13 @@ def test_the_commands_of_the_readme_are_accepted():
         parse([str(RECIPES.parent / recipe), *rest, "--use_cpu"])
     for name in re.findall(r"recipes/[\w/]+\.yaml", README):
         assert (RECIPES.parent / name).is_file(), name
+
+
+def test_the_fields_in_the_tables_of_other_tools_exist():
+    """The right columns of the tables for timm and OpenMixup name fields of MixupConfig."""
+    names = set(FIELDS)
+    tables = README[README.index("## Coming from timm") : README.index("## How the published numbers")]
+    right = [row.split("|")[2] for row in tables.splitlines() if row.startswith("|") and "---" not in row]
+    used = [word for cell in right for code in re.findall(r"`([^`]+)`", cell) for word in code.split(" ")[:1]]
+    used = [word.removeprefix("--").split(".")[0].rstrip(":") for word in used if not word.endswith(".yaml")]
+    assert len(used) > 60 and {word for word in used if word != "accelerate"} <= names

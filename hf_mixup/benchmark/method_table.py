@@ -1,13 +1,56 @@
-"""The README's table of methods, from their class attributes and the record of step costs."""
+"""Tables of methods: by group, with the record of step costs, and which tasks each takes."""
 
 from dataclasses import fields
 
 from ..methods import Method, available, load
+from ..methods._base import REQUIREMENTS
+from ..tasks import available_tasks, load_task
 
 HEAD = (
     "| method | name | group | needs | extra passes | alpha | step | checked against |",
     "|---|---|---|---|---|---|---|---|",
 )
+
+
+GROUPS = {
+    "static": "draws; no network",
+    "saliency": "saliency of the images, or a teacher's features",
+    "attention": "attention of a ViT",
+    "hidden": "features inside the network",
+    "learned": "a mask generator trained with the network",
+    "loss": "other losses or labels around any of these",
+    "policy": "one of several methods for each batch",
+    "baseline": "no mixing",
+}
+
+
+def method_list() -> str:
+    """A Markdown table, one row a group: what its methods mix by, and their names."""
+    names = {group: [name for name in available() if load(name).group == group] for group in GROUPS}
+    rows = [
+        f"| {group} | {words} | {', '.join(f'`{name}`' for name in names[group])} |" for group, words in GROUPS.items()
+    ]
+    return "\n".join(["| group | mixes by | methods |", "|---|---|---|", *rows])
+
+
+def task_table(arguments: dict[str, dict]) -> str:
+    """A Markdown table, one row a method and one column a task: "yes", or what the task does not provide.
+
+    `arguments`: of each method, since requirements may depend on them.
+    """
+    tasks = [load_task(name) for name in available_tasks()]
+    head = [f"| method | {' | '.join(task.name for task in tasks)} |", f"|---{'|---' * len(tasks)}|"]
+    rows = []
+    for name in available():
+        method = load(name, **arguments.get(name, {}))
+        cells = [_missing(method, task) or "yes" for task in tasks]
+        rows.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join([*head, *rows])
+
+
+def _missing(method: Method, task) -> str:
+    missing = {key for part in method.modules() if isinstance(part, Method) for key in part.requires - task.provides}
+    return "refused: requires " + " and ".join(REQUIREMENTS[key] for key in sorted(missing)) if missing else ""
 
 
 def method_table(costs: dict[str, dict], golden: dict[str, str]) -> str:

@@ -200,8 +200,7 @@ def load_config(recipe: str, options: dict[str, Any]) -> MixupConfig:
     """The configuration of a recipe, a file or one of the package's, with `options` instead of its values."""
     path = find_recipe(recipe)
     values = read_recipe(path, SETTABLE)
-    if "task" not in options:
-        check_published(path, values)
+    check_published(path, {key: value for key, value in values.items() if key not in options})
     values = merge(values, options, SETTABLE)
     values["output_dir"] = values.get("output_dir") or f"outputs/{_path_in_recipes(path)}"
     try:

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
-from ..components import is_reference
+from ..components import is_reference, nested_names
 from ..errors import ConfigError
 from .types import accepted_types, convert, expected, is_enum, short_repr
 
@@ -114,12 +114,21 @@ def read_recipe(path: Path, fields: Fields, above: tuple[Path, ...] = ()) -> dic
 
 def check_published(path: Path, recipe: dict[str, Any]) -> None:
     """Raise ConfigError if the recipe of a run's folder, which may have been downloaded, names Python code."""
-    task = recipe.get("task")
-    if isinstance(task, str) and is_reference(task) and (path.parent / "run.json").is_file():
-        raise ConfigError(
-            f"{path} names the task {task!r}, which is Python code, and is in the folder of a run, which may have been "
-            f"downloaded. Read the code; if you trust it, pass --task {task} on the command line."
-        )
+    if not (path.parent / "run.json").is_file():
+        return
+    for name in ("task", "method"):
+        for value in names_in(name, recipe):
+            if is_reference(value):
+                raise ConfigError(
+                    f"{path} names the {name} {value!r}, which is Python code, and is in the folder of a run, which "
+                    f"may have been downloaded. Read the code; if you trust it, pass --{name} {recipe[name]} on the "
+                    "command line, or copy the recipe to another folder."
+                )
+
+
+def names_in(component: str, recipe: dict[str, Any]) -> list[str]:
+    """The names of a component of a recipe, and of the components in its arguments, at any depth."""
+    return [name for name in [recipe.get(component), *nested_names(recipe.get(f"{component}_args"))] if name]
 
 
 def merge(base: dict[str, Any], child: dict[str, Any], fields: Fields) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def load_checkpoint(name, head, image_size, args, reset, preprocessing, code=Fal
         config.update(args)
     config.num_labels = len(head["id2label"])
     config.id2label, config.label2id = head["id2label"], head["label2id"]
-    if reset or config.problem_type is None:  # else the trainer compares it with the task's
+    if reset or config.problem_type is None or not head["id2label"]:  # else the trainer compares it with the task's
         config.problem_type = head["problem_type"]
     options |= {"dtype": torch.float32, "ignore_mismatched_sizes": bool(reset)}  # bfloat16 is too coarse for optimizers
     model, missing = load_weights(name, folder, config, args, code=code, **options)

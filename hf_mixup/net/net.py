@@ -11,6 +11,7 @@ from ..ops.flags import evaluating, frozen
 from ..ops.losses import RowLoss, smooth, soft_cross_entropy
 from .architecture import SUPPORTED, Layer, LayerInfo, Outputs, architecture_of, as_map
 from .attention import attention_map, capture_attention
+from .calling import caller, outputs_of
 from .hooks import StopForward, capturing
 from .teachers import teacher
 from .token_merging import merging_tokens
@@ -39,6 +40,7 @@ class Net(nn.Module):
         self.precision: torch.dtype | None = None
         self.compiled: Callable | None = like and like.compiled
         self.architecture = architecture_of(model) if like is None else like.architecture
+        self.call = caller(model)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, K) logits of images (B, C, H, W), or what `head` makes of them."""
@@ -51,8 +53,8 @@ class Net(nn.Module):
     def _run(self, model: Callable, x: Tensor) -> Tensor:
         x = x if self.precision else x.to(next(self.model.parameters()).dtype)
         with torch.autocast(x.device.type, self.precision) if self.precision else nullcontext():
-            output = model(x)
-        output = getattr(output, "logits", getattr(output, "pooler_output", output)).float()
+            output = self.call(model, x)
+        output = outputs_of(output).float()
         return output if self.head is None else self.head(output)
 
     def loss(self, logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:

@@ -1,5 +1,6 @@
 """Export a finished run to a folder that other libraries can load, with its model card."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,10 +8,11 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 from transformers.image_processing_utils import BaseImageProcessor
 
+from ..components import nested_names
 from ..errors import CardError
 from ..files import atomic_write
 from ..hub.download import CONFIG, read_json
-from ..methods import load
+from ..methods import available, load
 from ..models import architectures as networks
 from ..models import save_published
 from ..runs import record
@@ -19,6 +21,7 @@ from .model_card import eval_results, hub_id, model_card, recipe
 from .sample_grid import NAME, write_picture
 
 CARD, RECIPE, EVAL_RESULTS = "README.md", "recipe.yaml", ".eval_results/hf_mixup.yaml"
+LINK = re.compile(r"https://[\w./%-]+")
 TIMEOUT = 10.0  # seconds, of the request that checks whether a data set is public
 
 
@@ -81,12 +84,12 @@ def _finished(folder: str | Path) -> dict:
 
 def _write_card(folder: Path, run: dict, place: tuple = (None, None), others: Sequence[dict] = ()) -> None:
     """Write README.md, recipe.yaml and .eval_results of a finished run whose model is in `folder`."""
-    method = load(run["method"]["name"], **run["method"]["args"])
+    title, link = method_title(run["method"])
     network = read_json(folder / CONFIG, str(folder))
     card = model_card(
         run,
-        title=method.title,
-        link=method.link,
+        title=title,
+        link=link,
         library="timm" if "architecture" in network else "transformers",
         own_architecture=network.get("architecture") in networks.__all__,
         classes=class_names(network),
@@ -98,6 +101,20 @@ def _write_card(folder: Path, run: dict, place: tuple = (None, None), others: Se
     atomic_write(folder / RECIPE, recipe(run))
     if (results := eval_results(run)) is not None:
         atomic_write(folder / EVAL_RESULTS, results)
+
+
+def method_title(entry: dict) -> tuple[str, str]:
+    """Title and link of a method's paper, from its entry in a record; those of version 1 have the name only.
+
+    A record may have been downloaded: no code that it names is imported.
+    """
+    if "title" in entry:
+        link = str(entry.get("link") or "")
+        return str(entry["title"] or entry["name"]), link if LINK.fullmatch(link) else ""
+    if unknown := {entry["name"], *nested_names(entry["args"])} - {*available()}:
+        raise CardError(f"The record names the methods {sorted(unknown)}, which hf_mixup does not have: update it.")
+    method = load(entry["name"], **entry["args"])
+    return method.title, method.link
 
 
 def class_names(network: dict) -> list[str]:

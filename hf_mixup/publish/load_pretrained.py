@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
+from ..components import is_reference, nested_names
 from ..errors import CheckpointError, ModelError
 from ..hub.download import fetch, read_json
 from ..methods import Method, available, load
@@ -21,26 +22,26 @@ MODEL_ONLY = "AutoModelForImageClassification of transformers loads the model wi
 
 
 def load_pretrained(
-    repo: str, revision: str | None = None, *, teachers: bool = False
+    repo: str, revision: str | None = None, *, teachers: bool = False, method: type[Method] | None = None
 ) -> tuple[PreTrainedModel, BaseImageProcessor, Method | None]:
     """Return model, image processor and method from a run's folder or Hub repository; method is None for other models.
 
     `repo` is a folder if one of that name exists, else a Hub id, at the branch, tag or commit `revision`. The method
     has the trained weights of its own networks: pass it to `MixupTrainer(method=method)` to continue training. Only
     safetensors and JSON are read, and no code of the repository runs. `teachers`: whether the run record of a
-    repository may name other repositories or folders as the method's teacher; timm names are always allowed. Raises
-    ModelError.
+    repository may name other repositories or folders as the method's teacher; timm names are always allowed. `method`:
+    the class of a method of your own, which the run was trained with. Raises ModelError.
     """
     folder = fetch(repo, revision)
     model = load_network(repo, folder)
     processor = load_processor(repo, folder)
     trusted = teachers or Path(repo).expanduser().is_dir()
-    return model, processor, _method(repo, folder, model, trusted)
+    recorded = _recorded_method(repo, folder, method)
+    return model, processor, _built(recorded, repo, folder, model, trusted)
 
 
-def _method(repo: str, folder: Path, model: PreTrainedModel, trusted: bool) -> Method | None:
-    """The method of the run record in `folder`, built for `model`, with its weights; None if there is no run record."""
-    method = _recorded_method(repo, folder)
+def _built(method: Method | None, repo: str, folder: Path, model: PreTrainedModel, trusted: bool) -> Method | None:
+    """The method, built for `model`, with its weights; None without a method."""
     if method is None:
         return None
     teachers = [part.teacher for part in method.modules() if getattr(part, "teacher", None)]
@@ -65,7 +66,7 @@ def _method(repo: str, folder: Path, model: PreTrainedModel, trusted: bool) -> M
     return method
 
 
-def _recorded_method(repo: str, folder: Path) -> Method | None:
+def _recorded_method(repo: str, folder: Path, own: type[Method] | None) -> Method | None:
     """The method of the run record in `folder`, without weights; None if there is no run record of hf_mixup."""
     run = read_json(folder / NAME, repo) if (folder / NAME).is_file() else {}
     if not {"schema_version", "recipe_hash", "method"} <= run.keys():
@@ -76,12 +77,15 @@ def _recorded_method(repo: str, folder: Path) -> Method | None:
         )
     recorded = run["method"] if isinstance(run["method"], dict) else {}
     name, args = recorded.get("name"), recorded.get("args")
-    if name not in available():
+    for missing in [name for name in ([] if own else [name]) + nested_names(args) if name not in available()]:
+        way = "update hf_mixup, or install the package that has it"
+        if isinstance(missing, str) and is_reference(missing):  # a repository may not name code to import
+            way = "import that class, and pass it as load_pretrained(..., method=THE_CLASS)"
         raise ModelError(
-            f"{repo!r} was trained with method {name!r}, which hf_mixup {__version__} does not have: update hf_mixup. "
+            f"{repo!r} was trained with method {missing!r}, which hf_mixup {__version__} does not have: {way}. "
             f"{MODEL_ONLY}"
         )
     try:
-        return load(name, **args)
+        return load(own or name, **args)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ModelError(f"{NAME} of {repo!r} has wrong arguments for method {name!r}: {error} {MODEL_ONLY}") from error

@@ -66,6 +66,7 @@ def _record_values(record: dict) -> dict:
         "base": f" It was fine-tuned from [{base}](https://huggingface.co/{base})." if valid_id(base) else "",
         "data_name": data_link(record["data"]),
         "task": _task(record["task"]),
+        "outputs": "pooler_output" if record["task"]["auto_class"] == "AutoModel" else "logits",
         "method_name": method["name"],
         "method_args": code(json.dumps(method["args"], indent=2), "json"),
         "recipe": code(recipe(record), "yaml"),

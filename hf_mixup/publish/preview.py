@@ -19,8 +19,9 @@ from ..methods import Method
 from ..mix import Mix
 from ..ops.flags import evaluating
 from ..ops.sampling import generator
+from ..runs.images import train_images
 from ..runs.output_dir import temporary_output_dir
-from ..runs.run import as_run_error, build_trainer, load_run_data, train_images
+from ..runs.run import as_run_error, build_trainer, load_run_data
 from .labelled_grid import Row, labelled_grid
 from .sample_grid import COLUMNS, MAX_DRAWS, draws, pixel_function, restored, training_batch, unaugmented
 

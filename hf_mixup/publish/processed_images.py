@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from ..data import Data, DataError, Images
 from ..data.labels import column_labels
 from ..data.transforms import ImageDecodeError, decode
-from ..runs.run import prepare
+from ..runs.images import prepare
 from ..trainer.preprocessing import preprocessing
 
 TOLERANCE = 1e-4  # between our input of the network and that of the image processor

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 
-from ..errors import RecordError
+from ..errors import RecordError, RunError
 from ..files import atomic_write
+from ..methods import Method
+from ..models.safe_load import auto_class
 from ..tasks import Task, load_task
 from ..trainer.memory import peak_mb
 
@@ -32,8 +34,8 @@ def started(config, data, trainer, base_model: str | None) -> dict:
         "recipe": portable(config.recipe_dict()),
         "recipe_name": config.recipe,
         "recipe_hash": config.recipe_hash(),
-        "task": task_entry(trainer.task),
-        "method": {"name": method.name, "args": portable(method.hyperparameters())},
+        "task": task_entry(trainer.task) | _loading_class(trainer.model.config),
+        "method": method_entry(method),
         "data": {
             "path": data_path(data.path),
             **{name: getattr(data, name) for name in ("config", "revision", "splits")},
@@ -53,6 +55,12 @@ def started(config, data, trainer, base_model: str | None) -> dict:
     }
 
 
+def method_entry(method: Method) -> dict:
+    """The method in a run record, with all that a card says about it."""
+    args = portable(method.hyperparameters())
+    return {"name": portable(method.name), "args": args, "title": method.title, "link": method.link}
+
+
 def task_entry(task: Task) -> dict:
     """The task in a run record, with all that a card says about it."""
     card = asdict(task.card)
@@ -64,6 +72,23 @@ def task_entry(task: Task) -> dict:
         **card,
         "metrics": list(card["metrics"]),
     }
+
+
+def check_settings(task: Task) -> None:
+    """Raise RunError unless all settings of the task can be written into a record."""
+    for name, value in task.settings().items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise RunError(
+                f"Task {task.name!r} has {name} = {value!r}, which a run record cannot hold ({error}): use numbers, "
+                "text, lists or mappings as fields, and set anything else in `build`."
+            ) from error
+
+
+def _loading_class(config) -> dict[str, str]:
+    """The Auto class of a network without classifier, which the task's card need not know; else empty."""
+    return {} if config.num_labels else {"auto_class": auto_class(config).__name__}
 
 
 def finished(record: dict, trainer, final: dict[str, float], skipped: dict[str, int]) -> dict:

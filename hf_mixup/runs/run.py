@@ -8,9 +8,10 @@ from pickle import UnpicklingError
 
 from safetensors import SafetensorError
 from transformers import PrinterCallback, ProgressCallback, set_seed
+from transformers.trainer_utils import SaveStrategy
 
 from ..config import MixupConfig
-from ..data import Data, Images, Stream, Transform, crop_share, eval_transform, load_data, to_rgb, train_transform
+from ..data import Data, Images, crop_share, load_data
 from ..errors import ModelError, RunError, TrainingInterrupted
 from ..methods import Method, load
 from ..models import build_model
@@ -20,6 +21,7 @@ from ..trainer import MixupTrainer
 from ..trainer.callbacks import StopCallback
 from ..trainer.checkpointing import last_checkpoint
 from . import record
+from .images import eval_images, train_images
 from .output_dir import original_data_commit
 from .progress import BarCallback, ReportCallback
 
@@ -129,9 +131,11 @@ def choose_task(config: MixupConfig) -> Task:
 def make_task(config: MixupConfig) -> Task:
     """The task with its arguments; RunError if it does not accept them."""
     try:
-        return load_task(config.task or DEFAULT, **config.task_args)
+        task = load_task(config.task or DEFAULT, **config.task_args)
     except (TypeError, ValueError) as error:
         raise RunError(str(error)) from error
+    record.check_settings(task)
+    return task
 
 
 def choose_best_metric(config: MixupConfig, task: Task) -> MixupConfig:
@@ -140,7 +144,7 @@ def choose_best_metric(config: MixupConfig, task: Task) -> MixupConfig:
     The direction of the metric is the task's, unless the recipe sets `greater_is_better`.
     """
     args = copy.copy(config)
-    if config.load_best_model_at_end and not config.best_metric_given:
+    if (config.load_best_model_at_end or config.save_strategy == SaveStrategy.BEST) and not config.best_metric_given:
         args.metric_for_best_model = task.metric
     name = (args.metric_for_best_model or "").removeprefix("eval_")
     if not config.direction_given and (direction := task.direction(name)) is not None:
@@ -151,7 +155,7 @@ def choose_best_metric(config: MixupConfig, task: Task) -> MixupConfig:
 def make_model(config: MixupConfig, data: Data, task: Task) -> tuple:
     """The network and its image processor, as (model, processor)."""
     size = config.eval_image_size or config.image_size
-    outputs = task.head(data.labels)
+    outputs = outputs_of(task, data)
     named = data.classes if outputs == data.num_classes else []
     return build_model(
         config.model,
@@ -168,6 +172,17 @@ def make_model(config: MixupConfig, data: Data, task: Task) -> tuple:
         crop_pct=crop_share(size, config.eval_resize) if config.eval_resize else config.eval_crop_pct,
         trust_remote_code=config.trust_remote_code,
     )
+
+
+def outputs_of(task: Task, data: Data) -> int | None:
+    """The number of outputs that the task needs for this data, None for pooled features; RunError for other values."""
+    outputs = task.head(data.labels)
+    if outputs is not None and (type(outputs) is not int or outputs < 1):
+        raise RunError(
+            f"`head` of task {task.name!r} returns {outputs!r}: return the number of outputs of the network, 1 or "
+            "more, or None for its pooled features."
+        )
+    return outputs
 
 
 def make_method(config: MixupConfig) -> Method:
@@ -203,46 +218,3 @@ def check_trainer(trainer: MixupTrainer) -> None:
     known = list(dict.fromkeys(["loss", *(metric.key for metric in task.card.metrics), task.metric]))
     if best not in known:
         raise RunError(f"metric_for_best_model is {best!r}. Choose one of: {', '.join(known)}.")
-
-
-def eval_images(config: MixupConfig, data: Data, processor) -> Images:
-    """The evaluation split as uint8 images, resized and cropped as by the saved image processor."""
-    columns = (data.image_column, data.label_column, config.eval_image_size or config.image_size)
-    options = {"labels": data.labels, "skip_corrupt": config.skip_corrupt, "home": data.home}
-    return Images(data.eval, *columns, prepare=prepare(processor), **options)
-
-
-def prepare(processor, size: int | None = None):
-    """A function that resizes and crops a PIL image to uint8 (3, H, W) as `processor` does, or to `size` instead."""
-    if hasattr(processor, "data_config"):
-        return eval_transform(processor.data_config | ({"input_size": (3, size, size)} if size else {}))
-
-    def as_processor(image):
-        return processor(to_rgb(image), do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
-
-    return as_processor
-
-
-def image_transform(config: MixupConfig) -> Transform | None:
-    """The transform of single training images, None if the recipe sets none."""
-    return train_transform(
-        config.image_size,
-        scale=config.random_resized_crop,
-        interpolation=config.train_interpolation or config.interpolation or "bilinear",
-        randaugment=config.randaugment,
-        operations=config.randaugment_ops,
-        resize=config.resize,
-        **({} if config.mean is None else {"mean": tuple(config.mean)}),
-    )
-
-
-def train_images(config: MixupConfig, data: Data, processor, views: int = 1) -> Images | Stream:
-    """The training split as uint8 batches, with transforms of single images only if the recipe sets them."""
-    transform = image_transform(config)
-    shared = {"transform": transform, "skip_corrupt": config.skip_corrupt, "home": data.home}
-    shared |= {"labels": data.labels, "views": views}
-    shared["prepare"] = None if transform else prepare(processor, config.eval_image_size and config.image_size)
-    columns = (data.image_column, data.label_column, config.image_size)
-    if not config.streaming:
-        return Images(data.train, *columns, **shared)
-    return Stream(data.train, *columns, rows=data.train_rows, block=config.shuffle_block, **shared)

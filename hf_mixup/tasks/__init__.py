@@ -5,6 +5,7 @@ from typing import Any
 
 from ..components import construct, is_reference
 from ._base import CLASSES, CLASSIFIER, SOFTMAX, TASKS, Card, Metric, Task
+from ._definition import checked
 from ._function import FunctionTask
 
 DEFAULT = "classification"
@@ -21,17 +22,21 @@ def load_task(name: str | type[Task] | Callable, **arguments: Any) -> Task:
 
     `name`: a name of `available_tasks()`, or one of the user's own as `package.module:Class` or
     `path/to/file.py:Class`; or a class derived from Task, a Task (returned unchanged), or a function
-    `(net, batch, rng) -> (net, x, y)`.
+    `(net, batch, rng) -> (net, x, y)`. ValueError if a part of the task's class is missing or wrong.
     """
     if isinstance(name, str):
-        task = construct(TASKS.load_class(name, Task), f"Task {name!r}", arguments)
+        task = checked(construct(TASKS.load_class(name, Task), f"Task {name!r}", arguments))
         task.full_name = name if is_reference(name) else ""
         return task
     if isinstance(name, type) and issubclass(name, Task):
-        return construct(name, f"Task {name.__name__!r}", arguments)
+        return checked(construct(name, f"Task {name.__name__!r}", arguments))
     if arguments:
         raise ValueError(f"{name!r} is already built: give {', '.join(arguments)} when loading a task by name.")
-    return name if isinstance(name, Task) else FunctionTask(name)
+    if not callable(name):
+        raise ValueError(f"task is {name!r}: give the name of a task, a Task, or a function (net, batch, rng).")
+    if isinstance(name, FunctionTask):
+        return name
+    return checked(name) if isinstance(name, Task) else FunctionTask(name)
 
 
 def task_of_network(problem_type: str | None, outputs: int | None) -> str:

@@ -34,6 +34,8 @@ class MultiLabel(Task):
             Metric("f1_macro", "macro F1", "f1"),
         ),
     )
+    checked = False  # whether the values of labels were checked
+
     target: str = "weights"
     threshold: float = 0.5
 
@@ -43,8 +45,14 @@ class MultiLabel(Task):
         if not 0 < self.threshold < 1:
             raise ValueError(f"The threshold is {self.threshold!r}: give a probability between 0 and 1.")
 
+    def build(self, net, labels) -> None:
+        self.checked = False
+
     def forward(self, net, batch: Batch, rng: torch.Generator) -> tuple:
-        return net, batch["pixel_values"], multi_hot(batch["labels"], net.num_classes)
+        y = multi_hot(batch["labels"], net.num_classes)
+        if not self.checked:
+            self._check_values(y)
+        return net, batch["pixel_values"], y
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         return binary_cross_entropy(outputs, self.target_of(y))
@@ -57,11 +65,20 @@ class MultiLabel(Task):
     def recipe_loss(self, name: str | None, class_weights: Sequence[float] | None, **options) -> RowLoss:
         if name not in (None, "bce"):
             raise ValueError(f"loss is {name!r}, but images have several classes: leave loss out, or set it to bce.")
-        if name is None and class_weights is None:
+        if name is None and class_weights is None and not any(options.values()):
             return self.loss
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         loss = partial(binary_cross_entropy, weights=weights, **options)
         return lambda outputs, y: loss(outputs, self.target_of(y))
+
+    def _check_values(self, labels: Tensor) -> None:
+        """ValueError if labels are not from 0 to 1; reads values, so only in the first batch."""
+        self.checked = True
+        if labels.device.type != "meta" and not bool(((labels >= 0) & (labels <= 1)).all()):
+            raise ValueError(
+                f"Labels of a multi-label task are {labels.min():g} to {labels.max():g}: give 1 for each class of the "
+                "image and 0 for the others."
+            )
 
     def metrics(self, prediction) -> dict[str, float]:
         return multilabel_metrics(prediction.predictions, prediction.label_ids, self.threshold)

@@ -1,9 +1,17 @@
 """Evaluation of a trainer's task: which columns and labels it reads, and its metrics."""
 
+import copy
+from typing import Any
+
+import numpy as np
 import torch
+from accelerate import Accelerator
+from torch import Tensor
 from transformers import EvalPrediction
+from transformers.trainer_pt_utils import nested_numpify
 
 from ..tasks._function import FunctionTask
+from .task_results import checked_metrics
 
 UPSTREAM_COLUMNS = ("label", "label_ids")  # names that transformers' collators change to "labels"
 
@@ -13,7 +21,8 @@ def prepare(trainer, task_given: bool) -> None:
     task = trainer.task
     named = task_given or getattr(trainer.args, "task", None) is not None
     if named and trainer.compute_metrics is None and not isinstance(task, FunctionTask):
-        trainer.compute_metrics = metrics_of(task)
+        trainer.compute_metrics = TaskMetrics(trainer)
+        _set_direction(trainer)
     if trainer.args.label_names is None:
         trainer.label_names = [] if task.reads == "none" else ["labels"]
     if not isinstance(task, FunctionTask):  # a function may read any column
@@ -21,15 +30,73 @@ def prepare(trainer, task_given: bool) -> None:
         trainer._signature_columns = [*names, *(UPSTREAM_COLUMNS if trainer.label_names else ())]
 
 
-def metrics_of(task):
-    """`compute_metrics` of a Trainer for this task."""
+def _set_direction(trainer) -> None:
+    """Let the best checkpoint be the one with the lowest metric, if this is the better one of a task's metric.
 
-    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        if not task.gathers_labels:  # but the Trainer computes metrics only if there are labels: see `step`
-            prediction = EvalPrediction(predictions=prediction.predictions, label_ids=None)
-        return task.metrics(prediction)
+    Transformers assumes that a higher value is better, unless `greater_is_better` is given or the metric is a loss. The
+    user's arguments are not changed.
+    """
+    args = trainer.args
+    name = (args.metric_for_best_model or "").removeprefix("eval_")
+    for split in trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else ():
+        name = name.removeprefix(f"{split}_")
+    given = getattr(args, "direction_given", False)
+    if args.greater_is_better and not given and trainer.task.direction(name) is False:
+        trainer.args = copy.copy(args)
+        trainer.args.greater_is_better = False
 
-    return compute_metrics
+
+class TaskMetrics:
+    """`compute_metrics` of a Trainer for a task, which computes them for a whole split.
+
+    With `batch_eval_metrics`, batches are collected until the last one.
+    """
+
+    def __init__(self, trainer):
+        self.trainer, self.task, self.batches = trainer, trainer.task, []
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool | None = None) -> dict[str, float]:
+        found = (prediction.predictions, prediction.label_ids)
+        if compute_result is not None:
+            self.batches.append(nested_numpify(found))
+            if not compute_result:
+                return {}
+            found = joined(self.batches)
+            self.batches = []
+        outputs, labels = found
+        if self.trainer.step.further:  # the Trainer appends the network's further outputs
+            outputs = outputs[0]
+        if not self.task.gathers_labels:  # the Trainer computes metrics only if there are labels: see `step`
+            labels = None
+        return checked_metrics(self.task, self.task.metrics(EvalPrediction(predictions=outputs, label_ids=labels)))
+
+
+def joined(parts: list) -> Any:
+    """Nested tuples, lists and dicts of arrays, joined row by row."""
+    first = parts[0]
+    if isinstance(first, dict):
+        return {key: joined([part[key] for part in parts]) for key in first}
+    if isinstance(first, tuple | list):
+        return type(first)(joined(same) for same in zip(*parts, strict=True))
+    return np.concatenate(parts)
+
+
+def start(trainer) -> None:
+    """Forget the batches of an evaluation that was interrupted."""
+    if isinstance(trainer.compute_metrics, TaskMetrics):
+        trainer.compute_metrics.batches = []
+
+
+def mean_loss(rows: Tensor, accelerator: Accelerator) -> Tensor:
+    """Mean of the losses (B,) of a batch, in the last batch without the rows that accelerate repeats to fill it.
+
+    The Trainer counts the mean for each row of the batch, and drops the repeated rows at the end of the last rank's.
+    """
+    state = accelerator.gradient_state
+    if not state.end_of_dataloader or state.remainder <= 0:
+        return rows.mean()
+    kept = state.remainder - accelerator.process_index * len(rows)
+    return rows[: max(kept, 1)].mean()
 
 
 def step(trainer, model, inputs: dict, loss_only: bool) -> tuple | None:

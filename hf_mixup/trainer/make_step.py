@@ -9,6 +9,7 @@ from .fsdp import ShardedNetwork
 from .preprocessing import fill_mean_and_std, preprocessing
 from .step import MixupStep
 from .task import labels_of, row_loss
+from .task_results import CheckedLoss
 
 
 def make_step(trainer) -> tuple[MixupStep, EMA | None, ShardedNetwork | None]:
@@ -16,8 +17,8 @@ def make_step(trainer) -> tuple[MixupStep, EMA | None, ShardedNetwork | None]:
     model, method, args = trainer.model, trainer.method, trainer.args
     if getattr(args, "sync_bn", False):
         synchronise_batchnorm(model, args.world_size)
-    net = Net(model, trainer.task.loss, getattr(args, "label_smoothing", 0.0))
-    net.row_loss = row_loss(trainer, net)
+    net = Net(model, trainer.task.loss, trainer.label_smoothing)
+    net.row_loss = CheckedLoss(row_loss(trainer, net))
     if args.torch_compile:
         net.compile_model(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
     memory_format = torch.channels_last if getattr(args, "channels_last", False) else torch.contiguous_format

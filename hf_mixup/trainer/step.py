@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +10,10 @@ from torch.distributed.tensor import DTensor
 
 from ..methods import Method
 from ..net import Net
+from ..net.calling import further_outputs, outputs_of
 from ..ops.sampling import generator
 from ..tasks import Task, load_task
+from .task_results import checked_batch, checked_evaluation, checked_targets, explained
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -40,6 +43,7 @@ class MixupStep(nn.Module):
         # DDP would broadcast these buffers of the first rank to all ranks; torch has no public option to exclude them
         self._ddp_params_and_buffers_to_ignore = self.private
         self.mixing = True
+        self.further: dict = {}  # outputs of the network beside logits, for the last batch that was evaluated
         self.has_batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
 
     def forward(self, seed: tuple[int, int, int, int], **batch: Tensor) -> dict[str, Tensor]:
@@ -54,17 +58,26 @@ class MixupStep(nn.Module):
             if isinstance(module, Method):
                 module.common_rng = common_rng
         with self._precision(batch):
-            net, x, y = self.task(self.net, self.task.prepare(batch, task_rng), task_rng)
+            net, x, y = self._targets(batch, task_rng)
             self._check(x)
             losses = self.method(net, x, y, method_rng) if self.mixing else {"mix": net.loss(net(x), y)}
             return self._with_all_parameters(losses)
 
+    def _targets(self, batch: dict, rng: torch.Generator) -> tuple[Net, Tensor, Tensor]:
+        """Network, images and targets of a training batch."""
+        with explained(self.task, batch):
+            result = self.task(self.net, checked_batch(self.task, self.task.prepare(batch, rng)), rng)
+        return checked_targets(self.task, result)
+
     @torch.no_grad()
-    def evaluate(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss of a batch, and the outputs that the task's metrics need: not mixed, augmented or smoothed."""
-        with self._precision(batch):
-            loss, outputs = self.task.evaluate(self.net, self.task.prepare(batch, None))
-            return loss.mean(), outputs
+    def evaluate(self, **batch: Tensor) -> tuple[Tensor, Any]:
+        """Loss (B,) of a batch, and the outputs that the task's metrics need: not mixed, augmented or smoothed."""
+        with self._precision(batch), self._passes() as passes:
+            with explained(self.task, batch):
+                prepared = checked_batch(self.task, self.task.prepare(batch, None))
+                result = self.task.evaluate(self.net, prepared)
+            self.further = further_outputs(passes[-1][0]) if passes else {}
+            return checked_evaluation(self.task, result)
 
     @torch.no_grad()
     def predict(self, pixel_values: Tensor, **_) -> Tensor:
@@ -82,17 +95,22 @@ class MixupStep(nn.Module):
 
     @contextmanager
     def recording(self) -> Iterator[list[Tensor]]:
-        """A list to which the outputs of each pass of the network in training mode, with gradient, are appended."""
-        recorded = []
-
-        def record(model, args, output):
-            output = getattr(output, "logits", output)
-            if model.training and output.requires_grad:
-                recorded.append(output)
-
-        handle = self.net.model.register_forward_hook(record)
-        try:
+        """A list that at the end holds the outputs of each pass of the network in training mode, with gradient."""
+        recorded: list[Tensor] = []
+        with self._passes() as passes:
             yield recorded
+            trained = [outputs_of(returned) for returned, training in passes if training]
+            recorded += [output for output in trained if output.requires_grad]
+
+    @contextmanager
+    def _passes(self) -> Iterator[list]:
+        """A list to which what the network returns in each pass, and whether in training mode, is appended."""
+        passes = []
+        handle = self.net.model.register_forward_hook(
+            lambda model, args, returned: passes.append((returned, model.training))
+        )
+        try:
+            yield passes
         finally:
             handle.remove()
 

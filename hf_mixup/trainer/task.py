@@ -35,9 +35,14 @@ def row_loss(trainer, net: Net) -> RowLoss:
     task, args = trainer.task, trainer.args
     weights = trainer.class_weights
     if trainer.given_loss is not None:
-        return trainer.given_loss
+        is_module = isinstance(trainer.given_loss, nn.Module)
+        return trainer.given_loss.to(args.device) if is_module else trainer.given_loss
     options = {"threshold": getattr(args, "bce_threshold", None), "total": getattr(args, "bce_sum", False)}
     loss = task.recipe_loss(getattr(args, "loss", None), weights, **options)
+    if getattr(loss, "__func__", None) is Task.loss:
+        raise ValueError(
+            f"Task {task.name!r} has no `loss`: define loss(self, outputs, y) that returns one number per row, (B,)."
+        )
     if weights is not None and len(weights) != net.num_classes:
         raise ValueError(f"class_weights has {len(weights)} numbers for {net.num_classes} classes: give one per class.")
     return loss
@@ -50,16 +55,19 @@ def labels_of(data) -> Labels | None:
 
 def check_task(trainer) -> None:
     """Raise ValueError if method, network, data or arguments do not fit the task."""
-    task, args = trainer.task, trainer.args
+    task, smoothing = trainer.task, trainer.label_smoothing
     trainer.method.check_task(task)
-    smoothing = getattr(args, "label_smoothing", 0.0)
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"label_smoothing is {smoothing!r}: give a number from 0 to below 1.")
     if smoothing and SOFTMAX not in task.provides:
         raise ValueError(f"label_smoothing is {smoothing}, which task {task.name!r} does not support: leave it out.")
     for data in (trainer.train_dataset, trainer.eval_dataset):
         for part in data.values() if isinstance(data, dict) else (data,):
             if (labels := labels_of(part)) is not None:
                 _check_kind(labels, task)
-            _check_classes(labels.classes if labels else _class_label(part), trainer.model, exactly=bool(labels))
+                _check_outputs(labels, task, trainer.model)
+            if labels is None or task.head(labels) == labels.size:  # else the outputs are not the classes
+                _check_classes(labels.classes if labels else _class_label(part), trainer.model, exactly=bool(labels))
     _set_problem_type(task, trainer.model)
 
 
@@ -69,6 +77,16 @@ def _check_kind(labels: Labels, task: Task) -> None:
         raise ValueError(
             f"Task {task.name!r} reads labels of kind {task.reads!r}, but the data set was opened with labels of kind "
             f"{labels.kind!r}: give labels={task.reads!r} to load_data, or choose another task."
+        )
+
+
+def _check_outputs(labels: Labels, task: Task, model: nn.Module) -> None:
+    """ValueError if a network for numbers has another number of outputs: one output would be broadcast."""
+    classifier, wanted = architecture_of(model).classifier, task.head(labels)
+    if labels.kind in ("number", "vector") and classifier is not None and wanted not in (None, classifier.out_features):
+        raise ValueError(
+            f"The network has {classifier.out_features} outputs, but task {task.name!r} requires {wanted} for this "
+            "data: build the network with this number of outputs."
         )
 
 

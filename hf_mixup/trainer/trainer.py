@@ -27,15 +27,17 @@ from .weights import broadcast_trained, load_extra, save_files
 class MixupTrainer(Trainer):
     """A Trainer whose training step is a mixup method; evaluation, saving and logging are upstream's.
 
-    Takes the arguments of `Trainer`, in the same order, then `method` (name, mapping or `Method`; None: that of `args`,
-    or Mixup), `task` (name, `Task` or function; None: that of `args`, or of the network's `problem_type`), `loss`, a
-    function `(outputs, targets) -> (B,)` instead of the task's loss, and `class_weights`, a number per class. `args` is
-    a MixupConfig or plain TrainingArguments. Data: float `pixel_values` and `labels` from any data set and collator, or
-    `Images` and `Stream` of hf_mixup.data, whose uint8 batches are augmented on the device. Without `compute_metrics`,
-    a task that was named in `task` or `args` computes its own metrics.
+    Takes the arguments of `Trainer`, in the same order, then
+    `method`: name, mapping, class or `Method`; None: that of `args`, or Mixup;
+    `task`: name, class, `Task` or function; None: that of `args`, or of the network's `problem_type`;
+    `loss`: a function `(outputs, targets) -> (B,)` instead of the task's loss;
+    `class_weights` (a number per class) and `label_smoothing` (0 to 1): None: those of `args`, or none.
+    `args` is a MixupConfig or plain TrainingArguments. Data: float `pixel_values` and `labels` from any data set and
+    collator, or `Images` and `Stream` of hf_mixup.data, whose uint8 batches are augmented on the device. The network is
+    any nn.Module that returns logits. Without `compute_metrics`, a task named in `task` or `args` computes its own.
     """
 
-    loss_is_scaled_for_ga = False  # our losses are batch means
+    loss_is_scaled_for_ga = False  # losses are batch means
 
     def __init__(
         self,
@@ -57,12 +59,14 @@ class MixupTrainer(Trainer):
         task: str | Task | type[Task] | Callable | None = None,
         loss: Callable | None = None,
         class_weights: Sequence[float] | None = None,
+        label_smoothing: float | None = None,
     ):
         args = on_one_device(args or TrainingArguments("tmp_trainer"))
         recipe = {"name": getattr(args, "method", "mixup"), **getattr(args, "method_args", {})}
         self.method = load(recipe if method is None else method)
         self.given_loss = loss
         self.class_weights = getattr(args, "class_weights", None) if class_weights is None else class_weights
+        self.label_smoothing = getattr(args, "label_smoothing", 0.0) if label_smoothing is None else label_smoothing
         self._step = self._prepared = self._full_state = self.ema = self.sharded = self.resumed_from = None
         self._micro_batch, self._saves_checkpoint = 0, False
         self.fsdp, self.optimizer_given = fsdp.requested(), optimizers[0] is not None
@@ -94,8 +98,6 @@ class MixupTrainer(Trainer):
         for callback in (*per_step, DataOrderCallback(self), self.losses, self.clock, *fsdp.callbacks(self)):
             self.add_callback(callback)
 
-    # The training step
-
     @property
     def step(self) -> MixupStep:
         """The training step around the present model, created when it is first read."""
@@ -117,13 +119,15 @@ class MixupTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Training: the sum of the method's losses; evaluation: the loss of the unmixed batch.
 
-        With `return_outputs` also a dict: in evaluation, `loss` and `logits` (what the task's metrics need); in
-        training, `loss`, each of the method's losses by name, and the `logits` of the last pass with a gradient.
+        With `return_outputs` also a dict: in evaluation, `loss`, `logits` (what the task's metrics need) and further
+        outputs of the network; in training, `loss`, the method's losses by name, and the `logits` of the last pass with
+        a gradient.
         """
         if not model.training:
             with self.accelerator.autocast():
-                loss, logits = self.step.evaluate(**inputs)
-            return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
+                rows, logits = self.step.evaluate(**inputs)
+            loss = evaluation.mean_loss(rows, self.accelerator)
+            return (loss, {"loss": loss, "logits": logits, **self.step.further}) if return_outputs else loss
         with self.step.recording() if return_outputs else nullcontext() as passes:
             losses = model(seed=self.next_seed(), **inputs)
         self.losses.add(losses, self.current_gradient_accumulation_steps)
@@ -196,6 +200,7 @@ class MixupTrainer(Trainer):
     def evaluation_loop(self, *args, **kwargs):
         """As `Trainer.evaluation_loop`, on the EMA weights if `eval_weights` is "ema"."""
         broadcast_trained(self)
+        evaluation.start(self)
         with nullcontext() if self.ema is None else self.ema.swapped():
             return super().evaluation_loop(*args, **kwargs)
 

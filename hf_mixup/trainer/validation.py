@@ -39,7 +39,9 @@ def check_supported(trainer) -> None:
 
 def _check_arguments(trainer) -> None:
     if trainer.args.label_smoothing_factor:
-        raise ValueError("label_smoothing_factor supports class indices only: set MixupConfig.label_smoothing.")
+        raise ValueError(
+            "label_smoothing_factor supports class indices only: give MixupTrainer(label_smoothing=...) instead."
+        )
     if trainer.compute_loss_func is not None:
         raise ValueError(
             "compute_loss_func would not be called: the method computes the loss. Give MixupTrainer(loss=...) instead, "

@@ -208,7 +208,7 @@ def gradients() -> dict:
 
 
 def evaluation() -> dict:
-    """An evaluation of 61 rows in batches of 8: labels, metrics and the sum of the logits."""
+    """An evaluation of 61 rows in batches of 8: labels, metrics, loss and the sum of the logits."""
     trainer, seen = trainer_of(eval_rows=61, per_device_eval_batch_size=8), []
     trainer.compute_metrics = lambda found: seen.append(found) or compute_metrics(found)
     metrics = trainer.evaluate()
@@ -217,6 +217,7 @@ def evaluation() -> dict:
         "rows": len(found.predictions),
         "labels": found.label_ids.tolist(),
         "top1": metrics["eval_top1"],
+        "loss": metrics["eval_loss"],
         "logits": float(found.predictions.sum()),
     }
 

@@ -103,6 +103,7 @@ def test_evaluation_counts_each_row_once(results):
         assert found["rows"] == 61
         assert found["labels"] == alone["labels"] and found["top1"] == alone["top1"]
         assert found["logits"] == pytest.approx(alone["logits"], rel=1e-5)
+        assert found["loss"] == pytest.approx(alone["loss"], rel=1e-5)
 
 
 def test_repeated_augmentation_gives_each_rank_a_copy_of_the_same_rows(results):

@@ -203,6 +203,13 @@ def test_a_task_with_its_own_loss_refuses_those_of_classification(change, tmp_pa
         make(tmp_path, SmallSegmenter(), Maps(), task=LabelMaps(), **change).train()
 
 
+def test_the_options_of_the_binary_loss_count_without_naming_it(tmp_path):
+    net = make(tmp_path, data=Labelled(several), task="multilabel", bce_sum=True, bce_threshold=0.3).step.net
+    outputs, y = torch.randn(4, CLASSES), torch.rand(4, CLASSES)
+    expected = F.binary_cross_entropy_with_logits(outputs, (y > 0.3).float(), reduction="none").sum(1)
+    torch.testing.assert_close(net.row_loss(outputs, y), expected)
+
+
 def test_softmax_cross_entropy_is_refused_by_the_multi_label_task(tmp_path):
     with pytest.raises(ValueError, match="loss is 'ce', but images have several classes"):
         make(tmp_path, data=Labelled(several), task="multilabel", loss="ce").train()
@@ -298,6 +305,26 @@ def test_a_function_as_task_is_evaluated_without_the_method(tmp_path):
         outputs = model(data.x).logits
     assert loss == pytest.approx(float((outputs[:, 0] - torch.arange(24)).square().mean()), rel=1e-4)
     assert torch.equal(torch.cat(seen.evaluating)[:24], data.x)  # not mixed
+
+
+def test_a_function_may_set_the_loss_of_its_network(tmp_path):
+    def regression(net, batch, rng):
+        net = net.using(net.model)
+        net.row_loss = lambda outputs, y: (outputs - y).square().mean(-1)
+        return net, batch["pixel_values"], batch["labels"]
+
+    data = Labelled(lambda row: [float(row)])
+    trainer = make(tmp_path, with_outputs(1), data, task=regression, method="mixup", eval_dataset=data)
+    assert trainer.train().training_loss > 10 and trainer.evaluate()["eval_loss"] > 10
+
+
+def test_a_module_as_loss(tmp_path):
+    loss = torch.nn.CrossEntropyLoss(reduction="none", weight=torch.ones(CLASSES))
+    trainer = make(tmp_path, loss_function=loss, method="mixup", eval_dataset=Rows())
+    trainer.train()
+    plain = make(tmp_path, method="mixup", eval_dataset=Rows())
+    plain.train()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-5)
 
 
 def test_a_class_names_order_of_data_and_network_is_compared(tmp_path):

@@ -166,8 +166,9 @@ def test_with_bf16_only_the_network_computes_in_bfloat16(tmp_path):
         return classification(net, batch, rng)
 
     trainer = make(tmp_path, model, data, method="mixup", bf16=True, eval_dataset=data, task=task)
-    row_loss = trainer.step.net.row_loss
-    trainer.step.net.row_loss = lambda z, y: outside.extend([z.dtype, y.dtype]) or row_loss(z, y)
+    checked = trainer.step.net.row_loss
+    row_loss = checked.loss
+    checked.loss = lambda z, y: outside.extend([z.dtype, y.dtype]) or row_loss(z, y)
     trainer.train()
     trainer.evaluate()
     assert {x.dtype for x in seen.training + seen.evaluating} == {torch.float32} and set(pooled) == {torch.bfloat16}
