@@ -1,19 +1,11 @@
 """Mixup for image models, native to the Hugging Face ecosystem."""
 
 import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .batch import BatchMixup, MixupCollator, from_timm, soft_loss
-from .config import MixupConfig
-from .methods import Method, available, load
-from .mix import Mix
-from .models import architectures as networks
-from .net import Net
-from .publish.load_pretrained import load_pretrained
-from .tasks import Task, available_tasks, load_task
-from .trainer import MixupStep, MixupTrainer
 from .version import __version__
-
-sys.modules[f"{__name__}.networks"] = networks  # `import hf_mixup.networks` is a public path
 
 __all__ = [
     "BatchMixup",
@@ -28,10 +20,48 @@ __all__ = [
     "__version__",
     "available",
     "available_tasks",
+    "evaluate",
     "from_timm",
     "load",
     "load_pretrained",
     "load_task",
     "networks",
+    "predict",
+    "preview",
     "soft_loss",
 ]
+
+MODULES = ("batch", "config", "methods", "mix", "net", "tasks", "trainer")  # of the names above, for __getattr__
+MODULES += tuple(f"publish.{name}" for name in ("evaluate", "load_pretrained", "predict", "preview"))
+
+
+def __getattr__(name: str) -> Any:
+    """In the command `hf-mixup`, which starts without torch: import a public name when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "networks":
+        return import_module(".models.architectures", __name__)
+    modules = (import_module(f".{module}", __name__) for module in MODULES)
+    return next(getattr(module, name) for module in modules if hasattr(module, name))
+
+
+def _is_command() -> bool:
+    """Whether this process runs `hf-mixup`, or `python -m hf_mixup`."""
+    if sys.argv[:1] != ["-m"]:  # Python's value while it imports the package of `-m`
+        return bool(sys.argv) and Path(sys.argv[0]).stem in ("hf-mixup", "hf-mixup-script")
+    return sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] == [__name__] if "-m" in sys.orig_argv else False
+
+
+if TYPE_CHECKING or not _is_command():
+    from .batch import BatchMixup, MixupCollator, from_timm, soft_loss
+    from .config import MixupConfig
+    from .methods import Method, available, load
+    from .mix import Mix
+    from .models import architectures as networks  # registers them with timm
+    from .net import Net
+    from .publish.evaluate import evaluate
+    from .publish.load_pretrained import load_pretrained
+    from .publish.predict import predict
+    from .publish.preview import preview
+    from .tasks import Task, available_tasks, load_task
+    from .trainer import MixupStep, MixupTrainer

@@ -1,14 +1,8 @@
-"""`python -m hf_mixup RECIPE.yaml [--field value ...]` trains; `python -m hf_mixup push FOLDER` pushes a run."""
+"""`python -m hf_mixup` is the command `hf-mixup`."""
 
 import sys
 
-from .cli import push, train
-
-
-def main(argv: list[str]) -> int:
-    """Run the command; return 0, 1 (disk, network or another process failed), 2 (bad input) or 130 (interrupted)."""
-    return push.main(argv[1:]) if argv[:1] == ["push"] else train.main(argv)
-
+from .cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

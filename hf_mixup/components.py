@@ -2,9 +2,11 @@
 own, with checked arguments."""
 
 import importlib.util
+import inspect
+import re
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, dataclass, fields
 from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -16,6 +18,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from .errors import ConfigError, did_you_mean
 
 TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text", type(None): "None"}
+ARGUMENT = re.compile(r"((?:`\w+`(?:, | and )?)+):\s+(.*?)(?=\s+(?:`\w+`(?:, | and )?)+:\s|\n\s*\n|$)", re.DOTALL)
 Special = Mapping[type, tuple[tuple[type, ...], str]]  # accepted types and words for fields of other types
 
 
@@ -125,6 +128,43 @@ def _module_of_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a component: its name, type in words, default as Python writes it, and meaning, maybe empty."""
+
+    name: str
+    type: str
+    default: str
+    text: str
+
+
+def arguments(cls: type, special: Special | None = None) -> list[Argument]:
+    """The arguments of the dataclass `cls`, those of its base classes last.
+
+    The texts are those of docstrings, there as "`name`: text." or "`one`, `other`: text.".
+    """
+    types, texts = get_type_hints(cls), {}
+    for owner in cls.__mro__[::-1]:
+        for names, text in ARGUMENT.findall(inspect.cleandoc(owner.__dict__.get("__doc__") or "")):
+            texts |= dict.fromkeys(re.findall(r"\w+", names), " ".join(text.split()))
+    own = [item for item in fields(cls) if item.name in cls.__dict__.get("__annotations__", {})]
+    found = [item for item in [*own, *(item for item in fields(cls) if item not in own)] if item.init]
+    return [Argument(f.name, _type_in_words(types[f.name], special), _default(f), texts.get(f.name, "")) for f in found]
+
+
+def _type_in_words(kind: Any, special: Special | None) -> str:
+    try:
+        return _describe_type(kind, special or {})
+    except (KeyError, IndexError, TypeError):  # a type that the component checks itself
+        return getattr(kind, "__name__", str(kind))
+
+
+def _default(item: Any) -> str:
+    if item.default is MISSING and item.default_factory is MISSING:
+        return "required"
+    return repr(item.default if item.default_factory is MISSING else item.default_factory())
 
 
 def construct(cls: type, what: str, arguments: dict[str, Any], special: Special | None = None) -> Any:

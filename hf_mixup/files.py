@@ -1,13 +1,21 @@
-"""Writing files so that a killed process, or a machine that loses power, leaves either the old or the new content."""
+"""Files of hub_cards/, and writing files so that a killed process or a power failure leaves the old or new content."""
 
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 STAGING = ".staging"
 READ = os.O_RDWR if os.name == "nt" else os.O_RDONLY  # Windows flushes only files that are open for writing
+
+
+def hub_card(name: str) -> Path:
+    """The path of a file of hub_cards/, in the package or in the checkout."""
+    spec = find_spec("hf_mixup.hub_cards")
+    folder = Path(spec.submodule_search_locations[0]) if spec else Path(__file__).parents[1] / "hub_cards"
+    return folder / name
 
 
 def atomic_write(file: Path, text: str) -> None:

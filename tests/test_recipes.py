@@ -23,7 +23,7 @@ from hf_mixup.data import eval_transform
 from hf_mixup.methods import load
 from hf_mixup.models import build_model, save_published
 from hf_mixup.models.safe_load import meta_device
-from hf_mixup.runs.run import image_transform
+from hf_mixup.runs.images import image_transform
 from hf_mixup.tasks.classification import classification
 from hf_mixup.trainer.optimizers import add_groups, make_optimizer
 from hf_mixup.trainer.schedules import finish_schedule

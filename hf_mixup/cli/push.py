@@ -1,4 +1,4 @@
-"""`python -m hf_mixup push FOLDER`: push a finished run to the Hub."""
+"""`hf-mixup push FOLDER`: push a finished run to the Hub."""
 
 import argparse
 import sys
@@ -10,13 +10,14 @@ from transformers.utils import logging
 from ..errors import INTERRUPTED, MixupError, PushRefused
 from ..hub.destination import Destination, check_access
 from ..publish.push import files_to_push, push
+from ._parser import Parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Return the exit status: 0, 2 if the folder or destination is invalid, 1 if a request to the Hub failed."""
-    options = _parser().parse_args(argv)
     logging.disable_progress_bar()
     try:
+        options = _parser().parse_args(argv)
         files_to_push(options.folder)
         destination = check_access(_destination(options))
         url = push(options.folder, destination, options.seeds)
@@ -32,9 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m hf_mixup push",
+def _parser() -> Parser:
+    parser = Parser(
+        prog="hf-mixup push",
         description="Push the folder of a finished run to the Hub, with the token of HF_TOKEN or `hf auth login`.",
     )
     parser.add_argument("folder", type=Path, help="output_dir of the run")

@@ -1,4 +1,4 @@
-"""Train a recipe: `python -m hf_mixup RECIPE.yaml [--field value ...]` trains, evaluates, exports and pushes."""
+"""`hf-mixup train RECIPE [--field value ...]`: train, evaluate, export and push."""
 
 import os
 import shlex
@@ -9,12 +9,10 @@ from accelerate import PartialState
 from transformers.utils import logging
 
 from ..config import MixupConfig, parse
-from ..data import Data, load_data
-from ..errors import INTERRUPTED, DataError, ExistingRunError, MixupError, PeerProcessDied
+from ..errors import INTERRUPTED, ConfigError, DataError, ExistingRunError, MixupError, PeerProcessDied
 from ..publish.workflow import check_login, publish, run
 from ..runs.dry_run import dry_run
-from ..runs.output_dir import original_data_commit
-from ..runs.run import choose_task
+from ..runs.run import load_run_data
 
 
 def main(argv: list[str]) -> int:
@@ -23,9 +21,9 @@ def main(argv: list[str]) -> int:
     data = None
     try:
         config = parse(argv)
-        report_processes()
+        report_processes(argv)
         check_login(config)
-        data = load(config)
+        data = load_run_data(config)
         if config.dry_run:
             print_plan(dry_run(config, data))
             return 0
@@ -55,29 +53,32 @@ def error_message(error: MixupError, argv: list[str]) -> str:
 
 def resume_command(argv: list[str]) -> str:
     """The command that continues this run with the same number of processes."""
-    count, start = PartialState().num_processes, "python"
-    if count > 1:
-        start = f"accelerate launch --multi_gpu --num_processes {count}"
-        launcher = os.environ  # torch's launcher sets the number and rank of the machines
-        if int(launcher.get("GROUP_WORLD_SIZE", 1)) > 1:
-            machine = {"num_machines": "GROUP_WORLD_SIZE", "machine_rank": "GROUP_RANK"}
-            machine |= {"main_process_ip": "MASTER_ADDR", "main_process_port": "MASTER_PORT"}
-            start += "".join(f" --{option} {launcher.get(name)}" for option, name in machine.items())
-    return f"{start} -m hf_mixup {shlex.join(argv if argv[-1] == '--resume' else [*argv, '--resume'])}"
+    argv = argv if argv[-1:] == ["--resume"] else [*argv, "--resume"]
+    return f"{start_command(PartialState().num_processes)} -m hf_mixup {shlex.join(argv)}"
 
 
-def load(config: MixupConfig) -> Data:
-    """The data of a recipe, as its task reads it; a resumed run reads the commit that it started with."""
-    task = choose_task(config)
-    names = ("data", "data_config", "revision", "streaming", "image_column", "label_column")
-    names += ("train_split", "eval_split", "num_examples", "rows_per_shard", "skip_corrupt", "class_names")
-    values = {name: getattr(config, name) for name in names} | {"labels": task.reads, "unlabelled": task.unlabelled}
-    return load_data(**values | {"revision": original_data_commit(config) or config.revision})
+def start_command(count: int) -> str:
+    """What starts so many processes on the machines of this run."""
+    if count == 1:
+        return "python"
+    start = f"accelerate launch --multi_gpu --num_processes {count}"
+    launcher = os.environ  # torch's launcher sets the number and rank of the machines
+    if int(launcher.get("GROUP_WORLD_SIZE", 1)) > 1:
+        machine = {"num_machines": "GROUP_WORLD_SIZE", "machine_rank": "GROUP_RANK"}
+        machine |= {"main_process_ip": "MASTER_ADDR", "main_process_port": "MASTER_PORT"}
+        start += "".join(f" --{option} {launcher.get(name)}" for option, name in machine.items())
+    return start
 
 
-def report_processes() -> None:
-    """Print the number of processes, and warn if the launcher was to start several but started one."""
-    state = PartialState()
+def report_processes(argv: list[str]) -> None:
+    """Print the number of processes; ConfigError if the launcher's did not join, a warning if it started too few."""
+    state, launcher = PartialState(), os.environ
+    expected = int(launcher.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in launcher else 1
+    if expected > state.num_processes:
+        raise ConfigError(
+            f"The launcher started {expected} processes, but each would train by itself, because it found no GPU to "
+            f"join the others. On CPUs: {start_command(expected)} -m hf_mixup {shlex.join(argv)} --use_cpu"
+        )
     if state.is_main_process:
         print(f"{state.num_processes} process(es) on {state.device.type}")
     # for several processes accelerate sets MASTER_ADDR; without MPI, `accelerate launch --cpu` then starts one process
@@ -122,5 +123,6 @@ def reload_code(folder: str, task: dict) -> str:
 
 def print_error(text: str, every_rank: bool = False) -> None:
     """Print `text` on stderr: once on each machine, or on every rank that calls this."""
-    if every_rank or PartialState().is_local_main_process:
+    first = PartialState().is_local_main_process and os.environ.get("LOCAL_RANK", "0") == "0"
+    if every_rank or first:
         print(text, file=sys.stderr)

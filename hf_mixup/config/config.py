@@ -17,7 +17,7 @@ from .recorded import default_of, json_value, recorded_values
 from .types import accepted_types, check_value, convert, option
 from .validation import check_combinations, set_min_lr
 
-__all__ = ["ConfigError", "MixupConfig", "help_text", "parse"]
+__all__ = ["ConfigError", "MixupConfig", "help_text", "load_config", "parse"]
 
 USAGE = "RECIPE.yaml [--field value ...] [--method_args.name value ...]"
 EXAMPLE = "quickstart --method cutmix --method_args.alpha 0.2 --learning_rate 1e-3"
@@ -189,6 +189,7 @@ class MixupConfig(TrainingArguments):
 
 
 FIELDS = {item.name: item for item in fields(MixupConfig)}
+SETTABLE = {name: item for name, item in FIELDS.items() if name != "recipe"}
 # fields that MixupConfig adds to those of TrainingArguments
 ADDED_FIELDS = tuple(name for name in FIELDS if name not in TrainingArguments.__dataclass_fields__)
 
@@ -200,18 +201,22 @@ def parse(argv: list[str]) -> MixupConfig:
         sys.exit(0)
     if not argv or argv[0].startswith("-"):
         raise ConfigError(f"The first argument must be the recipe. Usage: {USAGE}, for example: {EXAMPLE}.")
-    path = find_recipe(argv[0])
-    settable = {name: item for name, item in FIELDS.items() if name != "recipe"}
-    recipe, options = read_recipe(path, settable), parse_options(argv[1:], settable)
-    check_published(path, {key: value for key, value in recipe.items() if key not in options})
-    values = merge(recipe, options, settable)
+    return load_config(argv[0], parse_options(argv[1:], SETTABLE))
+
+
+def load_config(recipe: str, options: dict[str, Any]) -> MixupConfig:
+    """The configuration of a recipe, a file or one of the package's, with `options` instead of its values."""
+    path = find_recipe(recipe)
+    values = read_recipe(path, SETTABLE)
+    check_published(path, {key: value for key, value in values.items() if key not in options})
+    values = merge(values, options, SETTABLE)
     values["output_dir"] = values.get("output_dir") or f"outputs/{_path_in_recipes(path)}"
     try:
-        return MixupConfig(**values, recipe=path.name if Path(argv[0]).is_absolute() else argv[0])
+        return MixupConfig(**values, recipe=path.name if Path(recipe).is_absolute() else recipe)
     except ConfigError:
         raise
     except (ValueError, TypeError, OSError, ImportError) as error:  # raised by TrainingArguments
-        raise ConfigError(f"{argv[0]}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{recipe}: {' '.join(str(error).split())}") from error
 
 
 def _path_in_recipes(path: Path) -> Path:
@@ -224,7 +229,7 @@ def _path_in_recipes(path: Path) -> Path:
 
 def help_text() -> str:
     """Every field with its default and help text: ADDED_FIELDS in groups, then the fields of TrainingArguments."""
-    lines = [f"usage: {USAGE}", f"example: {EXAMPLE}"]
+    lines = [f"usage: hf-mixup train {USAGE}", f"example: hf-mixup train {EXAMPLE}"]
     for name in (*ADDED_FIELDS, *(name for name in FIELDS if name not in ADDED_FIELDS)):
         item = FIELDS[name]
         if name in GROUPS or name == "output_dir":

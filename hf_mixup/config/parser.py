@@ -64,15 +64,20 @@ def recipes_folder() -> Path:
     return Path(__file__).resolve().parents[2] / "recipes"  # in a source checkout
 
 
+def recipe_names() -> list[str]:
+    """The names of the package's recipes, sorted, for example `cifar10/mixup`."""
+    folder = recipes_folder()
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.yaml"))]
+    return [name for name in names if not name.startswith("accelerate/")]
+
+
 def find_recipe(name: str) -> Path:
     """Path of a recipe: a file, or the name of one of the package's recipes, for example `cifar10/mixup`."""
     folder = recipes_folder()
     for path in (Path(name), folder / name, folder / f"{name}.yaml"):
         if path.is_file():
             return path
-    names = [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.yaml"))]
-    names = [known for known in names if not known.startswith("accelerate/")]
-    near = difflib.get_close_matches(name.removesuffix(".yaml"), names, n=3, cutoff=0.0)
+    near = difflib.get_close_matches(name.removesuffix(".yaml"), recipe_names(), n=3, cutoff=0.0)
     raise ConfigError(f"There is no recipe file {name!r}. Nearest recipes of the package: {', '.join(near) or 'none'}.")
 
 

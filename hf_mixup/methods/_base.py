@@ -31,7 +31,11 @@ REQUIREMENTS = {
 
 @dataclass(eq=False)
 class Method(nn.Module):
-    """Fields are hyperparameters. Override `mix_batch` if the method mixes pixels, `forward` if it does more."""
+    """Fields are hyperparameters. Override `mix_batch` if the method mixes pixels, `forward` if it does more.
+
+    `per_image`: one draw per row instead of one per batch. `pairing`: how partners are chosen: shift, permutation,
+    derangement, flip or halves. `prob`: share of batches (rows, with `per_image`) that are mixed.
+    """
 
     paper: ClassVar[str] = ""  # arXiv id, or a URL if there is none
     title: ClassVar[str] = ""  # name in tables and cards
@@ -44,9 +48,9 @@ class Method(nn.Module):
     needs_net = False  # `mix` reads the network, so collators cannot run the method
     needs_forward = False  # `forward` does more than `mix`, so collators cannot run the method
 
-    per_image: bool = False  # one draw per row instead of one per batch
+    per_image: bool = False
     pairing: str = "shift"
-    prob: float = 1.0  # share of batches (rows, with per_image) that are mixed
+    prob: float = 1.0
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # nn.Module must be initialised before the dataclass assigns its fields

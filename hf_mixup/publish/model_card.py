@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -10,6 +9,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..files import hub_card
 from .markdown import clean, code, escaped
 from .seeds import results, same_recipe
 
@@ -51,7 +51,7 @@ def model_card(
         "more_classes": max(0, len(classes) - MAX_CLASS_NAMES),
         "count": len(classes),
     }
-    path = str(template("model_card.md"))
+    path = str(hub_card("model_card.md"))
     return ModelCard.from_template(_metadata(record, library), template_path=path, **values)
 
 
@@ -236,10 +236,3 @@ def data_link(data: dict) -> str:
     if hub_id(path) == path:
         return f"[{escaped(path)}](https://huggingface.co/datasets/{path})"
     return SAMPLE if path == "sample" else escaped(data_name(path))
-
-
-def template(name: str) -> Path:
-    """The path of a file of hub_cards/, in the package or in the checkout."""
-    spec = find_spec("hf_mixup.hub_cards")
-    folder = Path(spec.submodule_search_locations[0]) if spec else Path(__file__).parents[2] / "hub_cards"
-    return folder / name

@@ -1,21 +1,18 @@
 """`--dry_run`: the plan of a run, after building all its parts and training one step."""
 
-import shutil
-import tempfile
-
 import torch
 
 from ..config import MixupConfig
 from ..data import Data
 from ..trainer import MixupTrainer
 from . import record
+from .output_dir import temporary_output_dir
 from .run import make_trainer
 
 
 def dry_run(config: MixupConfig, data: Data) -> dict:
     """Run one training step on one batch and return the plan of the run; the output folder is not changed."""
-    output_dir, config.output_dir = config.output_dir, tempfile.mkdtemp()
-    try:
+    with temporary_output_dir(config):
         trainer, _ = make_trainer(config, data)
         loader = trainer.get_train_dataloader()
         batch = trainer._prepare_inputs(next(iter(loader)))
@@ -24,9 +21,6 @@ def dry_run(config: MixupConfig, data: Data) -> dict:
         losses = trainer.step(seed=trainer.next_seed(), **batch)
         sum(losses.values()).backward()
         optimizer.step()
-    finally:
-        shutil.rmtree(config.output_dir)
-        config.output_dir = output_dir
     return plan(config, data, trainer, loader, {name: loss.item() for name, loss in losses.items()})
 
 

@@ -31,6 +31,17 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
+def temporary_output_dir(config) -> Iterator[None]:
+    """Inside, the configuration's output folder, which transformers' Trainer creates, is a new temporary one."""
+    output_dir, config.output_dir = config.output_dir, tempfile.mkdtemp()
+    try:
+        yield
+    finally:
+        shutil.rmtree(config.output_dir)
+        config.output_dir = output_dir
+
+
+@contextmanager
 def lock_output_dir(folder: Path) -> Iterator[bool]:
     """Create the folder and lock it against other runs; yields whether each machine has a disk of its own.
 

@@ -1,6 +1,8 @@
 """Build a run from its configuration, train it, and evaluate it at the end."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -9,7 +11,7 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from transformers.trainer_utils import SaveStrategy
 
 from ..config import MixupConfig
-from ..data import Data, Images, Stream, Transform, crop_share, eval_transform, to_rgb, train_transform
+from ..data import Data, Images, crop_share, load_data
 from ..errors import ModelError, RunError, TrainingInterrupted
 from ..methods import Method, load
 from ..models import build_model
@@ -19,6 +21,8 @@ from ..trainer import MixupTrainer
 from ..trainer.callbacks import StopCallback
 from ..trainer.checkpointing import last_checkpoint
 from . import record
+from .images import eval_images, train_images
+from .output_dir import original_data_commit
 from .progress import BarCallback, ReportCallback
 
 DAMAGED = (UnpicklingError, SafetensorError, RuntimeError)  # errors of reading a damaged checkpoint file
@@ -54,6 +58,15 @@ def final_metrics(trainer: MixupTrainer) -> dict[str, float]:
     return trainer.evaluate()
 
 
+def load_run_data(config: MixupConfig) -> Data:
+    """The data of a recipe, as its task reads it; a resumed run reads the commit that it started with."""
+    task = choose_task(config)
+    names = ("data", "data_config", "revision", "streaming", "image_column", "label_column")
+    names += ("train_split", "eval_split", "num_examples", "rows_per_shard", "skip_corrupt", "class_names")
+    values = {name: getattr(config, name) for name in names} | {"labels": task.reads, "unlabelled": task.unlabelled}
+    return load_data(**values | {"revision": original_data_commit(config) or config.revision})
+
+
 def make_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]:
     """The trainer of a run, and the image processor saved with it; RunError for settings that training would refuse."""
     if data.train_rows is None and config.max_steps <= 0:
@@ -61,12 +74,25 @@ def make_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]
             f"The number of rows of the streamed split {data.train_split!r} of {data.path!r} is unknown, so an epoch "
             "has no length: give num_examples (its rows), or max_steps."
         )
+    trainer, processor = build_trainer(config, data)
+    with as_run_error():
+        check_trainer(trainer)
+    for callback in [
+        ReportCallback(record.task_entry(trainer.task)),
+        *([] if config.disable_tqdm else [BarCallback()]),
+    ]:
+        trainer.add_callback(callback)
+    return trainer, processor
+
+
+def build_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]:
+    """The trainer and the image processor of a recipe; no image is read yet, and nothing is printed."""
     set_seed(config.seed)
     task, method = make_task(config), make_method(config)
     model, processor = make_model(config, data, task)
     args = choose_best_metric(config, task)
     args.push_to_hub = False  # publish/workflow.py pushes, with retries; upstream's pushes are lost if they fail
-    try:
+    with as_run_error():
         trainer = MixupTrainer(
             model,
             args,
@@ -76,14 +102,18 @@ def make_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]
             method=method,
             task=task,
         )
-        check_trainer(trainer)
-    except ValueError as error:
-        raise RunError(str(error)) from error
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    for callback in [ReportCallback(record.task_entry(task)), *([] if config.disable_tqdm else [BarCallback()])]:
-        trainer.add_callback(callback)
     return trainer, processor
+
+
+@contextmanager
+def as_run_error() -> Iterator[None]:
+    """Raise RunError for a ValueError inside."""
+    try:
+        yield
+    except ValueError as error:
+        raise RunError(str(error)) from error
 
 
 def choose_task(config: MixupConfig) -> Task:
@@ -188,46 +218,3 @@ def check_trainer(trainer: MixupTrainer) -> None:
     known = list(dict.fromkeys(["loss", *(metric.key for metric in task.card.metrics), task.metric]))
     if best not in known:
         raise RunError(f"metric_for_best_model is {best!r}. Choose one of: {', '.join(known)}.")
-
-
-def eval_images(config: MixupConfig, data: Data, processor) -> Images:
-    """The evaluation split as uint8 images, resized and cropped as by the saved image processor."""
-    columns = (data.image_column, data.label_column, config.eval_image_size or config.image_size)
-    options = {"labels": data.labels, "skip_corrupt": config.skip_corrupt, "home": data.home}
-    return Images(data.eval, *columns, prepare=prepare(processor), **options)
-
-
-def prepare(processor, size: int | None = None):
-    """A function that resizes and crops a PIL image to uint8 (3, H, W) as `processor` does, or to `size` instead."""
-    if hasattr(processor, "data_config"):
-        return eval_transform(processor.data_config | ({"input_size": (3, size, size)} if size else {}))
-
-    def as_processor(image):
-        return processor(to_rgb(image), do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
-
-    return as_processor
-
-
-def image_transform(config: MixupConfig) -> Transform | None:
-    """The transform of single training images, None if the recipe sets none."""
-    return train_transform(
-        config.image_size,
-        scale=config.random_resized_crop,
-        interpolation=config.train_interpolation or config.interpolation or "bilinear",
-        randaugment=config.randaugment,
-        operations=config.randaugment_ops,
-        resize=config.resize,
-        **({} if config.mean is None else {"mean": tuple(config.mean)}),
-    )
-
-
-def train_images(config: MixupConfig, data: Data, processor, views: int = 1) -> Images | Stream:
-    """The training split as uint8 batches, with transforms of single images only if the recipe sets them."""
-    transform = image_transform(config)
-    shared = {"transform": transform, "skip_corrupt": config.skip_corrupt, "home": data.home}
-    shared |= {"labels": data.labels, "views": views}
-    shared["prepare"] = None if transform else prepare(processor, config.eval_image_size and config.image_size)
-    columns = (data.image_column, data.label_column, config.image_size)
-    if not config.streaming:
-        return Images(data.train, *columns, **shared)
-    return Stream(data.train, *columns, rows=data.train_rows, block=config.shuffle_block, **shared)

@@ -14,9 +14,12 @@ from .server import LocalHub
 __all__ = ["LocalHub", "main"]
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+PROGRAM = "python -m hf_mixup.testing.hub"
+
+
+def parse(arguments: list[str] | None = None, prog: str = PROGRAM) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(prog="python -m hf_mixup.testing.hub", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__.partition("\n")[0])
     parser.add_argument("--root", type=Path, required=True, help="folder of the repositories")
     parser.add_argument("--port", type=int, default=0, help="port to listen on (0: any free one)")
     parser.add_argument("--user", default="user", help="name of the user, and of the namespace of new repositories")
@@ -25,9 +28,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = PROGRAM) -> int:
     """Serve until interrupted; return 2 if the folder or the port cannot be used."""
-    options = parse(arguments)
+    options = parse(arguments, prog)
     done = threading.Event()
     try:
         with LocalHub(options.root, {options.user: options.org}, port=options.port, token=options.token) as hub:

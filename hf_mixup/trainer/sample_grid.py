@@ -51,17 +51,17 @@ def needs_all_ranks(trainer) -> bool:
     return sharded or any(isinstance(module, nn.SyncBatchNorm) for module in trainer.step.modules())
 
 
-def training_batch(trainer) -> dict:
-    """Up to COLUMNS rows of the training data, of different classes if possible; the same in every call."""
+def training_batch(trainer, *seed: int) -> dict:
+    """Up to COLUMNS rows of the training data, of different classes if possible; equal for equal seeds."""
     data = trainer.train_dataset
     if isinstance(data, Images):
-        return collate([data[row, row] for row in _rows(len(data), data.labels)])
+        return collate([data[row, row] for row in _rows(len(data), data.labels, generator(*(seed or (0,))))])
     batch = next(iter(trainer.get_train_dataloader()))
     return {key: value[:COLUMNS] for key, value in batch.items()}
 
 
-def _rows(count: int, labels: Tensor | None) -> list[int]:
-    order = torch.randperm(count, generator=generator(0))[:CANDIDATES].tolist()
+def _rows(count: int, labels: Tensor | None, rng: torch.Generator) -> list[int]:
+    order = torch.randperm(count, generator=rng)[:CANDIDATES].tolist()
     if labels is None or labels.dim() > 1 or labels.is_floating_point():
         return order[:COLUMNS]
     first = {int(labels[row]): row for row in reversed(order)}
@@ -88,7 +88,7 @@ def draw(method: Method, step: nn.Module, batch: dict, count: int, *key: int) ->
         net, x, y = step.task(step.net, unaugmented(step, batch), generator(0))
         method.train()
         hidden = method.group == "hidden"  # these mix features; mixing the input is only one of their cases
-        return x, [] if hidden else list(draws(method, net, x, y, count, *key))
+        return x, [] if hidden else list(draws(method, net, x, y, *key, count=count))
 
 
 def on_device(step: nn.Module, batch: dict) -> dict:
@@ -129,22 +129,21 @@ def swapped_transform(task: nn.Module, transform) -> Iterator[None]:
 
 
 def draws(
-    method: Method, net: Net, x: Tensor, y: Tensor, wanted: int = DRAWS, *key: int
+    method: Method, net: Net, x: Tensor, y: Tensor, *seed: int, count: int = DRAWS
 ) -> Iterator[tuple[Tensor, Mix]]:
-    """Mixed images and mix of the first draws, `wanted` at most, that change the images `x`; `key` is their seed."""
-    count = 0
+    """Mixed images and mix of the first `count` draws that change the images `x`."""
     for attempt in range(MAX_DRAWS if len(x) > 1 else 0):
         for part in method.modules():
             if isinstance(part, Method):
-                part.common_rng = generator(*key, attempt, 1)
+                part.common_rng = generator(*seed, attempt, 1)
         try:
-            mixed, mix = method.mix(net, x, y, generator(*key, attempt))
+            mixed, mix = method.mix(net, x, y, generator(*seed, attempt))
         except TypeError:  # the method has no `mix`
             return
         if not torch.equal(mixed, x):
-            count += 1
+            count -= 1
             yield mixed.detach(), mix
-        if count == wanted:
+        if not count:
             return
 
 
@@ -176,7 +175,7 @@ def png(rows: Iterable[Tensor], side: int = SIDE, limit: int = MAX_BYTES) -> byt
     columns, size = len(rows[0]), max(rows[0].shape[-2:])
     scale = max(1, side // size) if size <= side else side / size
     while True:
-        images = _scaled(torch.cat(rows), scale)
+        images = scaled(torch.cat(rows), scale)
         grid = make_grid(images, nrow=columns, padding=MARGIN, pad_value=1)
         content = io.BytesIO()
         Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).numpy()).save(content, "PNG", optimize=True)
@@ -185,7 +184,8 @@ def png(rows: Iterable[Tensor], side: int = SIDE, limit: int = MAX_BYTES) -> byt
         scale = scale - 1 if scale > 1 else 0.8 * scale
 
 
-def _scaled(x: Tensor, scale: float) -> Tensor:
+def scaled(x: Tensor, scale: float) -> Tensor:
+    """Images (B, C, H, W) with sides `scale` times as long; a scale of one or more is an integer."""
     if scale >= 1:
         return F.interpolate(x, scale_factor=scale, mode="nearest") if scale > 1 else x
     sides = [max(1, round(side * scale)) for side in x.shape[-2:]]

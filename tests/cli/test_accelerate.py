@@ -79,6 +79,15 @@ def test_a_launcher_that_starts_one_process_of_two_gets_a_warning(bfloat16):
     assert "Warning: the launcher was to start several processes but started one" in errors
 
 
+def test_processes_that_did_not_join_are_refused_once_with_the_command_that_works(tmp_path):
+    recipe = recipe_of(tmp_path / "recipe.yaml", folder_of(tmp_path / "data"), use_cpu=False)
+    status, printed, errors = launch("ddp", recipe, "--num_processes", 2)
+    start = f"accelerate launch --multi_gpu --num_processes 2 -m hf_mixup {recipe} --output_dir {tmp_path / 'run'}"
+    assert status and errors.count("The launcher started 2 processes, but") == 1
+    assert f" {start} --use_cpu\n" in errors and "train loss" not in printed
+    assert not (tmp_path / "run").exists()
+
+
 def test_float16_on_a_cpu_is_refused(tiny, monkeypatch, capsys):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,0 +1,85 @@
+"""What a method or task is, needs and costs, in words: from its class, docstrings and the record of step costs."""
+
+import json
+import sys
+from typing import Any
+
+from ..components import arguments
+from ..errors import ConfigError
+from ..files import hub_card
+from ..methods import NESTED, Method, available, load
+from ..methods._base import REQUIREMENTS
+from ..tasks import Task, available_tasks, load_task
+from .method_table import needs
+
+COSTS = "speed/step.json"
+
+
+def method_summaries() -> list[tuple[str, ...]]:
+    """Name, title, group, needs and one line for each method."""
+    methods = {name: load(name) for name in available()}
+    return [(name, method.title, method.group, needs(method), summary(method)) for name, method in methods.items()]
+
+
+def method_description(name: str) -> dict[str, Any]:
+    """What a method is; `name` as in `load`. ConfigError for an unknown one."""
+    method = _loaded(load, name)
+    words = [REQUIREMENTS.get(key, key) for key in sorted(method.requires)]
+    return {
+        "name": method.name,
+        "title": method.title,
+        "group": method.group,
+        "summary": summary(method),
+        "paper": method.link,
+        "needs": needs(method),
+        "task": " and ".join(words) or "any",
+        "cost": step_costs().get(method.name),
+        "arguments": arguments(type(method), NESTED),
+    }
+
+
+def task_summaries() -> list[tuple[str, ...]]:
+    """Name, kind of labels, metrics and one line for each task."""
+    tasks = {name: load_task(name) for name in available_tasks()}
+    return [(name, task.reads, _metrics(task), summary(task)) for name, task in tasks.items()]
+
+
+def task_description(name: str) -> dict[str, Any]:
+    """What a task is; `name` as in `load_task`. ConfigError for an unknown one."""
+    task = _loaded(load_task, name)
+    return {
+        "name": task.name,
+        "title": task.card.title,
+        "summary": summary(task),
+        "labels": task.reads,
+        "metrics": _metrics(task),
+        "best": f"{task.metric}, {'higher' if task.higher_is_better else 'lower'} is better",
+        "views": task.views,
+        "provides": ", ".join(sorted(task.provides)) or "nothing that a method may require",
+        "arguments": arguments(type(task)),
+    }
+
+
+def step_costs() -> dict[str, dict]:
+    """The measured cost of a training step of each method: `extra_passes`, `relative` to a plain step, `network`."""
+    file = hub_card(COSTS)
+    return json.loads(file.read_text(encoding="utf-8"))["methods"] if file.is_file() else {}
+
+
+def summary(component: Method | Task) -> str:
+    """One line: the first of the module's docstring, without the title before a colon."""
+    text = sys.modules[type(component).__module__].__doc__ or type(component).__doc__ or ""
+    title, colon, rest = text.strip().partition("\n")[0].partition(": ")
+    line = rest if colon and len(title.split()) <= 4 else title + colon + rest
+    return line[:1].upper() + line[1:]
+
+
+def _metrics(task: Task) -> str:
+    return ", ".join(dict.fromkeys(["loss", *(metric.key for metric in task.card.metrics), task.metric]))
+
+
+def _loaded(loader, name: str) -> Any:
+    try:
+        return loader(name)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from error

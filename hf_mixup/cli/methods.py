@@ -1,0 +1,44 @@
+"""`hf-mixup methods [NAME]`: a table of the methods, or the description of one."""
+
+from ..benchmark.descriptions import method_description, method_summaries
+from ._descriptions import argument_table, facts
+from ._parser import Parser, exit_status, table
+
+HEAD = ("method", "name", "group", "needs", "what it does")
+
+
+def main(argv: list[str]) -> int:
+    """Return the exit status: 0, or 2 for an unknown method."""
+    return exit_status(lambda: print(text(_parser().parse_args(argv).name)))
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="hf-mixup methods", description="List the mixup methods, or describe one.")
+    parser.add_argument("name", nargs="?", help="a method, or one of your own as module:Class or file.py:Class")
+    return parser
+
+
+def text(name: str | None) -> str:
+    """The table of all methods, or the description of method `name`."""
+    if name is None:
+        return table(HEAD, method_summaries())
+    found = method_description(name)
+    title = f"{found['name']}: {found['title']}" if found["title"] else found["name"]
+    lines = {
+        "group": found["group"],
+        "paper": found["paper"] or "none",
+        "needs": found["needs"],
+        "task": found["task"] if found["task"] == "any" else f"one with {found['task']}",
+        "step cost": _cost(found["cost"]),
+    }
+    arguments = argument_table(found["arguments"], "--method_args.")
+    return f"{title}\n{found['summary']}\n\n{facts(lines)}\n\n{arguments}"
+
+
+def _cost(cost: dict | None) -> str:
+    if cost is None:
+        return "not measured; python -m hf_mixup.benchmark.step measures it"
+    return (
+        f"{cost['relative']:.2f} times a step without mixing ({cost['network']}, one CPU core), "
+        f"{cost['extra_passes']:g} extra forward passes"
+    )
