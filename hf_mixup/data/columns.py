@@ -1,10 +1,9 @@
-"""The image and label columns: whether they exist, and whole columns as Arrow arrays."""
+"""The image and label columns: whether they exist and hold what they should."""
 
 import datasets
-import pyarrow as pa
 
 from ..errors import DataError, did_you_mean
-from .labels import Labels, encode_column
+from .labels import Labels, column_values, encode_column
 
 
 def check_columns(
@@ -43,11 +42,6 @@ def _holds_image_files(feature: object) -> bool:
     if isinstance(feature, dict):
         return "bytes" in feature
     return isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary", "string", "large_string")
-
-
-def column_values(dataset: datasets.Dataset, column: str) -> pa.ChunkedArray:
-    """A whole column as an Arrow array; images are not decoded."""
-    return dataset.select_columns([column]).with_format("arrow")[:][column]
 
 
 def with_labels(dataset: datasets.Dataset, column: str | None, labels: Labels, where: str) -> datasets.Dataset:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import datasets
 
 from ..errors import DataError, did_you_mean
-from .columns import check_columns, column_values, with_labels
-from .labels import NONE, Labels, check_kind, describe_labels
+from .columns import check_columns, with_labels
+from .labels import NONE, Labels, check_kind, column_values, describe_labels
 from .open_dataset import OpenedDataset, Split, Splits, open_splits
 from .streaming.cache import cache_split
 from .streaming.shards import Shards, find_shards

@@ -141,14 +141,11 @@ def make_task(config: MixupConfig) -> Task:
 def choose_best_metric(config: MixupConfig, task: Task) -> MixupConfig:
     """A copy of the configuration that selects the best checkpoint by the task's metric, if the recipe names none.
 
-    The direction of the metric is the task's, unless the recipe sets `greater_is_better`.
+    The trainer sets the direction of the metric.
     """
     args = copy.copy(config)
     if (config.load_best_model_at_end or config.save_strategy == SaveStrategy.BEST) and not config.best_metric_given:
         args.metric_for_best_model = task.metric
-    name = (args.metric_for_best_model or "").removeprefix("eval_")
-    if not config.direction_given and (direction := task.direction(name)) is not None:
-        args.greater_is_better = direction
     return args
 
 

@@ -31,19 +31,20 @@ def prepare(trainer, task_given: bool) -> None:
 
 
 def _set_direction(trainer) -> None:
-    """Let the best checkpoint be the one with the lowest metric, if this is the better one of a task's metric.
+    """Set `greater_is_better` to the direction that the task gives its metric; the user's arguments are not changed.
 
-    Transformers assumes that a higher value is better, unless `greater_is_better` is given or the metric is a loss. The
-    user's arguments are not changed.
+    Transformers derives it from the name: lower is better for a name that ends in "loss". A direction that the user
+    gave stays; in plain TrainingArguments it can be told from the derived one only if it differs.
     """
     args = trainer.args
     name = (args.metric_for_best_model or "").removeprefix("eval_")
     for split in trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else ():
         name = name.removeprefix(f"{split}_")
-    given = getattr(args, "direction_given", False)
-    if args.greater_is_better and not given and trainer.task.direction(name) is False:
+    direction, derived = trainer.task.direction(name), not name.endswith("loss")
+    given = getattr(args, "direction_given", args.greater_is_better not in (None, derived))
+    if direction is not None and not given and args.greater_is_better != direction:
         trainer.args = copy.copy(args)
-        trainer.args.greater_is_better = False
+        trainer.args.greater_is_better = direction
 
 
 class TaskMetrics:

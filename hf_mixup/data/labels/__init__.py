@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ...errors import DataError
 from . import classes, numbers, several
-from ._base import NONE, Labels, as_array, brief, named, names_of
+from ._base import NONE, Labels, as_array, brief, column_values, named, names_of
 
 KINDS: dict[str, ModuleType] = {"class": classes, "classes": several, "number": numbers, "vector": numbers}
 
@@ -73,7 +73,9 @@ def value_encoder(feature: object, labels: Labels) -> Callable[[object, str], ob
 
 def column_labels(dataset: datasets.Dataset, column: str | None, labels: Labels):
     """The labels of all rows of an encoded column, as a tensor; None without labels."""
-    return None if labels.kind == "none" else KINDS[labels.kind].column_labels(dataset, column, labels)
+    if labels.kind == "none":
+        return None
+    return KINDS[labels.kind].column_labels(as_array(column_values(dataset, column)), labels, column)
 
 
 __all__ = [
@@ -81,6 +83,7 @@ __all__ = [
     "Labels",
     "check_kind",
     "column_labels",
+    "column_values",
     "describe_labels",
     "encode_column",
     "named",

@@ -50,6 +50,11 @@ def is_number(dtype: pa.DataType) -> bool:
     return pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_boolean(dtype)
 
 
+def column_values(dataset: datasets.Dataset, column: str) -> pa.ChunkedArray:
+    """A whole column as an Arrow array; images are not decoded."""
+    return dataset.select_columns([column]).with_format("arrow")[:][column]
+
+
 def as_array(values: pa.ChunkedArray) -> pa.Array:
     """A column as one array, without dictionaries; booleans that are not in lists are 0 and 1."""
     dtype = values.type

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import torch
 
 from ...errors import DataError
-from ._base import Labels, advice, as_array, is_text, label_error, named, names_of, plain
+from ._base import Labels, advice, is_text, label_error, named, names_of, plain
 
 MISSING = -1  # marks a row without a label
 WRONG = -2  # marks a label that is not one of the classes
@@ -148,9 +148,8 @@ def _encode_value(index: Index, labels: Labels, value: object, row: str) -> int:
     return number
 
 
-def column_labels(dataset: datasets.Dataset, column: str, labels: Labels) -> torch.Tensor:
+def column_labels(values: pa.Array, labels: Labels, column: str) -> torch.Tensor:
     """int64 (rows,)."""
-    values = as_array(dataset.select_columns([column]).with_format("arrow")[:][column])
     if not pa.types.is_integer(values.type) or values.null_count:
         raise DataError(
             f"The label column {column!r} holds {values.type} with {values.null_count} empty cell(s), not class "

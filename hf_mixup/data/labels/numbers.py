@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 
 from ...errors import DataError
-from ._base import Labels, advice, as_array, as_floats, brief, is_list, is_number, lists_of, names_of, plain
+from ._base import Labels, advice, as_floats, brief, is_list, is_number, lists_of, names_of, plain
 
 
 def describe(kind, feature, values: pa.Array, where: str, class_names, unlabelled: bool) -> Labels:
@@ -91,9 +91,8 @@ def _encode_value(labels: Labels, value: object, row: str) -> torch.Tensor:
     return torch.from_numpy(numbers if is_vector else numbers[0:1].reshape(()))
 
 
-def column_labels(dataset: datasets.Dataset, column: str, labels: Labels) -> torch.Tensor:
+def column_labels(values: pa.Array, labels: Labels, column: str) -> torch.Tensor:
     """float32 (rows,) or (rows, D)."""
-    values = as_array(dataset.select_columns([column]).with_format("arrow")[:][column])
     items = lists_of(values)[1] if labels.kind == "vector" else values
     numbers = np.array(items.to_numpy(zero_copy_only=False), dtype=np.float32)
     return torch.from_numpy(numbers.reshape((len(values),) if labels.kind == "number" else (len(values), labels.size)))

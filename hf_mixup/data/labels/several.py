@@ -11,7 +11,6 @@ from ...errors import DataError
 from ._base import (
     Labels,
     advice,
-    as_array,
     brief,
     equal_to,
     is_list,
@@ -169,9 +168,9 @@ def _encode_list(index: Index, labels: Labels, value: object, row: str) -> torch
     return hot
 
 
-def column_labels(dataset: datasets.Dataset, column: str, labels: Labels) -> torch.Tensor:
+def column_labels(values: pa.Array, labels: Labels, column: str) -> torch.Tensor:
     """bool (rows, K); as floats in a batch."""
-    lengths, items = lists_of(as_array(dataset.select_columns([column]).with_format("arrow")[:][column]))
+    lengths, items = lists_of(values)
     hot = np.zeros((len(lengths), labels.size), dtype=bool)
     hot[np.repeat(np.arange(len(lengths)), lengths), items.to_numpy(zero_copy_only=False)] = True
     return torch.from_numpy(hot)
