@@ -83,12 +83,15 @@ def is_reference(name: str) -> bool:
 
 def nested_names(arguments: Any) -> list[str]:
     """The values of all keys "name" in arguments, at any depth: the names of components that they contain."""
-    if isinstance(arguments, Mapping):
-        own = [arguments["name"]] if isinstance(arguments.get("name"), str) else []
-        return own + [name for value in arguments.values() for name in nested_names(value)]
-    if isinstance(arguments, list | tuple):
-        return [name for value in arguments for name in nested_names(value)]
-    return []
+    names, left = [], [arguments]
+    while left:  # no recursion: a file may nest deeper than Python calls functions
+        item = left.pop()
+        if isinstance(item, Mapping):
+            names += [item["name"]] if isinstance(item.get("name"), str) else []
+            left += [*item.values()][::-1]
+        elif isinstance(item, list | tuple):
+            left += item[::-1]
+    return names
 
 
 def import_class(reference: str, base: type) -> type:
