@@ -6,9 +6,10 @@ import time
 import torch
 from accelerate.utils import find_batch_size
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import has_length
 
+from ..config import MixupConfig
 from ..data import StreamLoader
 from ..methods import Method
 from . import fsdp
@@ -119,10 +120,13 @@ class LossCallback(TrainerCallback):
 
 class TimeCallback(TrainerCallback):
     """Appends to the log history, at each epoch's end and checkpoint: the seconds of training, without evaluation, the
-    images that were seen on all ranks, and the peak memory."""
+    images that were seen on all ranks, and the peak memory.
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    Only with MixupConfig, whose runs leave a record: the history of a user's script stays as upstream writes it.
+    """
+
+    def __init__(self, args: TrainingArguments):
+        self.device, self.active = args.device, isinstance(args, MixupConfig)
         self.started, self.evaluation_seconds, self.images = time.perf_counter(), 0.0, 0
 
     def count(self, batch: dict, world_size: int) -> None:
@@ -131,6 +135,8 @@ class TimeCallback(TrainerCallback):
 
     def export_state(self, state) -> None:
         """Append the seconds and images since the last call, and the peak memory so far."""
+        if not self.active:
+            return
         now = time.perf_counter()
         seconds, self.started, self.evaluation_seconds = now - self.started - self.evaluation_seconds, now, 0.0
         numbers = {"train_seconds": seconds, "train_images": self.images, "peak_mb": peak_mb(self.device)}
@@ -209,7 +215,7 @@ class StopCallback(TrainerCallback):
 
 def add_callbacks(trainer) -> None:
     """Add the trainer's own callbacks; `trainer.losses` and `trainer.clock` are two of them."""
-    trainer.losses, trainer.clock = LossCallback(trainer), TimeCallback(trainer.args.device)
+    trainer.losses, trainer.clock = LossCallback(trainer), TimeCallback(trainer.args)
     per_step = [MethodCallback(trainer), EMACallback(trainer), OptimizerCheckCallback(trainer)]
     others = [DataOrderCallback(trainer), trainer.losses, trainer.clock, *fsdp.callbacks(trainer)]
     images = [ImageLogCallback(trainer)] if getattr(trainer.args, "log_images", False) else []

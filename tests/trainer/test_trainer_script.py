@@ -118,6 +118,22 @@ def test_evaluation_equals_that_of_trainer(tmp_path):
     torch.testing.assert_close(ours.predict(data).predictions, stock.predict(data).predictions)
 
 
+def test_the_log_history_equals_that_of_trainer(tmp_path):
+    def history(cls, folder, **given):
+        args = arguments(folder, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2)
+        data = Rows(16)
+        trainer = cls(native_vit(), args, train_dataset=data, eval_dataset=data, **given)
+        trainer.train()
+        timing = ("runtime", "per_second", "flos")
+        return [
+            {key: value for key, value in entry.items() if not any(word in key for word in timing)}
+            for entry in trainer.state.log_history
+        ]
+
+    ours = history(MixupTrainer, tmp_path / "mixup", method="erm")
+    assert ours == [pytest.approx(entry, rel=1e-4) for entry in history(Trainer, tmp_path / "upstream")]
+
+
 def test_plain_training_arguments_select_mixup_which_mixes_in_training_only(tmp_path):
     model, data = timm_resnet(), Learnable()
     seen = Seen(model)
