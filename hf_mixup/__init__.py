@@ -1,4 +1,29 @@
-"""Mixup for image models, native to the Hugging Face ecosystem."""
+"""Mixup for image models, native to the Hugging Face ecosystem.
+
+    import hf_mixup, timm, torch
+    from transformers import TrainingArguments
+
+    images, labels = torch.rand(64, 3, 32, 32), torch.randint(10, (64,))
+    data = [{"pixel_values": image, "labels": label} for image, label in zip(images, labels)]
+    model = timm.create_model("resnet18", num_classes=10)
+
+    # any network, any data set, any method; only training images are mixed
+    args = TrainingArguments("outputs/example", max_steps=4, report_to="none")
+    trainer = hf_mixup.MixupTrainer(model, args, method="cutmix", train_dataset=data, eval_dataset=data)
+    trainer.train()
+    print(trainer.evaluate())
+
+    # a batch in a training loop of your own: targets are float32 (64, 10)
+    mixed, targets = hf_mixup.BatchMixup("resizemix", num_classes=10)(images, labels)
+
+Train: `MixupTrainer`, with transformers' TrainingArguments or `MixupConfig`, the fields of a recipe.
+Mix batches: `BatchMixup`, `MixupCollator` with `soft_loss` for a plain Trainer, `from_timm`.
+Methods: `available`, `load`; your own: `Method`, which returns a `Mix` and reads a network through `Net`.
+Tasks: `available_tasks`, `load_task`; your own: `Task`.
+Trained models: `load_pretrained`, `evaluate`, `predict`; `preview` draws a recipe's images.
+`networks` are the package's own, and `MixupStep` is the module that MixupTrainer trains.
+The command `hf-mixup` trains recipes: `hf-mixup --help`.
+"""
 
 import sys
 from importlib import import_module

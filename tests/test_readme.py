@@ -1,5 +1,6 @@
-"""The README agrees with the code."""
+"""The README, and the docstring of the package, agree with the code."""
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from fixtures.cli import folder_of, recipe_of, record_of, start
 from fixtures.scenes import scene_parquet
 from torch import nn
 
+import hf_mixup
 from hf_mixup import load
 from hf_mixup.ops.losses import soft_cross_entropy
 
@@ -92,3 +94,18 @@ def test_the_focal_loss_is_cross_entropy_without_focus():
     logits, targets = torch.randn(4, 5), torch.rand(4, 5).softmax(1)
     torch.testing.assert_close(space["focal"](logits, targets, gamma=0), soft_cross_entropy(logits, targets))
     assert (space["focal"](logits, targets) < soft_cross_entropy(logits, targets)).all()
+
+
+def test_the_example_of_the_package_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    paragraphs = inspect.cleandoc(hf_mixup.__doc__).split("\n\n")
+    code = [inspect.cleandoc(text) for text in paragraphs if text.startswith("    ")]
+    space = {}
+    exec("\n".join(code), space)
+    assert space["targets"].shape == (64, 10) and "eval_loss" in capsys.readouterr().out
+    assert sum(len(text.splitlines()) for text in code) <= 15
+
+
+def test_the_docstring_of_the_package_names_everything_public():
+    named = set(re.findall(r"`(\w+)`", hf_mixup.__doc__))
+    assert named == {name for name in hf_mixup.__all__ if name != "__version__"}
