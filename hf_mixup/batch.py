@@ -116,7 +116,8 @@ class MixupCollator:
         missing = {"pixel_values", "labels"} - set(batch)
         if missing:
             raise KeyError(
-                f"The batch has {sorted(batch)} and lacks {sorted(missing)}: give a `collate` that adds them."
+                f"The batch has {sorted(batch)} and lacks {sorted(missing)}: give a `collate` that adds them. "
+                "In a Trainer, set remove_unused_columns=False if the model's forward has other argument names."
             )
         images, labels = self.batch_mixup(batch["pixel_values"], batch["labels"])
         return {**batch, "pixel_values": images, "labels": labels}

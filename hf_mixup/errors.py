@@ -95,7 +95,9 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """The sentence " Did you mean 'x'?", or "" if no choice is similar; the case of letters is ignored."""
+    """The sentence " Did you mean 'x'?", or "" if `name` is a choice or none is similar; case is ignored."""
     by_lower = {choice.lower(): choice for choice in choices}
+    if by_lower.get(name.lower()) == name:
+        return ""
     similar = get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
     return f" Did you mean {by_lower[similar[0]]!r}?" if similar else ""

@@ -3,7 +3,7 @@
 python scripts/kill_and_resume.py --rounds 10 --processes 2
 python scripts/kill_and_resume.py --rounds 20 --while_saving
 
-A Hub on this machine holds a data set of several shards made from the embedded sample (or --data names another one, on
+A Hub on this machine holds a data set of several shards made from the built-in sample (or --data names another one, on
 the Hub or a local folder). With --while_saving the run has a larger network, keeps one checkpoint (save_total_limit: 1)
 and is killed while it saves. Each round appends one line to a file in hub_cards/records/kill_and_resume/; rounds that
 are recorded already are not run again. Exit status 1 if any round left no complete checkpoint or ended with other

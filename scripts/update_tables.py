@@ -42,5 +42,7 @@ def updated(text: str, generated: dict[str, str]) -> str:
 if __name__ == "__main__":
     generated = parts()
     for page in PAGES:
-        page.write_text(updated(page.read_text(), generated))
-        print(f"Updated {page.relative_to(ROOT)}")
+        before = page.read_text()
+        after = updated(before, generated)
+        page.write_text(after)
+        print(f"{page.relative_to(ROOT)}: {'unchanged' if after == before else 'updated'}")

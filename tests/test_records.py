@@ -95,7 +95,7 @@ def test_twenty_runs_killed_while_saving_left_a_complete_checkpoint():
     assert len(rounds) == 20 and all(found["equal"] and not found["ended_before"] for found in rounds)
     assert all(len(found["checkpoints"]) > len(found["incomplete"]) for found in rounds)
     while_saving = sum(bool(found["incomplete"]) for found in rounds)  # killed before the manifest was written
-    assert f"killed, {while_saving} of them while saving" in (ROOT / "README.md").read_text()
+    assert f"{while_saving} of these were killed while saving" in (ROOT / "README.md").read_text()
 
 
 def test_claims_about_step_costs_are_those_of_their_record():

@@ -67,9 +67,12 @@ def step_costs() -> dict[str, dict]:
 
 
 def summary(component: Method | Task) -> str:
-    """One line: the first of the module's docstring, without the title before a colon."""
-    text = sys.modules[type(component).__module__].__doc__ or type(component).__doc__ or ""
-    title, colon, rest = text.strip().partition("\n")[0].partition(": ")
+    """The first paragraph of the module's docstring, else of the class's, without the title before a colon."""
+    kind = type(component)
+    text = (sys.modules[kind.__module__].__doc__ or kind.__doc__ or "").strip()
+    if text.startswith(f"{kind.__name__}("):  # the signature, which dataclasses give a class without a docstring
+        text = ""
+    title, colon, rest = " ".join(text.partition("\n\n")[0].split()).partition(": ")
     line = rest if colon and len(title.split()) <= 4 else title + colon + rest
     return line[:1].upper() + line[1:]
 

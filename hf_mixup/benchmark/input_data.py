@@ -1,6 +1,6 @@
 """The images for measuring input paths, pushed to a local Hub.
 
-The package contains no photographs. The images are its embedded sample, enlarged, coloured and with noise of several
+The package contains no photographs. The images are its built-in sample, enlarged, coloured and with noise of several
 scales, so that files are about as large, and as slow to decode, as photographs of the same size.
 """
 

@@ -13,12 +13,12 @@ HEAD = (
 
 
 GROUPS = {
-    "static": "draws; no network",
+    "static": "random draws; no network",
     "saliency": "saliency of the images, or a teacher's features",
     "attention": "attention of a ViT",
     "hidden": "features inside the network",
     "learned": "a mask generator trained with the network",
-    "loss": "other losses or labels around any of these",
+    "loss": "another method, with another loss or other labels",
     "policy": "one of several methods for each batch",
     "baseline": "no mixing",
 }

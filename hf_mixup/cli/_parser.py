@@ -1,4 +1,4 @@
-"""What the verbs share: a parser whose errors are one line, exit statuses, and tables of text."""
+"""What the commands share: a parser whose errors are one line, exit statuses, and tables of text."""
 
 import argparse
 import shutil

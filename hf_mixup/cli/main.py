@@ -1,4 +1,4 @@
-"""The command `hf-mixup VERB ...`; a recipe instead of a verb trains it. Each verb is imported when it is used."""
+"""`hf-mixup COMMAND ...`; a recipe instead of a command trains it. Each command is imported when it is used."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from ..config.parser import find_recipe
 from ..errors import BAD_INPUT, FAILED, INTERRUPTED, ConfigError, did_you_mean
 from ..version import __version__
 
-VERBS = {
+COMMANDS = {
     "train": "train a recipe, evaluate it, and export the model with its card",
     "methods": "list the mixup methods, or describe one",
     "tasks": "list the tasks, or describe one",
@@ -24,17 +24,16 @@ VERBS = {
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return 0, 1 (disk, network or another process failed), 2 (bad input) or 130 (interrupted)."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] in (["-h"], ["--help"], ["help"], ["--version"]):
-        print(__version__ if argv[0] == "--version" else usage())
-        return 0
     try:
-        verb, *rest = chosen_command(argv)
+        if argv[:1] in (["-h"], ["--help"], ["help"], ["--version"]):
+            print(__version__ if argv[0] == "--version" else usage(), flush=True)
+            return 0
+        name, *rest = chosen_command(argv)
+        return import_module(f".{name}", __package__).main(rest)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
-    try:
-        return import_module(f".{verb}", __package__).main(rest)
-    except KeyboardInterrupt:  # while modules are imported; the verbs handle all later ones
+    except KeyboardInterrupt:  # while modules are imported; the commands handle all later ones
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of stdout ended, as in `hf-mixup recipes | head`
@@ -43,12 +42,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def usage() -> str:
-    """The verbs with one line each."""
-    lines = [f"  {verb:<10} {text}" for verb, text in VERBS.items()]
+    """The commands with one line each."""
+    lines = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: hf-mixup VERB ...    hf-mixup VERB --help lists its options",
-            "       hf-mixup RECIPE ...  is hf-mixup train RECIPE ...",
+            "usage: hf-mixup COMMAND ...    hf-mixup COMMAND --help lists the options of a command",
+            "       hf-mixup RECIPE ...     short for hf-mixup train RECIPE ...",
             "",
             *lines,
         ]
@@ -56,14 +55,14 @@ def usage() -> str:
 
 
 def chosen_command(argv: list[str]) -> list[str]:
-    """The verb and its arguments; ConfigError, with the nearest verb and recipe, if the first word is neither."""
+    """The command and its arguments; ConfigError, with the nearest command and recipe, if the first word is neither."""
     if not argv or argv[0].startswith("-"):
-        given = f"the option {argv[0]!r}" if argv else "nothing"
-        raise ConfigError(f"Give a verb or a recipe first, not {given}. Verbs: {', '.join(VERBS)}.")
-    if argv[0] in VERBS:
+        missing = f"A command or a recipe must come before {argv[0]!r}" if argv else "No command is given"
+        raise ConfigError(f"{missing}. Commands: {', '.join(COMMANDS)}. Help: hf-mixup --help")
+    if argv[0] in COMMANDS:
         return argv
     try:
         find_recipe(argv[0])
     except ConfigError as error:
-        raise ConfigError(f"There is no command {argv[0]!r}.{did_you_mean(argv[0], VERBS)} {error}") from None
+        raise ConfigError(f"There is no command {argv[0]!r}.{did_you_mean(argv[0], COMMANDS)} {error}") from None
     return ["train", *argv]

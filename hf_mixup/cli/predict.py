@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
 def _parser() -> Parser:
     parser = Parser(
         prog="hf-mixup predict",
-        description="Classify image files by an image classifier of transformers or timm. No code of its folder runs.",
+        description="Classify image files with an image classifier of transformers or timm. Its code is not run.",
     )
     parser.add_argument("model", help="a run's folder, another folder, or a Hub id, also as user/name@revision")
     parser.add_argument("images", nargs="+", help="image files, and folders of them")

@@ -13,7 +13,7 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="hf-mixup recipes", description="List the recipes of the package.")
-    parser.add_argument("word", nargs="?", default="", help="only those with this word in name, method or claim")
+    parser.add_argument("word", nargs="?", default="", help="only those with this word in name, method or description")
     return parser
 
 
@@ -21,5 +21,7 @@ def text(word: str) -> str:
     """The table of the recipes with `word`; ConfigError if there is none."""
     found = packaged_recipes(word)
     if not found:
-        raise ConfigError(f"No recipe has {word!r} in its name, method or claim.{did_you_mean(word, recipe_names())}")
-    return table(("recipe", "method", "claim"), [(info.name, info.method, info.claim) for info in found])
+        raise ConfigError(
+            f"No recipe has {word!r} in its name, method or description.{did_you_mean(word, recipe_names())}"
+        )
+    return table(("recipe", "method", "description"), [(info.name, info.method, info.description) for info in found])

@@ -1,4 +1,4 @@
-"""The recipes of the package: their names, methods and claims, without loading a configuration."""
+"""The recipes of the package: their names, methods and descriptions, without loading a configuration."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -9,24 +9,33 @@ from .parser import load_yaml, recipe_names, recipes_folder
 
 @dataclass(frozen=True)
 class RecipeInfo:
-    """A recipe's name, as the commands take it, its method, and its claim, the first comment line."""
+    """A recipe's name, as the commands take it, its method, and its description, the first sentences of its comment."""
 
     name: str
     method: str
-    claim: str
+    description: str
 
 
 def packaged_recipes(word: str = "") -> list[RecipeInfo]:
     """The recipes of the package, sorted by name, without bases; with `word` those that have it in a field."""
     folder = recipes_folder()
     names = [name for name in recipe_names() if not name.endswith("base")]
-    found = [RecipeInfo(name, _method(folder / f"{name}.yaml"), _claim(folder / f"{name}.yaml")) for name in names]
-    return [info for info in found if word.lower() in f"{info.name} {info.method} {info.claim}".lower()]
+    found = [
+        RecipeInfo(name, _method(folder / f"{name}.yaml"), _description(folder / f"{name}.yaml")) for name in names
+    ]
+    return [info for info in found if word.lower() in f"{info.name} {info.method} {info.description}".lower()]
 
 
-def _claim(path: Path) -> str:
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
+def _description(path: Path) -> str:
+    """The comment at the top of a recipe, up to the first line that ends with a full stop."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        found.append(line.removeprefix("#").strip())
+        if line.endswith("."):
+            break
+    return " ".join(found)
 
 
 @cache

@@ -36,7 +36,7 @@ RESIZES = ("bilinear", "bicubic", "nearest")
 class MixupConfig(TrainingArguments):
     """All settings of a run: the fields of a recipe, in addition to those of TrainingArguments."""
 
-    data: str = option("sample", "Data set: Hub id, local folder, or `sample` for the embedded sample")
+    data: str = option("sample", "Data set: Hub id, local folder, or `sample` for the built-in sample")
     data_config: str | None = option(None, "Configuration of the data set, if it has several")
     revision: str | None = option(None, "Commit, tag or branch of the data set")
     streaming: bool = option(False, "Stream the training split instead of downloading it first")
@@ -234,7 +234,8 @@ def help_text() -> str:
         item = FIELDS[name]
         if name in GROUPS or name == "output_dir":
             lines += ["", f"{GROUPS.get(name, 'The Trainer')}:"]
-        text = f"{' '.join(item.metadata.get('help', '').split())} (default: {json_value(default_of(item))})"
+        words = item.metadata.get("help", "").replace("%%", "%").split()  # upstream escapes % for argparse
+        text = f"{' '.join(words)} (default: {json_value(default_of(item))})"
         text = "Refused: set HF_TOKEN or run `hf auth login`." if name == "hub_token" else text
         lines += textwrap.wrap(text, 118, initial_indent=f"  --{name:<30} ", subsequent_indent=" " * 35)
     return "\n".join(lines)

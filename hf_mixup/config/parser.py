@@ -18,6 +18,7 @@ Fields = Mapping[str, Field]
 COMMAND_LINE = "the command line"
 COMPONENTS = ("model", "method", "optimizer", "task")  # each has a field `<name>_args`
 ARGUMENTS = tuple(f"{name}_args" for name in COMPONENTS)
+OF_THE_DATA = ("revision", "data_config")  # no other data set has this commit or this configuration
 SYNONYMS = {  # names in other libraries, and the field or argument here
     "alpha": "method_args.alpha",
     "batch_size": "per_device_train_batch_size",
@@ -132,8 +133,14 @@ def names_in(component: str, recipe: dict[str, Any]) -> list[str]:
 
 
 def merge(base: dict[str, Any], child: dict[str, Any], fields: Fields) -> dict[str, Any]:
-    """The base updated with the child. Arguments are merged by key, or dropped if their component changes."""
+    """The base updated with the child.
+
+    Arguments are merged by key, or dropped if their component changes. OF_THE_DATA are dropped if `data` changes.
+    """
     merged = dict(base)
+    if "data" in child and child["data"] != base.get("data", child["data"]):
+        for name in OF_THE_DATA:
+            merged.pop(name, None)
     for name in COMPONENTS:
         before = merged.get(name) or fields[name].default
         if name in child and (child[name] or fields[name].default) != before:

@@ -36,7 +36,7 @@ RANGES = {  # of fields that TrainingArguments does not check
 
 def option(default: Any, text: str, within: str = "", choices: tuple[str, ...] = ()) -> Any:
     """A dataclass field with its help text, the range of its numbers, for example `[0, 1)`, and its choices."""
-    text += f", in {within}." if within else f": {' or '.join(choices)}." if choices else "."
+    text += f". Range: {within}." if within else f". Choices: {', '.join(choices)}." if choices else "."
     metadata = {"help": text, "within": within} | ({"choices": choices} if choices else {})
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)

@@ -1,4 +1,4 @@
-"""`load_data`: two checked splits and their class names, from the embedded sample, a local folder or the Hub."""
+"""`load_data`: two checked splits and their class names, from the built-in sample, a local folder or the Hub."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Open a data set: the embedded sample, a local folder or a Hub repository, with its splits and its revision."""
+"""Open a data set: the built-in sample, a local folder or a Hub repository, with its splits and its revision."""
 
 import hashlib
 import os
@@ -72,7 +72,7 @@ def open_splits(
     folder = Path(data).expanduser()
     if data == "sample":
         if config is not None:
-            raise DataError(f"The embedded sample has no configurations: leave out data_config={config!r}.")
+            raise DataError(f"The built-in sample has no configurations: leave out data_config={config!r}.")
         files = {split: [str(SAMPLE / f"{split}.parquet")] for split in ("train", "test")}
         return OpenedDataset(_sample(), _check_fingerprint(fingerprint(SAMPLE), revision, data), "parquet", files)
     if folder.is_dir():
@@ -92,7 +92,7 @@ def open_splits(
 
 
 def _sample() -> Splits:
-    """The splits of the embedded sample, read directly from the package without a copy in the cache."""
+    """The splits of the built-in sample, read directly from the package without a copy in the cache."""
     splits = {}
     for split in ("train", "test"):
         table = datasets.table.InMemoryTable(parquet.read_table(SAMPLE / f"{split}.parquet"))

@@ -34,8 +34,9 @@ def cutmix_boxes(x: Tensor, partner: Tensor, corners: Tensor, out: Tensor | None
 class CutMix(Method):
     """`alpha`: both parameters of the Beta distribution of lam before clipping.
 
-    As in timm: with `minmax`, the box lies inside the image, and its sides are drawn uniformly from this range, in
-    shares of the image's sides; `correct_lam=False` keeps the lam that was drawn.
+    `minmax`: smallest and largest side of the box, as shares of the image's sides. The sides are drawn uniformly, and
+    the box lies inside the image, as in timm.
+    `correct_lam`: set lam to the share of pixels kept after clipping; false keeps the lam that was drawn.
     """
 
     paper = "1905.04899"

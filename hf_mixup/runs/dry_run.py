@@ -36,13 +36,19 @@ def plan(config: MixupConfig, data: Data, trainer: MixupTrainer, loader, losses:
         "data": f"{data.path}, revision {data.revision}, "
         + ", ".join(f"{split} {rows}" for split, rows in data.splits.items()),
         "images": f"{config.image_size} x {config.image_size}{evaluated}, "
-        f"batches of {config.per_device_train_batch_size} on {trainer.args.world_size} process(es), "
-        f"{config.gradient_accumulation_steps} a step",
+        f"{config.per_device_train_batch_size} per batch, {trainer.args.world_size} process(es), "
+        f"{config.gradient_accumulation_steps} batch(es) per optimizer step and process",
         "steps": f"{steps} over {config.num_train_epochs:g} epochs",
-        "first step": ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()),
+        "first step": _loss(losses),
         "device": record.device_name(torch.device(trainer.args.device)),
-        "results": str(config.output_dir),
+        "output_dir": str(config.output_dir),
     }
+
+
+def _loss(losses: dict[str, float]) -> str:
+    """The loss, and its terms if there are several."""
+    terms = " + ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+    return f"loss {sum(losses.values()):.4f}" + (f" = {terms}" if len(losses) > 1 else "")
 
 
 def _call(name: str, arguments: dict) -> str:

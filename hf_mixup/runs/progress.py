@@ -18,7 +18,7 @@ class ReportCallback(TrainerCallback):
     """Prints one line for each evaluation."""
 
     def __init__(self, task: dict):
-        self.task, self.loss = task, float("nan")  # the task's entry in the run record
+        self.task, self.loss = task, None  # the task's entry in the run record; the last logged loss
 
     def on_log(self, args, state, control, logs=None, **_):
         self.loss = (logs or {}).get("loss", self.loss)
@@ -28,4 +28,5 @@ class ReportCallback(TrainerCallback):
             shown = numbers or {"loss": loss}
             metrics = [f"{name} {'none' if value is None else f'{value:.4f}'}" for name, value in shown.items()]
             epoch = logs.get("epoch", state.epoch or 0)
-            tqdm.write(f"epoch {epoch:6.2f}  train loss {self.loss:.4f}  " + "  ".join(metrics))
+            train = [] if self.loss is None else [f"train loss {self.loss:.4f}"]
+            tqdm.write("  ".join([f"epoch {epoch:6.2f}", *train, *metrics]))

@@ -8,6 +8,7 @@ from pickle import UnpicklingError
 
 from safetensors import SafetensorError
 from transformers import PrinterCallback, ProgressCallback, set_seed
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import SaveStrategy
 
 from ..config import MixupConfig
@@ -24,6 +25,8 @@ from . import record
 from .images import eval_images, train_images
 from .output_dir import original_data_commit
 from .progress import BarCallback, ReportCallback
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
 
 DAMAGED = (UnpicklingError, SafetensorError, RuntimeError)  # errors of reading a damaged checkpoint file
 
@@ -87,6 +90,7 @@ def make_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]
 
 def build_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object]:
     """The trainer and the image processor of a recipe; no image is read yet, and nothing is printed."""
+    check_trackers(config)
     set_seed(config.seed)
     task, method = make_task(config), make_method(config)
     model, processor = make_model(config, data, task)
@@ -105,6 +109,14 @@ def build_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     return trainer, processor
+
+
+def check_trackers(config: MixupConfig) -> None:
+    """RunError if a common tracker of `report_to` is not installed: upstream raises a RuntimeError."""
+    available = get_available_reporting_integrations()
+    for name in TRACKERS:
+        if name in config.report_to and name not in available:
+            raise RunError(f"report_to is {name!r}, but {name} is not installed: pip install {name}.")
 
 
 @contextmanager

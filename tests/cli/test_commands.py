@@ -13,7 +13,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from huggingface_hub.cli.hf import app
 
-from hf_mixup.cli.main import VERBS
+from hf_mixup.cli.main import COMMANDS
 from hf_mixup.cli.preview import split_out
 from hf_mixup.config import parse
 from hf_mixup.config.parser import find_recipe
@@ -101,7 +101,16 @@ def hf_accepts(arguments: list[str]) -> bool:
 def test_commands_are_found_in_the_readmes():
     shown = commands()
     assert sum(command.startswith("accelerate launch") for command in shown) >= 12
-    assert {command.split()[1] for command in shown if command.startswith("hf-mixup ")} >= {*VERBS} - {"tasks"}
+    assert {command.split()[1] for command in shown if command.startswith("hf-mixup ")} >= {*COMMANDS} - {"tasks"}
+
+
+def test_the_readmes_runs_have_different_output_folders():
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    starts = ("accelerate launch", "hf-mixup train")
+    shown = [part for block in blocks for line in block.splitlines() for part in line.split(" && ")]
+    folders = [re.findall(r"--output_dir (\S+)", line) for line in shown if line.startswith(starts)]
+    assert folders.count([]) == 1 and len({*map(tuple, folders)}) == len(folders) >= 6
 
 
 @pytest.mark.parametrize("command", [command for command in commands() if command.startswith("accelerate launch")])

@@ -1,4 +1,4 @@
-"""The command `hf-mixup`: its verbs, what a wrong first word prints, and what it imports."""
+"""The command `hf-mixup`: its commands, what a wrong first word prints, and what it imports."""
 
 import argparse
 import configparser
@@ -10,7 +10,7 @@ from fixtures.cli import ROOT, folder_of, python, recipe_of
 
 import hf_mixup
 from hf_mixup.cli._parser import Parser
-from hf_mixup.cli.main import VERBS, main
+from hf_mixup.cli.main import COMMANDS, main
 
 HEAVY = ("torch", "transformers", "timm", "datasets", "accelerate")
 MODULES = f"""
@@ -40,17 +40,19 @@ def run(*argv) -> int:
 
 
 @pytest.mark.parametrize("word", ["--help", "-h", "help"])
-def test_help_lists_every_verb_with_one_line(word, capsys):
+def test_help_lists_every_command_with_one_line(word, capsys):
     assert run(word) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert all([line for line in lines if line.split()[:1] == [verb] and text in line] for verb, text in VERBS.items())
-    assert len(lines) == len(VERBS) + 3
+    assert all(
+        [line for line in lines if line.split()[:1] == [name] and text in line] for name, text in COMMANDS.items()
+    )
+    assert len(lines) == len(COMMANDS) + 3
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(verb, capsys):
-    assert run(verb, "--help") == 0
-    assert "usage: hf-mixup " + verb in capsys.readouterr().out
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    assert run(name, "--help") == 0
+    assert "usage: hf-mixup " + name in capsys.readouterr().out
 
 
 def test_the_version_is_printed(capsys):
@@ -67,7 +69,7 @@ def test_these_start_without_torch(argv):
 def test_python_m_hf_mixup_is_the_same_command():
     process = python("-X", "importtime", "-m", "hf_mixup", "--help")
     printed, errors = process.communicate()
-    assert process.returncode == 0 and "usage: hf-mixup VERB" in printed
+    assert process.returncode == 0 and "usage: hf-mixup COMMAND" in printed
     imported = {line.rpartition("|")[2].strip() for line in errors.splitlines()}
     assert "hf_mixup.cli.main" in imported and not imported & {*HEAVY}
 
@@ -89,16 +91,16 @@ def test_a_recipe_as_the_first_word_trains(tmp_path, capsys):
     recipe = recipe_of(tmp_path / "recipe.yaml", folder_of(tmp_path / "data"))
     for argv in ([recipe], ["train", recipe]):
         assert run(*argv, "--dry_run", "--output_dir", tmp_path / "run") == 0
-        assert "first step  mix" in capsys.readouterr().out
+        assert "first step  loss" in capsys.readouterr().out
 
 
 WRONG = {
-    "a verb": (["trian"], ["'trian'", "'train'", "Nearest recipes"]),
+    "a command": (["trian"], ["'trian'", "'train'", "Nearest recipes"]),
     "a recipe": (["quikstart", "--method", "cutmix"], ["'quikstart'", "quickstart"]),
     "a file": (["recipes/nowhere.yaml"], ["recipes/nowhere.yaml", "Nearest recipes"]),
     "an option": (["--method", "cutmix"], ["'--method'", "train, methods"]),
-    "nothing": ([], ["nothing", "train, methods"]),
-    "an option of a verb": (["predict", "model", "x.png", "--topk", "1"], ["--topk", "hf-mixup predict --help"]),
+    "nothing": ([], ["No command", "train, methods", "hf-mixup --help"]),
+    "an option of a command": (["predict", "model", "x.png", "--topk", "1"], ["--topk", "hf-mixup predict --help"]),
     "a missing argument": (["evaluate"], ["model", "hf-mixup evaluate --help"]),
     "a number": (["predict", "model", "x.png", "--top-k", "0"], ["--top_k", "1 or more"]),
     "no recipe": (["preview", "--out", "x.png"], ["recipe"]),
@@ -116,10 +118,11 @@ def test_a_wrong_command_is_one_line_with_the_way_out(name, capsys):
     assert all(text in errors for text in expected), errors
 
 
-def test_a_reader_that_stops_early_gets_no_traceback():
-    shell = f"{sys.executable} -m hf_mixup recipes | head -1"
+@pytest.mark.parametrize(("words", "start"), [("recipes", "recipe"), ("--help", "usage")])
+def test_a_reader_that_stops_early_gets_no_traceback(words, start):
+    shell = f"{sys.executable} -u -m hf_mixup {words} | head -1"
     printed, errors = python("-c", f"import subprocess; subprocess.run({shell!r}, shell=True)").communicate()
-    assert printed.startswith("recipe") and errors == ""
+    assert printed.startswith(start) and errors == ""
 
 
 @pytest.mark.parametrize("word", ["--no-private", "--no_private", "--top-k=3", "--top_k=3", "x--y"])

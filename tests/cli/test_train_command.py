@@ -46,9 +46,20 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, recipe, capsys):
     before = content(tmp_path)
     assert start(recipe, "--dry_run", "--output_dir", tmp_path / "run", "--method", "cutmix") == 0
     plan = capsys.readouterr().out
-    for text in ("cutmix (", "alpha=1.0", "train 12, test 12", "2 classes", "first step  mix 0.", "3 over 1 epochs"):
+    for text in ("cutmix (", "alpha=1.0", "train 12, test 12", "2 classes", "first step  loss 0.", "3 over 1 epochs"):
         assert text in plan
     assert content(tmp_path) == before and not (tmp_path / "run").exists()
+
+
+def test_a_tracker_that_is_not_installed_is_refused_by_name(recipe, capsys, monkeypatch):
+    monkeypatch.setattr("hf_mixup.runs.run.get_available_reporting_integrations", lambda: [])
+    assert start(recipe, "--dry_run", "--report_to", "tensorboard") == 2
+    assert "pip install tensorboard" in capsys.readouterr().err
+
+
+def test_an_evaluation_before_the_first_log_prints_no_training_loss(tmp_path, recipe, capsys):
+    assert start(recipe, "--output_dir", tmp_path / "run", "--logging_strategy", "no") == 0
+    assert "  top1 " in (printed := capsys.readouterr().out) and "train loss" not in printed
 
 
 def test_a_run_prints_its_results_and_how_to_load_them(tmp_path, recipe, capsys):

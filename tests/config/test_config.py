@@ -114,6 +114,9 @@ def test_help_lists_every_field_and_exits_with_0(capsys):
     shown = [line.split()[0] for line in printed.splitlines() if line.startswith("  --")]
     assert sorted(shown) == sorted(f"--{item.name}" for item in fields(MixupConfig))
     assert shown.index("--data") < shown.index("--method") < shown.index("--learning_rate")
+    text = " ".join(printed.split())
+    assert "Padding mode. Choices: constant, reflect. (default: constant)" in text
+    assert "Probability of random erasing. Range: [0, 1]. (default: 0)" in text and "%%" not in text
 
 
 # Recipe dict and hash

@@ -192,6 +192,15 @@ def test_arguments_of_a_base_are_dropped_if_their_component_changes(write, name)
     assert getattr(same, f"{name}_args") == {"x": 3, "y": 2}
 
 
+def test_the_revision_of_a_base_is_dropped_if_the_data_changes(write):
+    recipe = write("data: user/a\nrevision: abc\ndata_config: large\nimage_column: img\n")
+    other = parse([recipe, "--data", "user/b"])
+    assert (other.revision, other.data_config, other.image_column) == (None, None, "img")
+    same = parse([recipe, "--data", "user/a"])
+    assert (same.revision, same.data_config) == ("abc", "large")
+    assert parse([recipe, "--data", "user/b", "--revision", "v1"]).revision == "v1"
+
+
 def test_arguments_of_an_inner_method_are_dropped_if_its_name_changes(write):
     write("method: regmixup\nmethod_args: {eta: 0.1, base: {name: mixup, alpha: 1}}\n", "base.yaml")
     config = parse([write("base: base.yaml\nmethod_args: {base: {name: cutmix}}\n")])

@@ -165,6 +165,8 @@ def test_missing_repositories_revisions_and_splits_have_their_own_messages(pushe
     assert f"no revision '{'0' * 40}'" in refused(open_stream, name, revision="0" * 40)
     said = refused(open_stream, "user/nothing")
     assert "'user/nothing' is neither a local folder nor readable on the Hub" in said and "exist either" not in said
+    said = refused(open_stream, "uoft-cs/cifar100")  # a suggested id that this Hub does not have
+    assert "Did you mean" not in said
     said = refused(open_stream, name, data_config="large")
     assert "'large' not found" in said and "data_config=" in said
     assert "no split 'trian', only ['test', 'train']. Did you mean 'train'?" in refused(
