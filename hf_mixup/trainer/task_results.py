@@ -1,4 +1,4 @@
-"""Checks of what a task and its loss return: a mistake in a user's own task must not end in wrong numbers."""
+"""Checks of what a task, method or loss returns: a mistake in a user's own must not end in wrong numbers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TaskError
+from ..methods import Method
 from ..net import Net
 from ..ops.losses import RowLoss
 from ..tasks import Task
@@ -69,6 +70,17 @@ def checked_evaluation(task: Task, result: Any) -> tuple[Tensor, Any]:
                 "images."
             )
     return loss, outputs
+
+
+def checked_losses(method: Method, losses: Any) -> dict[str, Tensor]:
+    """The named losses that `forward` of a method returns; TaskError if they cannot be used."""
+    start, way = f"`forward` of method {method.name!r} returns", 'return a dict of scalars, for example {"mix": loss}'
+    if not isinstance(losses, dict) or not losses:
+        raise TaskError(f"{start} {'an empty dict' if losses == {} else described(losses)}: {way}.")
+    for name, loss in losses.items():
+        if not isinstance(loss, Tensor) or loss.dim():
+            raise TaskError(f"{start} {described(loss)} as {name!r}: {way}, where net.loss is the mean of a batch.")
+    return losses
 
 
 def checked_metrics(task: Task, found: Any) -> dict[str, float]:
