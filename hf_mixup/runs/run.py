@@ -109,10 +109,12 @@ def build_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object
 
 @contextmanager
 def as_run_error() -> Iterator[None]:
-    """Raise RunError for a ValueError inside."""
+    """Raise RunError for a ValueError inside, and for a tracker of `report_to` that is not installed."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "to be installed" not in str(error):
+            raise
         raise RunError(str(error)) from error
 
 
