@@ -17,6 +17,14 @@ class ConfigError(MixupError, ValueError):
     """A recipe, command line or value that cannot be used."""
 
 
+class CodeRefused(ConfigError):
+    """A run record names Python code, which is not imported, since the record may have been downloaded."""
+
+    def __init__(self, reference: str):
+        self.reference = reference
+        super().__init__(f"The record names {reference!r}, which is Python code: give the class itself.")
+
+
 class DataError(MixupError, ValueError):
     """A data set, column, label or image that cannot be used."""
 
@@ -37,7 +45,7 @@ class ModelError(MixupError, ValueError):
 
 
 class TaskError(MixupError, ValueError):
-    """A task or loss function that returns what cannot be used."""
+    """A task, method or loss function that returns what cannot be used."""
 
     every_rank = True
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from ..components import arguments
@@ -16,9 +17,8 @@ COSTS = "speed/step.json"
 
 
 def method_summaries() -> list[tuple[str, ...]]:
-    """Name, title, group, needs and one line for each method."""
-    methods = {name: load(name) for name in available()}
-    return [(name, method.title, method.group, needs(method), summary(method)) for name, method in methods.items()]
+    """Name, title, group, needs and one line for each method; the error of one that could not be loaded."""
+    return [_summary(name, load, lambda m: (m.title, m.group, needs(m), summary(m)), 4) for name in available()]
 
 
 def method_description(name: str) -> dict[str, Any]:
@@ -39,9 +39,8 @@ def method_description(name: str) -> dict[str, Any]:
 
 
 def task_summaries() -> list[tuple[str, ...]]:
-    """Name, kind of labels, metrics and one line for each task."""
-    tasks = {name: load_task(name) for name in available_tasks()}
-    return [(name, task.reads, _metrics(task), summary(task)) for name, task in tasks.items()]
+    """Name, kind of labels, metrics and one line for each task; the error of one that could not be loaded."""
+    return [_summary(name, load_task, lambda t: (t.reads, _metrics(t), summary(t)), 3) for name in available_tasks()]
 
 
 def task_description(name: str) -> dict[str, Any]:
@@ -79,6 +78,13 @@ def summary(component: Method | Task) -> str:
 
 def _metrics(task: Task) -> str:
     return ", ".join(dict.fromkeys(["loss", *(metric.key for metric in task.card.metrics), task.metric]))
+
+
+def _summary(name: str, loader: Callable, describe: Callable[[Any], tuple[str, ...]], columns: int) -> tuple[str, ...]:
+    try:
+        return (name, *describe(_loaded(loader, name)))
+    except ConfigError as error:  # of an installed package: the others are listed
+        return (name, *[""] * (columns - 1), str(error))
 
 
 def _loaded(loader, name: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
-from ..components import is_reference, nested_names
+from ..components.references import references
 from ..errors import ConfigError
 from .types import accepted_types, convert, expected, is_enum, short_repr
 
@@ -110,6 +110,8 @@ def read_recipe(path: Path, fields: Fields, above: tuple[Path, ...] = ()) -> dic
     for base in bases:
         merged = merge(merged, read_recipe(path.parent / base, fields, chain), fields)
     values = {check_key(key, fields, str(path)): value for key, value in values.items()}
+    if above:  # `load_config` checks the recipe itself, without what the command line overrides
+        check_published(path, values)
     return merge(merged, {key: convert(fields[key], value, str(path)) for key, value in values.items()}, fields)
 
 
@@ -118,18 +120,12 @@ def check_published(path: Path, recipe: dict[str, Any]) -> None:
     if not (path.parent / "run.json").is_file():
         return
     for name in ("task", "method"):
-        for value in names_in(name, recipe):
-            if is_reference(value):
-                raise ConfigError(
-                    f"{path} names the {name} {value!r}, which is Python code, and is in the folder of a run, which "
-                    f"may have been downloaded. Read the code; if you trust it, pass --{name} {recipe[name]} on the "
-                    "command line, or copy the recipe to another folder."
-                )
-
-
-def names_in(component: str, recipe: dict[str, Any]) -> list[str]:
-    """The names of a component of a recipe, and of the components in its arguments, at any depth."""
-    return [name for name in [recipe.get(component), *nested_names(recipe.get(f"{component}_args"))] if name]
+        for value in references([recipe.get(name), recipe.get(f"{name}_args")]):
+            raise ConfigError(
+                f"{path} names the {name} {value!r}, which is Python code, and is in the folder of a run, which "
+                f"may have been downloaded. Read the code; if you trust it, pass --{name} {recipe.get(name)} on the "
+                "command line, or copy the recipe to another folder."
+            )
 
 
 def merge(base: dict[str, Any], child: dict[str, Any], fields: Fields) -> dict[str, Any]:

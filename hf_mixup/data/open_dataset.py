@@ -75,6 +75,8 @@ def open_splits(
             raise DataError(f"The built-in sample has no configurations: leave out data_config={config!r}.")
         files = {split: [str(SAMPLE / f"{split}.parquet")] for split in ("train", "test")}
         return OpenedDataset(_sample(), _check_fingerprint(fingerprint(SAMPLE), revision, data), "parquet", files)
+    if folder.is_file():
+        raise DataError(f"The data set {data!r} is a file: give the folder that contains it, or a Hub id.")
     if folder.is_dir():
         resolved, path, commit = _check_fingerprint(fingerprint(folder), revision, data), str(folder), None
     else:

@@ -48,6 +48,8 @@ def fetch(name: str, revision: str | None = None, *, code: bool = False) -> Path
         if revision is not None:
             raise ModelError(f"{name!r} is a local folder and has no revisions: leave out revision={revision!r}.")
         return folder
+    if folder.is_file():
+        raise ModelError(f"{name!r} is a file: give the folder with {CONFIG}, or a Hub id as user/name.")
     name, _, suffix = name.partition("@")
     revision = revision or suffix or None
     if name.startswith((".", "/", "~")) or name.count("/") != 1:

@@ -4,11 +4,13 @@ from typing import Any
 
 from torch import nn
 
-from ..components import construct, is_reference
+from ..components import construct
+from ..components.references import is_reference
 from ._base import METHODS, Method
+from ._definition import checked
 
 NESTED = {  # types of fields that hold methods
-    dict: ((dict, str, Method), "the name of a method, or a mapping with its name and arguments"),
+    dict: ((dict, str, type, Method), "a method, its name or class, or a mapping with its name and arguments"),
     list: ((list, tuple, nn.ModuleList), "a list of methods"),
 }
 
@@ -34,7 +36,7 @@ def load(name: str | dict | type[Method] | Method, **hyperparameters: Any) -> Me
     if isinstance(name, Method):
         if hyperparameters:
             raise ValueError(f"{name!r} is already built: give {', '.join(hyperparameters)} when loading it by name.")
-        return name
+        return checked(name)
     if isinstance(name, dict):
         if "name" not in name:
             raise ValueError(f'A method given as a mapping requires a "name", got {name!r}.')
@@ -44,14 +46,14 @@ def load(name: str | dict | type[Method] | Method, **hyperparameters: Any) -> Me
         raise ValueError(f"{name!r} is not a method: give a name, a mapping, or a class derived from hf_mixup.Method.")
     method = construct(cls, f"Method {(name if isinstance(name, str) else cls.__name__)!r}", hyperparameters, NESTED)
     method.full_name = name if isinstance(name, str) and is_reference(name) else ""
-    return method
+    return checked(method)
 
 
-def load_nested(outer: Method, inner: str | dict | Method) -> Method:
+def load_nested(outer: Method, inner: str | dict | type[Method] | Method) -> Method:
     """The method `inner` of a container; `per_image` and `pairing` default to those of the container `outer`."""
     if isinstance(inner, Method):
-        return inner
-    inner = {"name": inner} if isinstance(inner, str) else inner
+        return checked(inner)
+    inner = inner if isinstance(inner, dict) else {"name": inner}
     shared = {"per_image": True} if outer.per_image else {}
     if outer.pairing != "shift":
         shared["pairing"] = outer.pairing

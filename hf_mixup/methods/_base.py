@@ -1,14 +1,15 @@
 """Method: base class of all mixup methods."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from ..components import Registry
+from ..components import Registry, argument_names
+from ..errors import TaskError
 from ..mix import Mix
 from ..ops.masks import write_out
 from ..ops.sampling import PAIRINGS, beta, partners
@@ -64,6 +65,11 @@ class Method(nn.Module):
         self.common_rng: torch.Generator | None = None
         return self
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls) and "needs_forward" not in vars(cls):
+            cls.needs_forward = True  # else collators would leave out what a user's own `forward` adds
+
     def __post_init__(self) -> None:
         name = type(self).__name__
         if self.pairing not in self.pairings:
@@ -72,13 +78,16 @@ class Method(nn.Module):
         if not 0 <= self.prob <= 1:
             raise ValueError(f"{name}'s prob is {self.prob!r}: give the share of batches to mix, 0 to 1.")
         alpha = getattr(self, "alpha", 1.0)
-        if alpha is not None and not (math.isfinite(alpha) and alpha >= 0):
+        if isinstance(alpha, int | float) and not (math.isfinite(alpha) and alpha >= 0):
             raise ValueError(f"{name}'s alpha is {alpha!r}: give a finite number, 0 (no mixing) or above.")
 
     def hyperparameters(self) -> dict[str, Any]:
-        """All fields and values, as `load` takes them; nested methods as `{"name": ..., ...}`."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {key: _to_plain(value) for key, value in values.items()}
+        """All arguments and values, as `load` takes them; nested methods as `{"name": ..., ...}`.
+
+        Without networks and parameters, which are saved with the method's weights.
+        """
+        values = {name: getattr(self, name) for name in argument_names(type(self)) if hasattr(self, name)}
+        return {key: _to_plain(value) for key, value in values.items() if not _is_state(value)}
 
     @property
     def link(self) -> str:
@@ -141,10 +150,20 @@ class Method(nn.Module):
         if self.skips(x, rng):
             return write_out(x, out), Mix.none(x)
         if not (self.per_image and self.rate < 1):
-            return self.mix_batch(net, x, y, rng, **({} if out is None else {"out": out}))
-        mixed, mix = self.mix_batch(net, x, y, rng)
+            return self._checked(self.mix_batch(net, x, y, rng, **({} if out is None else {"out": out})))
+        mixed, mix = self._checked(self.mix_batch(net, x, y, rng))
         mixed, mix = _restore_rows(x, mixed, mix, torch.rand(len(x), generator=rng) >= self.rate)
         return write_out(mixed, out), mix
+
+    def _checked(self, result: Any) -> tuple[Tensor, Mix]:
+        """What `mix_batch` returns; TaskError unless it is images and their `Mix`."""
+        if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mix):
+            return result
+        kinds = [type(item).__name__ for item in (result if isinstance(result, tuple) else [result])]
+        raise TaskError(
+            f"`mix_batch` of method {self.name!r} returns {' and '.join(kinds)}: return the mixed images and a Mix, "
+            "for example Mix.pair(partner, lam)."
+        )
 
     def mix_batch(self, net: Net | None, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Mix]:
         """As `mix`, for a batch of two or more rows that is mixed."""
@@ -201,6 +220,13 @@ def _restore_rows(x: Tensor, mixed: Tensor, mix: Mix, skipped: Tensor) -> tuple[
         mask = torch.where(skipped[:, None, None, None], unmixed_mask, mask)
     mixed = torch.where(skipped[:, None, None, None], x, mixed)
     return mixed, Mix(index, torch.where(skipped[:, None], unmixed_weight, mix.weight), mask)
+
+
+def _is_state(value: Any) -> bool:
+    """Whether `value` is a network or parameter; methods, and lists of methods, are not."""
+    if isinstance(value, nn.ModuleList):
+        return not all(isinstance(item, Method) for item in value)
+    return isinstance(value, nn.Module | nn.Parameter) and not isinstance(value, Method)
 
 
 def _to_plain(value: Any) -> Any:

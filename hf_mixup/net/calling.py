@@ -11,12 +11,13 @@ IMAGES = "pixel_values"  # the argument of transformers' networks
 
 def caller(model: nn.Module) -> Callable[[Callable, Tensor], Any]:
     """A function that calls the model, or its compiled form, with images: by position, or by keyword if `forward` has
-    the images as a later argument `pixel_values`."""
+    the images as a later argument `pixel_values`, or keyword arguments only."""
     parameters = list(inspect.signature(model.forward).parameters.values())
     positional = parameters and parameters[0].kind is not inspect.Parameter.KEYWORD_ONLY
     names = [parameter.name for parameter in parameters]
     first = positional and names[:1] == [IMAGES]
-    return by_keyword if IMAGES in names and not first else by_position
+    only_keywords = parameters and parameters[0].kind is inspect.Parameter.VAR_KEYWORD
+    return by_keyword if only_keywords or (IMAGES in names and not first) else by_position
 
 
 def by_position(model: Callable, x: Tensor) -> Any:
@@ -28,19 +29,20 @@ def by_keyword(model: Callable, x: Tensor) -> Any:
 
 
 def outputs_of(returned: Any) -> Tensor:
-    """The logits, or pooled features, in what a network returns: a tensor, a ModelOutput, a mapping, or a tuple that
-    begins with them."""
+    """The logits, or pooled features, in what a network returns: a tensor, a ModelOutput, a mapping, a named tuple
+    with `logits`, or a tuple that begins with them."""
+    logits = returned
     if isinstance(returned, Mapping):  # also a ModelOutput
-        returned = returned.get("logits", returned.get("pooler_output"))
-    elif isinstance(returned, tuple | list) and returned:
-        returned = returned[0]
-    returned = getattr(returned, "logits", returned)
-    if not isinstance(returned, Tensor):
+        logits = returned.get("logits", returned.get("pooler_output"))
+    elif isinstance(returned, tuple | list) and returned and not hasattr(returned, "logits"):
+        logits = returned[0]
+    logits = getattr(logits, "logits", logits)
+    if not isinstance(logits, Tensor):
         raise ValueError(
-            f"The network returns {type(returned).__name__}: it must return logits as a tensor, as `logits` of a "
-            "mapping or ModelOutput, or as the first item of a tuple."
+            f"The network returns {type(returned).__name__} without logits: it must return logits as a tensor, "
+            "as `logits` of a mapping or ModelOutput, or as the first item of a tuple."
         )
-    return returned
+    return logits
 
 
 def further_outputs(returned: Any) -> dict[str, Any]:

@@ -46,9 +46,9 @@ class Net(nn.Module):
         """(B, K) logits of images (B, C, H, W), or what `head` makes of them."""
         return self._run(self.model if self.compiled is None else self.compiled, x)
 
-    def compile_model(self, **options) -> None:
-        """Compile the model for forward passes; not for methods that use hooks."""
-        object.__setattr__(self, "compiled", torch.compile(self.model, **options))
+    def compile_model(self, compiled: Callable | None = None, **options) -> None:
+        """Compile the model for forward passes, or use its `compiled` form; not for methods that use hooks."""
+        object.__setattr__(self, "compiled", torch.compile(self.model, **options) if compiled is None else compiled)
 
     def _run(self, model: Callable, x: Tensor) -> Tensor:
         x = x if self.precision else x.to(next(self.model.parameters()).dtype)
@@ -74,8 +74,9 @@ class Net(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """Outputs of the classifier; in a task without classes, the numbers that it predicts."""
-        return self.classifier.out_features
+        """Outputs of the classifier, or the model's `num_classes`; in a task without classes, numbers per image."""
+        declared = None if self.architecture.classifier is not None else getattr(self.model, "num_classes", None)
+        return declared or self.classifier.out_features
 
     @property
     def num_features(self) -> int:

@@ -9,6 +9,7 @@ from huggingface_hub.errors import HTTPError
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..components import nested_names
+from ..components.references import only_given
 from ..errors import CardError
 from ..files import atomic_write
 from ..hub.download import CONFIG, read_json
@@ -113,7 +114,8 @@ def method_title(entry: dict) -> tuple[str, str]:
         return str(entry["title"] or entry["name"]), link if LINK.fullmatch(link) else ""
     if unknown := {entry["name"], *nested_names(entry["args"])} - {*available()}:
         raise CardError(f"The record names the methods {sorted(unknown)}, which hf_mixup does not have: update it.")
-    method = load(entry["name"], **entry["args"])
+    with only_given():
+        method = load(entry["name"], **entry["args"])
     return method.title, method.link
 
 

@@ -1,5 +1,6 @@
 """Load a published run from a folder or the Hub: model, image processor and method."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import timm
@@ -7,8 +8,9 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..components import is_reference, nested_names
-from ..errors import CheckpointError, ModelError
+from ..components import nested_names
+from ..components.references import class_name, is_reference, only_given
+from ..errors import CheckpointError, CodeRefused, ModelError
 from ..hub.download import fetch, read_json
 from ..methods import Method, available, load
 from ..models import architectures as networks  # noqa: F401  registers them with timm
@@ -22,7 +24,11 @@ MODEL_ONLY = "AutoModelForImageClassification of transformers loads the model wi
 
 
 def load_pretrained(
-    repo: str, revision: str | None = None, *, teachers: bool = False, method: type[Method] | None = None
+    repo: str,
+    revision: str | None = None,
+    *,
+    teachers: bool = False,
+    method: type[Method] | Sequence[type[Method]] | None = None,
 ) -> tuple[PreTrainedModel, BaseImageProcessor, Method | None]:
     """Return model, image processor and method from a run's folder or Hub repository; method is None for other models.
 
@@ -30,13 +36,15 @@ def load_pretrained(
     has the trained weights of its own networks: pass it to `MixupTrainer(method=method)` to continue training. Only
     safetensors and JSON are read, and no code of the repository runs. `teachers`: whether the run record of a
     repository may name other repositories or folders as the method's teacher; timm names are always allowed. `method`:
-    the class of a method of your own, which the run was trained with. Raises ModelError.
+    the class of a method of your own, which the run was trained with, or several classes if it contains others. Raises
+    ModelError.
     """
     folder = fetch(repo, revision)
     model = load_network(repo, folder)
     processor = load_processor(repo, folder)
     trusted = teachers or Path(repo).expanduser().is_dir()
-    recorded = _recorded_method(repo, folder, method)
+    own = [method] if isinstance(method, type) else [*(method or ())]
+    recorded = _recorded_method(repo, folder, own)
     return model, processor, _built(recorded, repo, folder, model, trusted)
 
 
@@ -66,7 +74,7 @@ def _built(method: Method | None, repo: str, folder: Path, model: PreTrainedMode
     return method
 
 
-def _recorded_method(repo: str, folder: Path, own: type[Method] | None) -> Method | None:
+def _recorded_method(repo: str, folder: Path, own: Sequence[type[Method]]) -> Method | None:
     """The method of the run record in `folder`, without weights; None if there is no run record of hf_mixup."""
     run = read_json(folder / NAME, repo) if (folder / NAME).is_file() else {}
     if not {"schema_version", "recipe_hash", "method"} <= run.keys():
@@ -77,15 +85,32 @@ def _recorded_method(repo: str, folder: Path, own: type[Method] | None) -> Metho
         )
     recorded = run["method"] if isinstance(run["method"], dict) else {}
     name, args = recorded.get("name"), recorded.get("args")
-    for missing in [name for name in ([] if own else [name]) + nested_names(args) if name not in available()]:
+    outer = _outer_class(name, own) or name
+    for missing in [item for item in [outer, *nested_names(args)] if not (_is_known(item) or isinstance(item, type))]:
         way = "update hf_mixup, or install the package that has it"
-        if isinstance(missing, str) and is_reference(missing):  # a repository may not name code to import
-            way = "import that class, and pass it as load_pretrained(..., method=THE_CLASS)"
-        raise ModelError(
-            f"{repo!r} was trained with method {missing!r}, which hf_mixup {__version__} does not have: {way}. "
-            f"{MODEL_ONLY}"
-        )
+        raise ModelError(f"{_unknown(repo, missing)}: {way}. {MODEL_ONLY}")
     try:
-        return load(own or name, **args)
+        with only_given(own):
+            return load(outer, **args)
+    except CodeRefused as error:
+        way = "import that class, and pass it as load_pretrained(..., method=THE_CLASS)"
+        raise ModelError(f"{_unknown(repo, error.reference)}: {way}. {MODEL_ONLY}") from None
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ModelError(f"{NAME} of {repo!r} has wrong arguments for method {name!r}: {error} {MODEL_ONLY}") from error
+
+
+def _outer_class(name: str, own: Sequence[type[Method]]) -> type[Method] | None:
+    """Which of the user's classes `own` is method `name` of a record; None if it is a method of a package."""
+    if name in available():
+        return None
+    same = [cls for cls in own if isinstance(name, str) and cls.__name__ == class_name(name)]
+    return same[0] if same else own[0] if len(own) == 1 else None
+
+
+def _is_known(name: str) -> bool:
+    """Whether `name` is a method of a package, or a reference, which `load` resolves or refuses."""
+    return name in available() or (isinstance(name, str) and is_reference(name))
+
+
+def _unknown(repo: str, name: str) -> str:
+    return f"{repo!r} was trained with method {name!r}, which hf_mixup {__version__} does not have"

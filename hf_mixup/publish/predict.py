@@ -22,14 +22,22 @@ logger = logging.getLogger(__name__)
 
 
 def predict(
-    model: str | PathLike, images: Sequence[str | PathLike], *, top_k: int = 5, device: str | None = None
+    model: str | PathLike,
+    images: str | PathLike | Sequence[str | PathLike],
+    *,
+    top_k: int = 5,
+    device: str | None = None,
 ) -> list[dict]:
     """The `top_k` classes of each image: `{"file": path, "classes": [{"label", "score"}, ...]}`, highest score first.
 
-    `model` as in `evaluate`. `images`: files and folders; a folder stands for the image files in it, sorted. Scores are
-    probabilities of a softmax, or of a sigmoid for each class of a multi-label model; outputs of a regression. Files
-    that are no images are logged as warnings and left out. Raises DataError if none can be read, and ModelError.
+    `model` as in `evaluate`. `images`: a file or folder, or several; a folder stands for the image files in it, sorted.
+    Scores are probabilities of a softmax, or of a sigmoid for each class of a multi-label model; outputs of a
+    regression. Files that are no images are logged as warnings and left out. Raises DataError if none can be read, and
+    ModelError.
     """
+    images = [images] if isinstance(images, str | PathLike) else images
+    if top_k < 1:
+        raise ConfigError(f"top_k is {top_k!r}: give the number of classes, 1 or more.")
     name = fspath(model)
     folder = fetch(name)
     network, processor = load_network(name, folder).eval(), load_processor(name, folder)

@@ -74,15 +74,17 @@ def task_entry(task: Task) -> dict:
     }
 
 
-def check_settings(task: Task) -> None:
-    """Raise RunError unless all settings of the task can be written into a record."""
-    for name, value in task.settings().items():
+def check_settings(component: Method | Task) -> None:
+    """Raise RunError unless all arguments of a method or task can be written into a record."""
+    is_method = isinstance(component, Method)
+    kind, settings = ("Method", component.hyperparameters()) if is_method else ("Task", component.settings())
+    for name, value in settings.items():
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise RunError(
-                f"Task {task.name!r} has {name} = {value!r}, which a run record cannot hold ({error}): use numbers, "
-                "text, lists or mappings as fields, and set anything else in `build`."
+                f"{kind} {component.name!r} has {name} = {value!r}, which a run record cannot hold ({error}): use "
+                "numbers, text, lists or mappings as fields, and set anything else in `build`."
             ) from error
 
 

@@ -121,10 +121,12 @@ def check_trackers(config: MixupConfig) -> None:
 
 @contextmanager
 def as_run_error() -> Iterator[None]:
-    """Raise RunError for a ValueError inside."""
+    """Raise RunError for a ValueError inside, and for a tracker of `report_to` that is not installed."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "to be installed" not in str(error):
+            raise
         raise RunError(str(error)) from error
 
 
@@ -197,13 +199,15 @@ def outputs_of(task: Task, data: Data) -> int | None:
 def make_method(config: MixupConfig) -> Method:
     """The method with its arguments; RunError if it does not accept them."""
     try:
-        return load(config.method, **config.method_args)
+        method = load(config.method, **config.method_args)
     except TypeError as error:  # a value of a type that the method cannot compute with
         raise RunError(
             f"Method {config.method!r} does not accept method_args {config.method_args}: {error}."
         ) from error
     except ValueError as error:
         raise RunError(str(error)) from error
+    record.check_settings(method)
+    return method
 
 
 def check_trainer(trainer: MixupTrainer) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from ..components import construct, is_reference
+from ..components import construct
+from ..components.references import is_reference
 from ._base import CLASSES, CLASSIFIER, SOFTMAX, TASKS, Card, Metric, Task
 from ._definition import checked
 from ._function import FunctionTask

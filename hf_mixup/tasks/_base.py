@@ -1,14 +1,14 @@
 """Task: base class of what is learned: labels, targets, loss, evaluation and metrics."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from ..components import Registry
+from ..components import Registry, argument_names
 from ..ops.losses import RowLoss
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ class Task(nn.Module):
         return PROVIDES[self.reads]
 
     def settings(self) -> dict[str, Any]:
-        """All fields and values, as `load_task` takes them."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """All arguments and values, as `load_task` takes them."""
+        return {name: getattr(self, name) for name in argument_names(type(self)) if hasattr(self, name)}
 
     def direction(self, key: str) -> bool | None:
         """Whether a higher value of metric `key` is better; None if the task does not have this metric."""

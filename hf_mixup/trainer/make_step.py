@@ -21,7 +21,9 @@ def make_step(trainer) -> tuple[MixupStep, EMA | None, ShardedNetwork | None]:
     net = Net(model, trainer.task.loss, trainer.label_smoothing)
     net.row_loss = CheckedLoss(row_loss(trainer, net))
     frozen = freeze_backbone(net) if trainer.freeze else ()
-    if args.torch_compile:
+    if trainer.compiled is not None and trainer.compiled._orig_mod is model:
+        net.compile_model(trainer.compiled)
+    elif args.torch_compile:
         net.compile_model(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
     memory_format = torch.channels_last if getattr(args, "channels_last", False) else torch.contiguous_format
     model.to(memory_format=memory_format)

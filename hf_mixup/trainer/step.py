@@ -13,7 +13,7 @@ from ..net import Net
 from ..net.calling import further_outputs, outputs_of
 from ..ops.sampling import generator
 from ..tasks import Task, load_task
-from .task_results import checked_batch, checked_evaluation, checked_targets, explained
+from .task_results import checked_batch, checked_evaluation, checked_losses, checked_targets, explained
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -70,7 +70,7 @@ class MixupStep(nn.Module):
             net, x, y = self._targets(batch, task_rng)
             self._check(x)
             losses = self.method(net, x, y, method_rng) if self.mixing else {"mix": net.loss(net(x), y)}
-            return self._with_all_parameters(losses)
+            return self._with_all_parameters(checked_losses(self.method, losses))
 
     def _targets(self, batch: dict, rng: torch.Generator) -> tuple[Net, Tensor, Tensor]:
         """Network, images and targets of a training batch."""

@@ -1,8 +1,9 @@
 """The task of a trainer: chosen, checked against network, data and arguments, and its loss."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
 from datasets import ClassLabel
 from torch import nn
 
@@ -11,7 +12,7 @@ from ..data.labels import Labels
 from ..net import Net
 from ..net.architecture import architecture_of
 from ..ops.losses import RowLoss
-from ..tasks import SOFTMAX, Task, load_task, task_of_network
+from ..tasks import CLASSES, SOFTMAX, Task, load_task, task_of_network
 
 UNNAMED = re.compile(r"(LABEL_)?\d+")  # names of classes that have none
 SINGLE_LABEL = "single_label_classification"
@@ -35,17 +36,47 @@ def row_loss(trainer, net: Net) -> RowLoss:
     task, args = trainer.task, trainer.args
     weights = trainer.class_weights
     if trainer.given_loss is not None:
-        is_module = isinstance(trainer.given_loss, nn.Module)
-        return trainer.given_loss.to(args.device) if is_module else trainer.given_loss
+        return _given_loss(trainer.given_loss, weights, args.device)
+    if weights is not None and CLASSES in task.provides:
+        _check_weights(weights, net.num_classes)
     options = {"threshold": getattr(args, "bce_threshold", None), "total": getattr(args, "bce_sum", False)}
     loss = task.recipe_loss(getattr(args, "loss", None), weights, **options)
     if getattr(loss, "__func__", None) is Task.loss:
         raise ValueError(
             f"Task {task.name!r} has no `loss`: define loss(self, outputs, y) that returns one number per row, (B,)."
         )
-    if weights is not None and len(weights) != net.num_classes:
-        raise ValueError(f"class_weights has {len(weights)} numbers for {net.num_classes} classes: give one per class.")
     return loss
+
+
+def _given_loss(loss: RowLoss, weights: Sequence[float] | None, device: torch.device) -> RowLoss:
+    """The user's own loss; ValueError for one that would not be called or trained as given."""
+    if not callable(loss) or isinstance(loss, type):
+        raise ValueError(
+            f"loss is {loss!r}: give a function (outputs, targets) -> (B,), or an nn.Module that is one; the names of "
+            "losses are values of the recipe's field `loss`."
+        )
+    if weights is not None:
+        raise ValueError("class_weights would not be used by the given loss: give only one of loss and class_weights.")
+    if not isinstance(loss, nn.Module):
+        return loss
+    if any(parameter.requires_grad for parameter in loss.parameters()):
+        raise ValueError(
+            f"The loss {type(loss).__name__} has parameters, which would not be trained or saved: make it a part of a "
+            "task of your own (task=...), or set their requires_grad to False."
+        )
+    return loss.to(device)
+
+
+def _check_weights(weights: Sequence[float], num_classes: int) -> None:
+    """ValueError unless there is one finite number, 0 or above, per class."""
+    try:
+        values = torch.as_tensor(weights, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        values = torch.empty(0, 0)
+    if values.dim() == 1 and len(values) != num_classes:
+        raise ValueError(f"class_weights has {len(values)} numbers for {num_classes} classes: give one per class.")
+    if values.dim() != 1 or not bool((values.isfinite() & (values >= 0)).all()) or not bool(values.any()):
+        raise ValueError(f"class_weights is {weights!r}: give one finite number per class, 0 or above, not all 0.")
 
 
 def labels_of(data) -> Labels | None:

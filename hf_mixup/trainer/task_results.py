@@ -1,4 +1,4 @@
-"""Checks of what a task and its loss return: a mistake in a user's own task must not end in wrong numbers."""
+"""Checks of what a task, method or loss returns: a mistake in a user's own must not end in wrong numbers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TaskError
+from ..methods import Method
 from ..net import Net
 from ..ops.losses import RowLoss
 from ..tasks import Task
@@ -30,15 +31,19 @@ def checked_targets(task: Task, result: Any) -> tuple[Net, Tensor, Tensor]:
 
 @contextmanager
 def explained(task: Task, batch: dict) -> Iterator[None]:
-    """Inside, a KeyError for labels that the batch lacks is a TaskError."""
+    """Inside, a KeyError for images or labels that the batch lacks is a TaskError."""
     try:
         yield
     except KeyError as error:
-        if error.args != ("labels",) or "labels" in batch:
+        name = error.args[0] if error.args else None
+        ways = {
+            "labels": "name the label column 'labels' or 'label', or add labels in the data collator",
+            "pixel_values": "name the column of image tensors 'pixel_values', or rename it in the data collator",
+        }
+        if name not in ways or name in batch:
             raise
         raise TaskError(
-            f"Task {task.name!r} reads 'labels', but the batch has only {sorted(batch)}: name the label column "
-            "'labels' or 'label', or add labels in the data collator."
+            f"Task {task.name!r} reads {name!r}, but the batch has only {sorted(batch)}: {ways[name]}."
         ) from error
 
 
@@ -71,6 +76,17 @@ def checked_evaluation(task: Task, result: Any) -> tuple[Tensor, Any]:
     return loss, outputs
 
 
+def checked_losses(method: Method, losses: Any) -> dict[str, Tensor]:
+    """The named losses that `forward` of a method returns; TaskError if they cannot be used."""
+    start, way = f"`forward` of method {method.name!r} returns", 'return a dict of scalars, for example {"mix": loss}'
+    if not isinstance(losses, dict) or not losses:
+        raise TaskError(f"{start} {'an empty dict' if losses == {} else described(losses)}: {way}.")
+    for name, loss in losses.items():
+        if not isinstance(loss, Tensor) or loss.dim():
+            raise TaskError(f"{start} {described(loss)} as {name!r}: {way}, where net.loss is the mean of a batch.")
+    return losses
+
+
 def checked_metrics(task: Task, found: Any) -> dict[str, float]:
     """The metrics of the task as floats; TaskError if one is missing, or is not a number."""
     start = f"`metrics` of task {task.name!r} returns"
@@ -94,9 +110,14 @@ class CheckedLoss:
     """A loss of outputs and targets (B, ...) that raises TaskError unless it returns one number per row."""
 
     def __init__(self, loss: RowLoss):
-        self.loss, self.compared = loss, False
+        self.loss, self.compared, self.checked = loss, False, False
 
     def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
+        if outputs.shape[:1] != y.shape[:1]:
+            raise TaskError(
+                f"The network returns outputs of shape {tuple(outputs.shape)} for {len(y)} images: it must return one "
+                "row of logits per image, as the first item if it returns a tuple."
+            )
         try:
             rows = self.loss(outputs, y)
         except RuntimeError as error:
@@ -106,13 +127,26 @@ class CheckedLoss:
                 f"The loss does not accept outputs of shape {tuple(outputs.shape)} and targets of shape "
                 f"{tuple(y.shape)} ({error}): the network must have as many outputs as a target has numbers."
             ) from error
-        if not isinstance(rows, Tensor) or rows.shape != y.shape[:1]:
+        if not isinstance(rows, Tensor) or rows.shape != y.shape[:1] or not rows.is_floating_point():
             raise TaskError(
                 f"The loss of outputs {tuple(outputs.shape)} and targets {tuple(y.shape)} is {described(rows)}: return "
-                f"one number per row, ({len(y)},), without the mean over the batch."
+                f"one number per row, ({len(y)},), without the mean over the batch, as floats."
             )
         self._compare_row(outputs, y, rows)
+        self._check_first(outputs, rows)
         return rows
+
+    @torch.no_grad()
+    def _check_first(self, outputs: Tensor, rows: Tensor) -> None:
+        """TaskError if the loss has no gradient, or is not finite for finite outputs; reads only the first batch."""
+        if self.checked or rows.device.type == "meta":
+            return
+        self.checked = True
+        if outputs.requires_grad and not rows.requires_grad:
+            raise TaskError("The loss has no gradient of the outputs: compute it from them, without detach or no_grad.")
+        if not bool(rows.isfinite().all()) and bool(outputs.isfinite().all()):
+            wrong = rows[~rows.isfinite()][0].item()
+            raise TaskError(f"The loss of a row with finite outputs is {wrong}: return finite numbers.")
 
     @torch.no_grad()
     def _compare_row(self, outputs: Tensor, y: Tensor, rows: Tensor) -> None:

@@ -62,7 +62,7 @@ class MixupTrainer(Trainer):
         label_smoothing: float | None = None,
         freeze: str | None = None,
     ):
-        args = on_one_device(args or TrainingArguments("tmp_trainer"))
+        model, self.compiled, args = on_one_device(model, args or TrainingArguments("tmp_trainer"))
         recipe = {"name": getattr(args, "method", "mixup"), **getattr(args, "method_args", {})}
         self.method = load(recipe if method is None else method)
         self.given_loss, self.freeze = loss, _given(freeze, args, "freeze")

@@ -2,7 +2,9 @@
 
 import copy
 
-from accelerate.utils import DynamoBackend
+from accelerate.utils import DynamoBackend, is_compiled_module
+from torch import nn
+from transformers import TrainingArguments
 
 from ..methods import Method
 from ..net.architecture import architecture_of
@@ -11,12 +13,18 @@ from .freezing import check_freeze
 from .task import check_task
 
 
-def on_one_device(args):
-    """`args` for one device per process, without nn.DataParallel; a copy if they have several."""
+def on_one_device(model: nn.Module | None, args) -> tuple[nn.Module | None, nn.Module | None, TrainingArguments]:
+    """Network, its compiled form or None, and `args`, for one device per process.
+
+    The network is the one in nn.DataParallel and torch.compile, which is saved and loaded. `args` are a copy if they
+    have several devices.
+    """
     if args.n_gpu > 1:
         args = copy.copy(args)
         args._n_gpu = 1
-    return args
+    model = model.module if isinstance(model, nn.DataParallel) else model
+    compiled = model if is_compiled_module(model) else None
+    return model if compiled is None else compiled._orig_mod, compiled, args
 
 
 def check_supported(trainer) -> None:
@@ -25,11 +33,12 @@ def check_supported(trainer) -> None:
     check_task(trainer)
     check_freeze(trainer.freeze, architecture_of(trainer.model))
     _check_launch(trainer)
-    if trainer.args.torch_compile:
+    if trainer.args.torch_compile or trainer.compiled is not None:
         if trainer.method.needs_net:
             raise ValueError(
                 f"torch_compile cannot be used with method {trainer.method.name!r}, which reads layers of the network."
             )
+    if trainer.args.torch_compile:
         # Net compiles the network; accelerate must not compile the whole step
         trainer.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
     hidden = [m for m in trainer.method.modules() if isinstance(m, Method) and m.group == "hidden"]

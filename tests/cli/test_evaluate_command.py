@@ -172,6 +172,14 @@ def test_predictions_are_those_of_the_pipeline(trained, data, tmp_path, capsys):
 
 def test_scores_of_several_classes_are_sigmoids(multilabel, scenes):
     [found] = hf_mixup.predict(multilabel, [scenes / "test" / "1.png"])
+    for one in (scenes / "test" / "1.png", str(scenes / "test" / "1.png")):
+        assert hf_mixup.predict(multilabel, one) == [found]
+    with pytest.raises(ValueError, match="top_k is 0: give"):
+        hf_mixup.predict(multilabel, scenes / "test", top_k=0)
+    with pytest.raises(ValueError, match="is a file: give the folder"):
+        hf_mixup.predict(multilabel / "config.json", scenes / "test")
+    with pytest.raises(ValueError, match="The data set .*1.png' is a file: give the folder"):
+        hf_mixup.evaluate(multilabel, scenes / "test" / "1.png")
     classify = pipeline("image-classification", model=str(multilabel), device="cpu")
     expected = classify(str(scenes / "test" / "1.png"))
     assert [one["label"] for one in found["classes"]] == [one["label"] for one in expected]

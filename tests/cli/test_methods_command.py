@@ -18,6 +18,7 @@ from hf_mixup import Method
 class Own(Method):
     """`gain`: factor of the pixels, `None` for none."""
     gain: float | None = None
+    def mix_batch(self, net, x, y, rng): ...
 '''
 
 

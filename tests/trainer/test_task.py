@@ -1,5 +1,6 @@
 """Tasks in MixupTrainer: chosen by the network or given, with their labels, losses, metrics and columns."""
 
+import math
 from dataclasses import dataclass
 
 import datasets
@@ -13,6 +14,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from hf_mixup import BatchMixup, MixupCollator, MixupTrainer, Net, soft_loss
 from hf_mixup.data import Images
+from hf_mixup.ops.losses import soft_cross_entropy
 from hf_mixup.tasks import Metric, Task, load_task
 from hf_mixup.tasks._base import Card
 
@@ -194,6 +196,41 @@ def test_class_weights_are_those_of_torch(tmp_path):
 def test_class_weights_of_another_length_are_refused(tmp_path):
     with pytest.raises(ValueError, match="class_weights has 2 numbers for 5 classes"):
         make(tmp_path, class_weights=[1.0, 2.0]).train()
+
+
+@pytest.mark.parametrize("value", [[1.0, 2.0, -1.0, 1.0, 1.0], [math.nan] * CLASSES, [0] * CLASSES, "abcde", 3])
+def test_wrong_class_weights_are_refused(value, tmp_path):
+    with pytest.raises(ValueError, match="class_weights is .*: give one finite number per class"):
+        args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+        MixupTrainer(timm_resnet(), args, train_dataset=Rows(), class_weights=value).train()
+
+
+class Scaled(nn.Module):
+    """A loss with a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, outputs, y):
+        return self.scale * soft_cross_entropy(outputs, y)
+
+
+@pytest.mark.parametrize(
+    "loss, fields, message",
+    [
+        ("focal", {}, "loss is 'focal': give a function"),
+        (nn.CrossEntropyLoss, {}, "loss is <class .*: give a function"),
+        (Scaled(), {}, "Scaled has parameters, which would not be trained"),
+        (soft_cross_entropy, {"class_weights": [1.0] * CLASSES}, "give only one of loss and class_weights"),
+        (lambda outputs, y: soft_cross_entropy(outputs, y).long(), {}, "of type torch.int64: return .* as floats"),
+        (lambda outputs, y: soft_cross_entropy(outputs, y).detach(), {}, "has no gradient of the outputs"),
+        (lambda outputs, y: soft_cross_entropy(outputs, y) * math.nan, {}, "with finite outputs is nan"),
+    ],
+)
+def test_a_loss_that_cannot_be_used_is_refused(loss, fields, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path, loss_function=loss, **fields).train()
 
 
 @pytest.mark.parametrize("change", [{"loss": "bce"}, {"class_weights": [1.0, 1.0]}])

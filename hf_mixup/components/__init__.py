@@ -1,21 +1,18 @@
 """Methods and tasks as components: classes by name, in the package, an installed one, or a file or module of the user's
 own, with checked arguments."""
 
-import importlib.util
 import inspect
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from .errors import ConfigError, did_you_mean
+from ..errors import ConfigError, did_you_mean
+from .references import import_class, is_reference, referenced_class
 
 TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text", type(None): "None"}
 ARGUMENT = re.compile(r"((?:`\w+`(?:, | and )?)+):\s+(.*?)(?=\s+(?:`\w+`(?:, | and )?)+:\s|\n\s*\n|$)", re.DOTALL)
@@ -39,12 +36,14 @@ class Registry:
     def load_class(self, name: str, base: type) -> type:
         """The class of a component: by name, or as `package.module:Class` or `path/to/file.py:Class`."""
         if is_reference(name):
-            return import_class(name, base)
+            return referenced_class(name, base)
         if name in self._files():
             return class_of(import_module(f"{self.package}.{name}"), base)
         if name not in (entries := self._entries()):
             known = self.names()
             hint = did_you_mean(name, known)
+            if name.endswith(".py"):
+                hint = f" A class in a file is given as {name}:Class."
             raise ValueError(f"Unknown {self.kind} {name!r}.{hint} Choose one of: {', '.join(known)}.")
         return import_class(entries[name].value, base)
 
@@ -76,11 +75,6 @@ def class_of(module: ModuleType, base: type) -> type:
     return found[0]
 
 
-def is_reference(name: str) -> bool:
-    """Whether `name` has the form `package.module:Class` or `path/to/file.py:Class`."""
-    return ":" in name
-
-
 def nested_names(arguments: Any) -> list[str]:
     """The values of all keys "name" in arguments, at any depth: the names of components that they contain."""
     names, left = [], [arguments]
@@ -92,45 +86,6 @@ def nested_names(arguments: Any) -> list[str]:
         elif isinstance(item, list | tuple):
             left += item[::-1]
     return names
-
-
-def import_class(reference: str, base: type) -> type:
-    """The class `package.module:Class` or `path/to/file.py:Class`, derived from `base`. Runs the code of the module.
-
-    Only for names that the user gave; never for names that a repository or a run record contains.
-    """
-    place, _, name = reference.rpartition(":")
-    try:
-        module = _module_of_file(Path(place)) if place.endswith(".py") else import_module(place)
-    except (ImportError, OSError, SyntaxError, ValueError) as error:
-        raise ConfigError(f"{reference!r}: {place!r} could not be imported ({error}).") from error
-    found = getattr(module, name, None)
-    if not (isinstance(found, type) and issubclass(found, base)):
-        own = [item for item in vars(module).values() if getattr(item, "__module__", None) == module.__name__]
-        classes = [item.__name__ for item in own if isinstance(item, type) and issubclass(item, base)]
-        raise ConfigError(
-            f"{place!r} has no class {name!r} derived from {base.__name__}.{did_you_mean(name, classes)} "
-            f"Such classes there: {', '.join(classes) or 'none'}."
-        )
-    return found
-
-
-def _module_of_file(path: Path) -> ModuleType:
-    """The module of a file; the same one if it was imported before."""
-    path = path.expanduser().resolve()
-    name = f"{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}")
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 @dataclass(frozen=True)
@@ -148,13 +103,21 @@ def arguments(cls: type, special: Special | None = None) -> list[Argument]:
 
     The texts are those of docstrings, there as "`name`: text." or "`one`, `other`: text.".
     """
-    types, texts = get_type_hints(cls), {}
+    types, texts = _types(cls), {}
     for owner in cls.__mro__[::-1]:
         for names, text in ARGUMENT.findall(inspect.cleandoc(owner.__dict__.get("__doc__") or "")):
             texts |= dict.fromkeys(re.findall(r"\w+", names), " ".join(text.split()))
     own = [item for item in fields(cls) if item.name in cls.__dict__.get("__annotations__", {})]
     found = [item for item in [*own, *(item for item in fields(cls) if item not in own)] if item.init]
     return [Argument(f.name, _type_in_words(types[f.name], special), _default(f), texts.get(f.name, "")) for f in found]
+
+
+def _types(cls: type) -> dict[str, Any]:
+    """The types of the fields of a dataclass; Any for one that only type checkers can resolve."""
+    try:
+        return get_type_hints(cls)
+    except NameError:
+        return {field.name: Any if isinstance(field.type, str) else field.type for field in fields(cls)}
 
 
 def _type_in_words(kind: Any, special: Special | None) -> str:
@@ -170,19 +133,29 @@ def _default(item: Any) -> str:
     return repr(item.default if item.default_factory is MISSING else item.default_factory())
 
 
+def argument_names(cls: type) -> list[str]:
+    """The names of the arguments that a class takes: the fields of a dataclass, or those of its own `__init__`."""
+    parameters = [*inspect.signature(cls.__init__).parameters.values()][
+        1:
+    ]  # not of the class, which may have `__new__`
+    return [item.name for item in parameters if item.kind not in (item.VAR_POSITIONAL, item.VAR_KEYWORD)]
+
+
 def construct(cls: type, what: str, arguments: dict[str, Any], special: Special | None = None) -> Any:
-    """An instance of the dataclass `cls`; ValueError for unknown arguments and values of a wrong type.
+    """An instance of `cls`; ValueError for unknown arguments and values of a wrong type.
 
     `what` names the component in messages, for example "Method 'cutmix'".
     """
-    known = [field.name for field in fields(cls) if field.init]
+    known = argument_names(cls)
     for key in arguments:
         if key not in known:
             listed = f"It has: {', '.join(known)}." if known else "It has no arguments."
+            if key in cls.__dict__.get("__annotations__", {}):
+                listed += f" The fields of {cls.__name__} are arguments if it is decorated with @dataclass(eq=False)."
             raise ValueError(f"{what} has no argument {key!r}.{did_you_mean(key, known)} {listed}")
-    types = get_type_hints(cls)
+    types = _types(cls)
     for key, value in arguments.items():
-        if not _has_type(value, types[key], special or {}):
+        if key in types and not _has_type(value, types[key], special or {}):
             wanted = _describe_type(types[key], special or {})
             raise ValueError(f"{what} does not accept {key}={value!r}: give {wanted}.")
     # numpy's float64 is a float, but JSON and YAML writers may reject it
