@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..components import arguments
@@ -11,9 +11,14 @@ from ..files import hub_card
 from ..methods import NESTED, Method, available, load
 from ..methods._base import REQUIREMENTS
 from ..tasks import Task, available_tasks, load_task
-from .method_table import needs
+from .method_table import GROUPS, needs, on_any_batch
 
 COSTS = "speed/step.json"
+NEEDS = {  # what `needs` returns, explained
+    "the network": "the network, whose features, gradients or attention it uses",
+    "a training step": "a training step, because it computes losses of its own",
+    "a teacher": "a teacher, a second network",
+}
 
 
 def method_summaries() -> list[tuple[str, ...]]:
@@ -24,15 +29,16 @@ def method_summaries() -> list[tuple[str, ...]]:
 def method_description(name: str) -> dict[str, Any]:
     """What a method is; `name` as in `load`. ConfigError for an unknown one."""
     method = _loaded(load, name)
-    words = [REQUIREMENTS.get(key, key) for key in sorted(method.requires)]
+    group = GROUPS.get(method.group)
     return {
         "name": method.name,
         "title": method.title,
-        "group": method.group,
+        "group": f"{method.group} ({group})" if group else method.group,
         "summary": summary(method),
         "paper": method.link,
-        "needs": needs(method),
-        "task": " and ".join(words) or "any",
+        "needs": NEEDS.get(needs(method), needs(method)),
+        "works_in": f"MixupTrainer{', a data loader, a collator or a plain loop' if on_any_batch(method) else ''}",
+        "tasks": _tasks(method),
         "cost": step_costs().get(method.name),
         "arguments": arguments(type(method), NESTED),
     }
@@ -54,7 +60,7 @@ def task_description(name: str) -> dict[str, Any]:
         "metrics": _metrics(task),
         "best": f"{task.metric}, {'higher' if task.higher_is_better else 'lower'} is better",
         "views": task.views,
-        "provides": ", ".join(sorted(task.provides)) or "nothing that a method may require",
+        "provides": _in_words(task.provides) or "nothing that a method may require",
         "arguments": arguments(type(task)),
     }
 
@@ -74,6 +80,19 @@ def summary(component: Method | Task) -> str:
     title, colon, rest = " ".join(text.partition("\n\n")[0].split()).partition(": ")
     line = rest if colon and len(title.split()) <= 4 else title + colon + rest
     return line[:1].upper() + line[1:]
+
+
+def _tasks(method: Method) -> str:
+    """The package's tasks that provide what a method requires, and what other tasks have to provide."""
+    required = {key for part in method.modules() if isinstance(part, Method) for key in part.requires}
+    if not required:
+        return "any"
+    names = [name for name in available_tasks() if required <= load_task(name).provides]
+    return f"{', '.join([*names, 'or others'])} with {_in_words(required)}"
+
+
+def _in_words(requirements: Iterable[str]) -> str:
+    return " and ".join(REQUIREMENTS.get(key, key) for key in sorted(requirements))
 
 
 def _metrics(task: Task) -> str:

@@ -75,4 +75,9 @@ def needs(method: Method) -> str:
     """What a method requires: the network, a training step, or only a batch."""
     if method.needs or method.needs_net:
         return method.needs or "the network"
-    return "a training step" if method.needs_forward else "any batch"
+    return "any batch" if on_any_batch(method) else "a training step"
+
+
+def on_any_batch(method: Method) -> bool:
+    """Whether a method mixes batches without a network and a loss of its own, for example in a collator."""
+    return not (method.needs_net or method.needs_forward)

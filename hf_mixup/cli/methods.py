@@ -28,17 +28,19 @@ def text(name: str | None) -> str:
         "group": found["group"],
         "paper": found["paper"] or "none",
         "needs": found["needs"],
-        "task": found["task"] if found["task"] == "any" else f"one with {found['task']}",
-        "step cost": _cost(found["cost"]),
+        "works in": found["works_in"],
+        "tasks": found["tasks"],
+        **_cost(found["cost"], found["needs"].startswith("a teacher")),
     }
     arguments = argument_table(found["arguments"], "--method_args.")
     return f"{title}\n{found['summary']}\n\n{facts(lines)}\n\n{arguments}"
 
 
-def _cost(cost: dict | None) -> str:
+def _cost(cost: dict | None, has_teacher: bool) -> dict[str, str]:
     if cost is None:
-        return "not measured; python -m hf_mixup.benchmark.step measures it"
-    return (
-        f"{cost['relative']:.2f} times a step without mixing ({cost['network']}, one CPU core), "
-        f"{cost['extra_passes']:g} extra forward passes"
-    )
+        return {"step time": "not measured; python -m hf_mixup.benchmark.step measures it"}
+    network = f"{cost['network']}{', also as teacher' if has_teacher else ''}"
+    return {
+        "step time": f"{cost['relative']:.2f} times that without mixing ({network}; one CPU core)",
+        "extra passes": f"{cost['extra_passes']:g} forward passes of the network per step (backward counts as two)",
+    }

@@ -15,7 +15,8 @@ from ..errors import ConfigError, did_you_mean
 from .references import import_class, is_reference, referenced_class
 
 TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text", type(None): "None"}
-ARGUMENT = re.compile(r"((?:`\w+`(?:, | and )?)+):\s+(.*?)(?=\s+(?:`\w+`(?:, | and )?)+:\s|\n\s*\n|$)", re.DOTALL)
+NAMES = r"(?:`\w+`(?:,\s+|\s+and\s+)?)+"
+ARGUMENT = re.compile(rf"({NAMES}):\s+(.*?)(?=\s+{NAMES}:\s|\n\s*\n|$)", re.DOTALL)
 Special = Mapping[type, tuple[tuple[type, ...], str]]  # accepted types and words for fields of other types
 
 
@@ -106,7 +107,7 @@ def arguments(cls: type, special: Special | None = None) -> list[Argument]:
     types, texts = _types(cls), {}
     for owner in cls.__mro__[::-1]:
         for names, text in ARGUMENT.findall(inspect.cleandoc(owner.__dict__.get("__doc__") or "")):
-            texts |= dict.fromkeys(re.findall(r"\w+", names), " ".join(text.split()))
+            texts |= dict.fromkeys(re.findall(r"`(\w+)`", names), " ".join(text.split()))
     own = [item for item in fields(cls) if item.name in cls.__dict__.get("__annotations__", {})]
     found = [item for item in [*own, *(item for item in fields(cls) if item not in own)] if item.init]
     return [Argument(f.name, _type_in_words(types[f.name], special), _default(f), texts.get(f.name, "")) for f in found]

@@ -34,8 +34,11 @@ REQUIREMENTS = {
 class Method(nn.Module):
     """Fields are hyperparameters. Override `mix_batch` if the method mixes pixels, `forward` if it does more.
 
-    `per_image`: one draw per row instead of one per batch. `pairing`: how partners are chosen: shift, permutation,
-    derangement, flip or halves. `prob`: share of batches (rows, with `per_image`) that are mixed.
+    `per_image`: draw random numbers such as lam for each image instead of once per batch. `pairing`: how each image's
+    partner is chosen from the batch: "shift" (one random offset for all images), "permutation" (at random, possibly the
+    image itself), "derangement" (at random, always another image), "flip" (the first image with the last one, and so
+    on) or "halves" (the first half with the second). `prob`: share of batches that are mixed, 0 to 1; with `per_image`,
+    share of images.
     """
 
     paper: ClassVar[str] = ""  # arXiv id, or a URL if there is none

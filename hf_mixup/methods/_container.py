@@ -12,7 +12,11 @@ from ._base import Method, Net
 
 @dataclass(eq=False)
 class Container(Method):
-    """`base`: the method that mixes pixels, as a dict with name and arguments; it must not need `forward`."""
+    """`base`: the method that mixes pixels, as a dict with name and arguments; it must not need `forward`. `per_image`:
+    draw random numbers such as lam for each image instead of once per batch; passed on to `base` unless it has its own
+    value. `pairing`: how partners are chosen: "shift", "permutation", "derangement", "flip" or "halves"; passed on to
+    `base` unless it has its own value.
+    """
 
     needs_forward = True
     base: dict = field(default_factory=lambda: {"name": "mixup", "alpha": 1.0})

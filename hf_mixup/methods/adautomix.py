@@ -47,11 +47,21 @@ def weighted_cosine(mixed: Tensor, clean: Tensor, mix: Mix) -> Tensor:
 
 @dataclass(eq=False)
 class AdAutoMix(AutoMix):
-    """Fields of `automix`, and: `images`: number of images to mix, 2 on ImageNet; with `random_images`, drawn from 2 to
-    `images`. `adversarial_every`: every n-th step trains the generator adversarially. `adversarial_weight`: weight of
-    the encoder's loss in these steps; the similarity to the clean images has the rest; 0.1 on ImageNet.
-    `linear_weight`: weight of plain Mixup in the clean images' loss, for three or more images. The paper sets
-    `lam_channel` on ImageNet and CUB. A `mask_weight` above 0 adds AutoMix's mask loss.
+    """The fields of `automix`, some with another meaning, and those for several images and adversarial steps.
+
+    `alpha`: both parameters of the Beta distribution of the images' shares, which are divided by their sum for three or
+    more images; 0 for no mixing. `lam_margin`: mix uniformly, by the shares alone, if the first image's share is within
+    this distance of 0 or 1. `mask_weight`: weight of AutoMix's mask loss, summed over the images; 0 for no such loss.
+    `lam_channel`: append each image's share to the generator's input as a channel, as in the paper on ImageNet and CUB.
+    `mask_adjust`: not supported, must be 0. `images`: number of images to mix, 2 or more; 2 on ImageNet.
+    `random_images`: draw the number of images for each batch, from 2 to `images`, as the authors do on CUB.
+    `adversarial_every`: the generator is trained adversarially in every n-th step, 1 or more. `adversarial_weight`:
+    weight of the encoder's loss in adversarial steps, 0 to 1, which the generator then increases; the similarity to the
+    clean images has the rest; 0.1 on ImageNet. `cosine_sign`: sign of the similarity to the clean images in adversarial
+    steps: 1 reduces the similarity, as in the authors' code; -1 increases it, as in the paper's text. `linear_weight`:
+    weight of the loss of images mixed uniformly by their shares, 0 to 1; the loss of clean images has the rest; only
+    for three or more images. `pairing`: how each partner is chosen: "shift" (one random offset for all images),
+    "permutation" (at random, possibly the image itself) or "derangement" (at random, always another image).
     """
 
     paper = "2312.11954"

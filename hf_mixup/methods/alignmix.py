@@ -41,9 +41,13 @@ def alignmix(
 
 @dataclass(eq=False)
 class AlignMix(Method):
-    """`alpha`: of the Beta distribution of lam. `aligned_prob`: share of batches with aligned feature maps; the others
-    get Mixup. `layer`: number or name of the layer; by default the last one that influences the logits. `eps`,
-    `rounds`, `threshold`: of the transport plan, see `ops.sinkhorn`.
+    """`alpha`: both parameters of the Beta distribution of lam, the image's own share; 0 for no mixing. `aligned_prob`:
+    share of batches in which feature maps are aligned and mixed, 0 to 1; in the others, Mixup of the input. `layer`:
+    number or name of the layer whose map is mixed; None for the last one that influences the logits. `eps`: weight of
+    the entropy in the transport plan, above 0, in units of squared distances between features; larger values give
+    smoother plans. `rounds`: largest number of Sinkhorn iterations for a plan. `threshold`: iterations stop when the
+    potentials of the rows change by less than this, summed over positions and averaged over the batch; 0 runs all
+    `rounds`.
     """
 
     paper = "2103.15375"

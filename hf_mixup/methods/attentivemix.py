@@ -34,11 +34,14 @@ def attentivemix(
 
 @dataclass(eq=False)
 class AttentiveMix(Method):
-    """`top_k`: number of cells per image, 6 of 49 in the paper; None draws their share from Beta(alpha, alpha).
+    """`top_k`: number of cells pasted per image, 6 of 49 in the paper; None draws their share from Beta(alpha, alpha).
+    `alpha`: both parameters of the Beta distribution of the share of cells pasted; only used if `top_k` is None.
+    `teacher`: a timm name, a folder or a Hub id of the network that finds the cells; None for a frozen copy of the
+    network from the start of training. `teacher_pretrained`: load the pretrained weights of a timm teacher; False for
+    random weights. `teacher_size`: height and width in pixels to which images are resized for the teacher; not used
+    without `teacher`.
 
-    `teacher`: a timm name, a folder or a Hub id, run at `teacher_size` pixels per side; None uses a frozen copy of the
-    network from the start of training, run at the images' size. `teacher_pretrained`: False gives a timm model random
-    weights. Cells are those of the teacher's last map, 7 per side for a ResNet at 224 pixels.
+    Cells are those of the teacher's last map, 7 per side for a ResNet at 224 pixels.
     """
 
     paper = "2003.13048"

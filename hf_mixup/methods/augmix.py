@@ -113,11 +113,15 @@ def draw_chains(
 
 @dataclass(eq=False)
 class AugMix(Method):
-    """`jsd_weight`: weight of the Jensen-Shannon divergence between the predictions for the image and two views, added
-    to the loss of the image; 0 trains on one view instead, which collators support. `width`: number of chains. `depth`:
-    operations per chain, -1 for 1 to 3. `severity`: largest severity, 0.1 to 10. `alpha`: of the Beta and Dirichlet
-    distributions; 0 does not change images. `mean`, `std`: normalisation of the images, one number per channel; without
-    them, black and white are the minimum and maximum of each image. Integer images have levels 0 to 255.
+    """`alpha`: parameter of the Beta distribution of the original image's share and of the Dirichlet distribution of
+    the chains' weights; 0 does not change images. `jsd_weight`: weight of the Jensen-Shannon divergence between the
+    predictions for the image and two views, added to the loss of the image; 0 trains on one view instead, which also
+    works in a collator. `width`: number of chains of operations per view. `depth`: operations per chain; -1 for a
+    random number from 1 to 3. `severity`: largest strength of an operation, 0.1 to 10. `mean`, `std`: normalisation of
+    the images, one number per channel, for pixels in 0 to 1; None takes the minimum and maximum of each image as black
+    and white. `pairing`: not used, images have no partners.
+
+    Integer images have levels 0 to 255.
     """
 
     paper = "1912.02781"

@@ -53,16 +53,23 @@ def momentum_at(step: int, total_steps: int, first: float, final: float, warmup:
 
 @dataclass(eq=False)
 class AutoMix(Method):
-    """`alpha`: of the Beta distribution of lam. `layer`: number or name of the layer with the generator's input; by
-    default the last stage but one, or the middle block of a ViT. `lam_margin`: plain Mixup for lam within this margin
-    of 0 or 1. The mask loss keeps the mean of the masks near lam, up to `mask_margin`; its weight is `mask_weight`,
-    with the schedule `mask_schedule` (constant, or cosine to zero). `variance_weight`: weight of a term in that loss
-    that favours binary masks, 2 for ResNeXt-50 on CUB. `momentum`, `final_momentum`, `momentum_warmup`: of the encoder,
-    a moving average of the network; with a momentum of 1, encoder and generator are frozen in their loaded state.
-    `lam_channel`, `upsample`: see `MixBlock`. `update_prob`: share of steps in which the generator is trained with the
-    encoder's loss. `generator_lr`, `generator_min_lr`, `generator_momentum`: learning rates and momentum of the
-    generator; None uses the network's. `mask_adjust`: share of batches in which masks are rescaled to a mean of lam.
-    `onehot_mix`: train `head` on images mixed by Mixup or CutMix, instead of clean images.
+    """`alpha`: both parameters of the Beta distribution of lam, the image's own share; 0 for no mixing. `layer`: number
+    or name of the layer whose features are the generator's input; None for the last stage but one, or the middle block
+    of a ViT. `lam_margin`: plain Mixup if lam is within this distance of 0 or 1. `mask_weight`: weight of the mask
+    loss, which keeps the mean of the masks near lam. `mask_margin`: difference between the mean of the masks and lam
+    that the mask loss tolerates, 0 to 1. `mask_schedule`: weight of the mask loss during training, "constant" or
+    "cosine" (decreasing to 0). `variance_weight`: weight of the masks' variance in the mask loss, which favours pixels
+    near 0 and 1; 2 for ResNeXt-50 on CUB. `momentum`: share of its weights that the encoder, a moving average of the
+    network, keeps in each step, 0 to 1; with 1, encoder and generator are frozen in their loaded state.
+    `final_momentum`: the encoder's momentum at the end of training, reached by a cosine. `momentum_warmup`: share of
+    training, at its start, in which the encoder's momentum is constant, 0 to 1. `lam_channel`: append lam to the
+    generator's input as a channel, as in the paper on ImageNet, CUB and for ViTs. `upsample`: interpolation of masks to
+    the size of the images, "nearest" or "bilinear". `update_prob`: share of steps in which the generator is trained
+    with the encoder's loss of mixed images, 0 to 1. `generator_lr`: initial learning rate of the generator; None for
+    the network's. `generator_min_lr`: final learning rate of the generator; None for the network's.
+    `generator_momentum`: momentum of the generator, for optimizers that have one; None for the network's.
+    `mask_adjust`: share of batches in which masks are rescaled to a mean of lam, 0 to 1. `onehot_mix`: train the second
+    classifier, `head`, on images mixed by Mixup or CutMix instead of on clean images.
 
     The network's classifier is trained on mixed images, `head` on clean images. The encoder runs in train mode with its
     own BatchNorm statistics, as in the authors' code; its layers after `layer` run on mixed images only.

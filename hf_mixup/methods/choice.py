@@ -18,7 +18,10 @@ from ._base import Method, Net
 
 @dataclass(eq=False)
 class Choice(Method):
-    """`methods`: mappings with `name` and arguments. `weights`: relative probabilities; None for equal ones.
+    """`methods`: the methods to choose from, as mappings with `name` and arguments. `weights`: relative probabilities
+    of the methods, 0 or above; None for equal ones. `per_image`: draw random numbers such as lam for each image instead
+    of once per batch; passed on to `methods` without a value of their own. `pairing`: how partners are chosen: "shift",
+    "permutation", "derangement", "flip" or "halves"; passed on to `methods` without a value of their own.
 
     The defaults are those of DeiT: CutMix with alpha 1 or Mixup with alpha 0.8, with equal probability.
     """

@@ -29,8 +29,10 @@ def near_partners(y: Tensor, draw: Tensor, bandwidth: float) -> Tensor:
 
 @dataclass(eq=False)
 class CMixup(Method):
-    """`alpha`: both parameters of the Beta distribution of lam. `bandwidth`: of the Gaussian kernel, in units of
-    the targets; inf is Mixup. The authors use 0.05 to 10 for normalised targets.
+    """`alpha`: both parameters of the Beta distribution of lam, the image's own share; 0 for no mixing. `bandwidth`:
+    standard deviation of the Gaussian kernel by which partners with near targets are preferred, above 0, in units of
+    the targets; inf prefers none, as Mixup; the authors use 0.05 to 10 for normalised targets. `pairing`: only "label",
+    partners are drawn from the batch by the distance of their targets.
     """
 
     paper = "2210.05775"

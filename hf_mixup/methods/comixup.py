@@ -161,12 +161,17 @@ def ban_duplicates(uses: Tensor) -> Tensor:
 class CoMixup(Method):
     """Defaults are the authors'.
 
-    `part`: largest number of images that are mixed with each other. `alpha`: of the Dirichlet prior of the images'
-    shares, one draw per group (per output, with `per_image`); `eta`: weight of the prior. `beta`: weight of different
-    labels in neighbouring cells. `gamma`: weight of the penalty for images that the other outputs use more than
-    `threshold` times; with `omega`, images with distant saliency peaks also count. `grids`: cells per side, one drawn
-    per batch. `sweeps`: rounds over the outputs. `clean_weight`: weight of the loss of clean images; for 0 the authors
-    recommend a smaller alpha. Images that are not changed contribute to the clean loss only.
+    `alpha`: parameter of the symmetric Dirichlet prior of the images' shares, above 0; one draw per group, with
+    `per_image` one per output. `beta`: weight of different labels in neighbouring cells. `gamma`: weight of the penalty
+    for images that the other outputs use often. `eta`: weight of the prior. `omega`: weight of the distance between
+    saliency peaks in the penalty of weight `gamma`, 0 to 1; 0 counts the uses of the same image only, above 0 also
+    those of images with distant peaks. `threshold`: uses by the other outputs from which the penalty of weight `gamma`
+    applies, in units of the cells of an output. `part`: largest number of images that are mixed with each other, 2 or
+    more. `grids`: numbers of cells per side, one is drawn per batch. `sweeps`: rounds over the outputs; more rounds
+    give a better optimum. `clean_weight`: weight of the loss of clean images; 0 for no such loss, the authors then
+    recommend a smaller alpha. `pairing`: only "parts", the images of a group are mixed with each other.
+
+    Images that are not changed contribute to the clean loss only.
     """
 
     paper = "2102.03065"

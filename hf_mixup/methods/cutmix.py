@@ -32,11 +32,10 @@ def cutmix_boxes(x: Tensor, partner: Tensor, corners: Tensor, out: Tensor | None
 
 @dataclass(eq=False)
 class CutMix(Method):
-    """`alpha`: both parameters of the Beta distribution of lam before clipping.
-
-    `minmax`: smallest and largest side of the box, as shares of the image's sides. The sides are drawn uniformly, and
-    the box lies inside the image, as in timm.
-    `correct_lam`: set lam to the share of pixels kept after clipping; false keeps the lam that was drawn.
+    """`alpha`: both parameters of the Beta distribution of lam, the image's own share before the box is clipped; 0 for
+    no mixing. `minmax`: smallest and largest side of the box, as shares of the image's sides; the sides are then drawn
+    uniformly, and the box lies inside the image, as in timm; None for a box with the share 1 - lam of the pixels.
+    `correct_lam`: set lam to the share of pixels kept after clipping; False keeps the lam that was drawn.
     """
 
     paper = "1905.04899"

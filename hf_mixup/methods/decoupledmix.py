@@ -46,10 +46,13 @@ def rescaled(lam: Tensor, scale: str, power: float, threshold: float) -> Tensor:
 
 @dataclass(eq=False)
 class DecoupledMix(Container):
-    """`base`: the method that mixes pixels. `eta`: weight of the decoupled term. `mode`: terms of both images, or only
-    of those with a weight below ("less") or not below ("more") `threshold`. `scale`, `scale_power`, `scale_threshold`:
-    rescaling of lam, the weight of each image's term. `two_hot`: no decoupled term; targets for a binary loss are the
-    rescaled lam of both classes, or ones without a `scale` (section 4.2).
+    """`base`: the method that mixes pixels. `eta`: weight of the decoupled term. `mode`: images with a term, "both", or
+    only the image of a pair with a weight below ("less") or not below ("more") `threshold`. `threshold`: weight of an
+    image, 0 to 1, that separates "less" from "more"; not used by "both". `scale`: weight of an image's term as a
+    function of its lam: "none" (1), "pow" (a power) or "exp" (an exponential). `scale_power`: the exponent of "pow";
+    for "exp", the square root of the base. `scale_threshold`: lam from which the function of `scale` is 1. `two_hot`:
+    omit the decoupled term, and use the rescaled lam of both classes (1 with the scale "none") as targets for a binary
+    loss, as in section 4.2.
     """
 
     paper = "2203.10761"

@@ -12,7 +12,10 @@ from ._base import Method, Net
 
 @dataclass(eq=False)
 class ERM(Method):
-    """Empirical risk minimisation: images and targets are not changed."""
+    """Empirical risk minimisation: images and targets are not changed.
+
+    `per_image`, `pairing`, `prob`: accepted as by all methods, without effect.
+    """
 
     title = "No mixing (ERM)"
     group = "baseline"

@@ -46,7 +46,11 @@ def fmix(
 
 @dataclass(eq=False)
 class FMix(Method):
-    """`alpha`: of the Beta distribution of lam. `decay`: higher values give smoother masks. `max_soft`: see `fmix`."""
+    """`alpha`: both parameters of the Beta distribution of lam, the image's own share; 0 for no mixing. `decay`:
+    exponent by which amplitudes decrease with the frequency, 0 (white noise) or above; higher values give smoother
+    masks. `max_soft`: largest share of pixels, on each side of the border, over which the mask changes linearly, 0
+    (sharp borders) to 0.5.
+    """
 
     paper = "2002.12047"
     title = "FMix"

@@ -34,7 +34,9 @@ def gmix(x: Tensor, lam: Tensor, partner: Tensor, centre: Tensor, out: Tensor | 
 
 @dataclass(eq=False)
 class GMix(Method):
-    """`alpha`: both parameters of the Beta distribution of lam, before the Gaussian is cropped."""
+    """`alpha`: both parameters of the Beta distribution of lam, the image's own share before the Gaussian is cropped; 0
+    for no mixing.
+    """
 
     paper = "2208.09913"
     title = "GMix"

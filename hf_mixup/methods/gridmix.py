@@ -69,8 +69,10 @@ def grid(size: tuple[int, int], crop: Tensor, cell: Tensor, hole: Tensor, device
 
 @dataclass(eq=False)
 class GridMix(Method):
-    """`alpha`: of the Beta distribution of lam. Ranges of uniform draws: `holes`, cells across the crop; `crop_area`,
-    share of the image; `crop_aspect` and `hole_aspect`, height / width.
+    """`alpha`: both parameters of the Beta distribution of lam, the image's own share; 0 for no mixing. `holes`:
+    smallest and largest number of cells across the crop, drawn uniformly. `crop_area`: smallest and largest area of the
+    crop with the grid, as a share of the image, drawn uniformly. `crop_aspect`: smallest and largest height / width of
+    the crop, drawn uniformly. `hole_aspect`: smallest and largest height / width of the cells, drawn uniformly.
     """
 
     paper = "https://github.com/IlyaDobrynin/GridMixup"  # there is no paper

@@ -69,8 +69,10 @@ def blur(maps: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class GuidedMixup(Method):
-    """`detector`: "sr", the spectral residual of the pixels, or "ap", the norm of the loss gradient, which requires an
-    additional pass. `prob`: None for the authors' values, 0.5 for "sr" and 0.8 for "ap".
+    """`detector`: source of the saliency: "sr", the spectral residual of the pixels, or "ap", the norm of the loss
+    gradient, which requires the network and an additional pass. `prob`: share of batches that are mixed, 0 to 1, with
+    `per_image` of images; None for the authors' values, 0.5 for "sr" and 0.8 for "ap". `pairing`: only "greedy", images
+    with distant saliency maps become partners.
     """
 
     paper = "2306.16612"

@@ -33,7 +33,9 @@ def hmix(
 
 @dataclass(eq=False)
 class HMix(Method):
-    """`alpha`: of the Beta distribution of lam. `ratio`: the box's part of `1 - lam`; 0 is Mixup, 1 CutMix."""
+    """`alpha`: both parameters of the Beta distribution of lam, the image's own share; 0 for no mixing. `ratio`: part
+    of the partner's share that is a box, 0 to 1; the rest is mixed outside of it; 0 is Mixup, 1 CutMix.
+    """
 
     paper = "2208.09913"
     title = "HMix"

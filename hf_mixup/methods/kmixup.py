@@ -39,7 +39,10 @@ def _matches(flat: Tensor, part: slice, order: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class KMixup(Method):
-    """`alpha`: both parameters of the Beta distribution of lam. `k`: images per group; 1 is Mixup."""
+    """`alpha`: both parameters of the Beta distribution of lam, the image's own share; 0 for no mixing. `k`: images per
+    group; 1 is Mixup. `pairing`: only "assignment", the images of a group get the partners with the least sum of
+    squared pixel distances.
+    """
 
     paper = "2106.02933"
     title = "k-Mixup"

@@ -13,7 +13,8 @@ from .mixup import mixup
 
 @dataclass(eq=False)
 class ManifoldMix(Method):
-    """`alpha`: of the Beta distribution of lam. `layers`: one is drawn per batch; 0: input, k: output of stage k.
+    """`alpha`: both parameters of the Beta distribution of lam, the image's own share; 0 for no mixing. `layers`:
+    numbers of the layers to mix, one is drawn per batch: 0 for the input, k for the output of stage k.
 
     The loss is soft cross-entropy, as in OpenMixup's benchmark; the authors use BCE on softmax outputs.
     """

@@ -43,10 +43,14 @@ def noisy_lam(lam: Tensor, noise: Tensor, merged: float) -> Tensor:
 
 @dataclass(eq=False)
 class MergeMix(Method):
-    """`alpha`: of the Beta distribution of the share of patches kept. `merged`: share of patches that are merged in the
-    whole network. `layer`: number or name of the block whose attention is used; by default the ninth of twelve.
-    `lam_scale`: targets use `noisy_lam` instead of the mask, as in the authors' runs on CIFAR-100. `mixup_alpha`,
-    `mixup_weight`: alpha and weight of an additional Mixup loss, the only loss of images that MergeMix does not change.
+    """`alpha`: both parameters of the Beta distribution of the share of patches kept; 0 for no mixing. `merged`: share
+    of patches that are merged in the whole network, 0 to below 1. `layer`: number or name of the block whose attention
+    is used; None for the block at three quarters of the depth, the ninth of twelve. `lam_scale`: use the random lam of
+    `noisy_lam` for the targets instead of the share of pixels, as in the authors' runs on CIFAR-100. `mixup_alpha`:
+    both parameters of the Beta distribution of lam in the additional Mixup loss; 0 uses clean images for it.
+    `mixup_weight`: weight of the additional Mixup loss; 0 for no such loss.
+
+    Images that MergeMix does not change contribute to the Mixup loss only.
     """
 
     paper = "2510.23479"

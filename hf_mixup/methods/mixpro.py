@@ -44,7 +44,8 @@ def progressive_lam(area: Tensor, attended: Tensor, y: Tensor, logits: Tensor) -
 
 @dataclass(eq=False)
 class MixPro(Method):
-    """`alpha`: both parameters of the Beta distribution of lam. `grid`: cells per side; 4 cells of 56 pixels at 224.
+    """`alpha`: both parameters of the Beta distribution of lam, the image's own share; 0 for no mixing. `grid`: cells
+    per side of the mask; 4 are cells of 56 pixels in images of 224.
 
     The authors alternate with Mixup (alpha 0.8) and CutMix: use `choice`, with weight 0.5 for MixPro.
     """

@@ -20,7 +20,9 @@ def mixup(x: Tensor, lam: Tensor, partner: Tensor, out: Tensor | None = None) ->
 
 @dataclass(eq=False)
 class Mixup(Method):
-    """`alpha`: both parameters of the Beta distribution of lam; 1 on CIFAR, 0.2 on ImageNet."""
+    """`alpha`: both parameters of the Beta distribution of lam, the image's own share; 0 for no mixing; in the paper 1
+    on CIFAR, 0.2 on ImageNet.
+    """
 
     paper = "1710.09412"
     title = "Mixup"

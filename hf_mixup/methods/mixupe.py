@@ -30,9 +30,12 @@ def directional(agreement: Tensor, included: Tensor, threshold: float, alpha: fl
 
 @dataclass(eq=False)
 class MixupE(Mixup):
-    """`alpha`: both parameters of the Beta distribution of lam. `eta`: weight of the derivative term of images with an
-    `agreement` below `threshold`. The sum of both losses is scaled to the value of the first, so that the term only
-    changes the direction of the gradient. Requires an additional pass of the clean images.
+    """`alpha`: both parameters of the Beta distribution of lam, the image's own share; 0 for no mixing. `eta`: weight
+    of the derivative term, 0 (plain Mixup) or above. `threshold`: the term includes clean images with an `agreement` of
+    target and prediction, (y - softmax(logits)) . logits, below this number; inf for all images.
+
+    The sum of both losses is scaled to the value of the first, so that the term only changes the direction of the
+    gradient. Requires an additional pass of the clean images.
     """
 
     paper = "2212.13381"

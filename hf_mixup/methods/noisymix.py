@@ -51,11 +51,15 @@ def sparse_noise(noise: Tensor, level: Tensor, sparsity: float, rng: torch.Gener
 
 @dataclass(eq=False)
 class NoisyMix(Method):
-    """`alpha`: of the Beta distribution of lam; 0 only adds noise. `layers`: one is drawn per batch; 0: input, k:
-    output of stage k. `add_noise`, `mult_noise`: factors of the noise levels, which are drawn from Beta(2, 5) once per
-    batch. `sparsity`: share of entries without noise. `jsd_weight`: weight of the Jensen-Shannon divergence between
-    three views; 0 uses no views. NoisyMix uses 0.5, 0.5, 0.65 and 12 on CIFAR-100. `mean`, `std`: normalisation of the
-    images, for the views, as in AugMix.
+    """`alpha`: both parameters of the Beta distribution of lam, the image's own share; 0 only adds noise. `layers`:
+    numbers of the layers to mix, one is drawn per batch: 0 for the input, k for the output of stage k. `add_noise`:
+    factor of the additive noise, whose level is drawn from Beta(2, 5) once per batch; 0 for none. `mult_noise`: factor
+    of the multiplicative noise, whose level is drawn from Beta(2, 5) once per batch; 0 for none. `sparsity`: share of
+    entries without noise, 0 to 1. `jsd_weight`: weight of the Jensen-Shannon divergence between the predictions for the
+    image and two AugMix views; 0 uses no views. `mean`, `std`: normalisation of the images, one number per channel, for
+    pixels in 0 to 1, for the views; None takes the minimum and maximum of each image as black and white.
+
+    NoisyMix uses 0.5, 0.5, 0.65 and 12 for `add_noise`, `mult_noise`, `sparsity` and `jsd_weight` on CIFAR-100.
     """
 
     paper = "2110.02180"

@@ -50,10 +50,15 @@ def patchup(h: Tensor, inside: Tensor, lam: Tensor, partner: Tensor) -> tuple[Te
 
 @dataclass(eq=False)
 class PatchUp(Method):
-    """`mode`: "soft" mixes blocks with lam from Beta(alpha, alpha), "hard" swaps them; the paper's hard PatchUp uses
-    `gamma=0.5, prob=0.7`. `gamma`: approximate share of features in blocks. `block`: side of a block, smaller in small
-    maps. `layers`: one is drawn per batch; k is the output of stage (block) k, 0 is CutMix of the input with
-    `cutmix_alpha`. `loss_beta`: weight of the paper's last loss term. Class tokens are not changed.
+    """`mode`: "soft" mixes the features in blocks with lam, "hard" takes those of the partner; the paper's hard PatchUp
+    uses `gamma=0.5, prob=0.7`. `alpha`: both parameters of the Beta distribution of lam in blocks; not used by "hard".
+    `gamma`: approximate share of features in blocks, 0 to 1. `block`: side of a block in positions of the feature map;
+    at most half of the map's side, and rounded down to an odd number. `layers`: numbers of the layers to mix, one is
+    drawn per batch: 0 for CutMix of the input, k for the output of stage (block) k. `cutmix_alpha`: both parameters of
+    the Beta distribution of lam in CutMix of the input, that is for layer 0. `loss_beta`: weight of the paper's last
+    loss term, which here equals the loss of the mixed targets; 0 for none.
+
+    Class tokens are not changed.
     """
 
     paper = "2006.07794"

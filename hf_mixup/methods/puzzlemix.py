@@ -1,8 +1,7 @@
 """PuzzleMix: blocks of two images, selected by saliency and transported (Kim et al., 2020, sections 3, 4).
 
-Differences from the authors' code: the labelling is solved exactly (theirs stops at a local minimum and truncates costs
-to integers), so masks may differ, with equal or lower energy; a place to which no block moves keeps its block;
-computing the saliency leaves no gradients.
+Unlike in the authors' code, the labelling is solved exactly (theirs stops at a local minimum and truncates costs), with
+equal or lower energy; a place to which no block moves keeps its block; the saliency leaves no gradients.
 """
 
 import math
@@ -161,22 +160,23 @@ def parts_per_block(shape: torch.Size, blocks: int, t_size: int | None) -> int:
 
 @dataclass(eq=False)
 class PuzzleMix(Method):
-    """Defaults are the paper's.
-
-    `alpha`: both parameters of the Beta distribution of lam. `beta`, `gamma`, `eta`: weights of different labels of
-    neighbours, of their pixel difference (averaged over `neigh_size` pixels), and of the prior. `grids`: blocks per
-    side, one drawn per batch from those that divide the image. `t_eps`: cost of moving a block across the image, in
-    shares of saliency; `t_size`: side in pixels of the parts that move, None for whole blocks. `saliency_scale`:
-    resizes the images for the gradient; 0.5 takes a quarter of the time. `std`: of normalised images, so that `gamma`
-    is in pixel units. `adv_prob`: probability, separately for own images and partners, of adversarial noise up to
-    `adv_eps`, for pixels in 0 to 1; 0.1 in the authors' code; requires `mean` and `std`.
+    """`alpha`: both parameters of the Beta distribution of lam, the image's own share; 0 for no mixing. `beta`: weight
+    of different labels of neighbouring blocks. `gamma`: weight of pixel differences between blocks, relative to `beta`.
+    `eta`: weight of the prior, which keeps the mask near lam. `neigh_size`: side in pixels of squares averaged before
+    pixel differences, smaller if it does not divide a block. `n_labels`: levels of a block in the mask: 2 for own or
+    partner's, 3 also for the mean of both. `transport`: move salient blocks to where they are visible. `t_eps`: cost of
+    moving a block across the image, in shares of saliency. `t_size`: side in pixels of the parts that move, None for
+    whole blocks. `grids`: blocks per side, one drawn per batch from those that divide the image. `saliency_scale`:
+    factor that resizes images for the gradient; 0.5 takes a quarter of the time. `mean`: channel means of the
+    normalisation, for `adv_prob`. `std`: channel standard deviations of the normalisation, for `adv_prob` and pixel
+    differences in 0 to 1. `adv_prob`: probability of adversarial noise, separately for own images and partners; 0.1 in
+    the authors' code; requires `mean` and `std`. `adv_eps`: largest adversarial noise, for pixels in 0 to 1.
     """
 
     paper = "2009.06962"
     title = "PuzzleMix"
     group = "saliency"
     needs_net = True
-
     alpha: float = 1.0
     beta: float = 1.2
     gamma: float = 0.5

@@ -38,9 +38,10 @@ def recursivemix(
 
 @dataclass(eq=False)
 class RecursiveMix(Method):
-    """`max_area`: largest share of the image in the box before clipping (the authors' alpha). `omega`: weight of the
-    loss between the predictions for the box, from a separate head, and the previous predictions for that image; 0.1 on
-    CIFAR, 0 for no such loss. `interpolation`: for resizing images into boxes.
+    """`max_area`: largest share of the image in the box before clipping, 0 to 1 (the authors' alpha). `omega`: weight
+    of the loss between the predictions for the box, from a separate head, and the previous predictions for that image;
+    0.1 on CIFAR, 0 for no such loss. `interpolation`: how images are resized into boxes, "nearest" or "bilinear".
+    `pairing`: only "previous", the partner is the image in the same place of the previous batch.
 
     `mix` has no previous batch and mixes nothing; the method works in `forward`.
     """

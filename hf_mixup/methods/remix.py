@@ -32,8 +32,8 @@ def remix(mix: Mix, class_size: Tensor, kappa: float, tau: float) -> Mix:
 @dataclass(eq=False)
 class Remix(Container):
     """`base`: the method that mixes pixels. `counts`: images per class in the training set; None counts the images that
-    this process has seen. `kappa`: smallest ratio of class sizes at which labels change; `tau`: a frequent class keeps
-    its label from this share on.
+    this process has seen. `kappa`: ratio of class sizes from which labels change, 1 or above. `tau`: share from which
+    the image of the frequent class keeps its label, 0 to 1.
     """
 
     paper = "2007.03943"

@@ -47,7 +47,9 @@ def patches(size: tuple[int, int], scale: Tensor, place: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class ResizeMix(Method):
-    """`scope`: range of the partner's scale. `alpha`: draw the scale from Beta(alpha, alpha) instead of uniformly.
+    """`scope`: smallest and largest scale of the partner, as a share of the image's sides, above 0 to 1. `alpha`: both
+    parameters of the Beta distribution of the scale; None draws the scale uniformly from `scope`. `interpolation`: how
+    the partner is resized, "bilinear" or, as in the authors' code, "nearest".
 
     With `alpha`, a scale outside the scope is replaced by a uniform draw (as in OpenMixup's benchmark).
     """

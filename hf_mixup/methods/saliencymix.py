@@ -43,9 +43,10 @@ def saliencymix(
 
 @dataclass(eq=False)
 class SaliencyMix(Method):
-    """`alpha`: of the Beta distribution of lam before clipping. `detector`: "fine_grained" as in the paper, "spectral"
-    is many times faster. `mean`, `std`: normalisation of the images, one number per channel; without them, the grey
-    values of each image are stretched to 0 to 255.
+    """`alpha`: both parameters of the Beta distribution of lam, the image's own share before the box is clipped; 0 for
+    no mixing. `detector`: method that finds the salient pixel, "fine_grained" as in the paper, or "spectral", many
+    times faster. `mean`, `std`: normalisation of the images, one number per channel, for pixels in 0 to 1; None
+    stretches the grey values of each image to 0 to 255.
     """
 
     paper = "2006.01791"

@@ -16,8 +16,13 @@ from .automix import AutoMix
 
 @dataclass(eq=False)
 class SAMix(AutoMix):
-    """Fields of `automix`, and: `lam_k`: the `k` of `lam_curve`; 1 on CUB, -1 on ImageNet and for ViTs. `dropout`: of
-    the generator's values, 0.1 on ImageNet and for ViTs. The paper uses `upsample="nearest"` for ViTs.
+    """The fields of `automix`, and those of another generator.
+
+    `variance_weight`: weight of the masks' variance in the mask loss, which favours pixels near 0 and 1. `upsample`:
+    interpolation of masks to the size of the images, "bilinear" or, in the paper for ViTs, "nearest". `lam_k`: constant
+    k of the function of lam that scales the generator's input; a smaller k moves lam towards 1/2, a negative one does
+    not change it; 1 on CUB, -1 on ImageNet and for ViTs. `dropout`: share of positions that are dropped in the
+    generator's values, 0 to below 1; 0.1 on ImageNet and for ViTs. `lam_channel`: not supported, must be False.
     """
 
     paper = "2111.15454"

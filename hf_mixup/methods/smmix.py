@@ -76,11 +76,12 @@ def recording_logits(net: Net) -> Iterator[list[Tensor]]:
 
 @dataclass(eq=False)
 class SMMix(Method):
-    """`low`, `high`: range of the window's side, in shares of the shorter side of the patch grid.
+    """`low`: smallest side of the window, as a share of the shorter side of the patch grid, 0 to 1. `high`: largest
+    side of the window, in the same unit. `fine`: weight of the losses of own and of pasted tokens, predicted by a
+    separate linear head; 0 for none. `consistency`: weight of the divergence between the predictions for the mixed
+    image and for the clean images; 0 for none.
 
-    `fine`: weight of the losses of own and of pasted tokens, predicted by a separate linear head. `consistency`: weight
-    of the divergence between the predictions for the mixed image and for the clean images. With both 0, the loss is the
-    plain one. The authors alternate with Mixup (alpha 0.8): use `choice`.
+    The authors alternate with Mixup (alpha 0.8): use `choice`.
     """
 
     paper = "2212.12977"

@@ -29,7 +29,9 @@ def smoothmix(
 
 @dataclass(eq=False)
 class SmoothMix(Method):
-    """`sigma`: range of the Gaussian's standard deviation, in units of the image's shorter side."""
+    """`sigma`: smallest and largest standard deviation of the Gaussian, in units of the image's shorter side, drawn
+    uniformly.
+    """
 
     paper = "https://openaccess.thecvf.com/CVPR2020_workshops/CVPR2020_w45"  # not on arXiv
     title = "SmoothMix"

@@ -87,8 +87,10 @@ def semantic_maps(evidence: Tensor, size: tuple[int, int]) -> Tensor:
 
 @dataclass(eq=False)
 class SnapMix(Method):
-    """`alpha`: both parameters of the Beta distributions of the two boxes' lam. The authors train from scratch with a
-    `prob` of 0.5.
+    """`alpha`: both parameters of the Beta distributions from which the sizes of the two boxes are drawn; 0 for no
+    mixing.
+
+    The authors train from scratch with a `prob` of 0.5.
     """
 
     paper = "2012.04846"

@@ -41,9 +41,10 @@ def sumix(distance: Tensor, y: Tensor, mix: Mix) -> Mix:
 @dataclass(eq=False)
 class SUMix(Container):
     """`base`: the method that mixes pairs; CutMix with alpha 0.2 on CIFAR. `gamma`: weight of the uncertainty loss, 1
-    on Tiny-ImageNet. `temperature`: scale of distances, the batch size in the authors' code. `normalise`: predict the
-    uncertainty by a separate linear layer; False uses the logits, as the authors do on ImageNet. `batch_mean`: one lam
-    for the batch, the mean, as in the authors' code.
+    on Tiny-ImageNet; 0 for none. `temperature`: scale of the distances between predictions, the batch size in the
+    authors' code. `normalise`: predict the uncertainty by a separate linear layer; False uses the logits, as the
+    authors do on ImageNet. `batch_mean`: use the mean of the new lam for all images of the batch, as in the authors'
+    code.
     """
 
     paper = "2407.07805"

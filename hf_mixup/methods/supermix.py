@@ -124,13 +124,15 @@ def blur_matrix(side: int, sigma: float, device: torch.device) -> Tensor:
 
 @dataclass(eq=False)
 class SuperMix(Method):
-    """`alpha`: all parameters of the Dirichlet distribution of shares. `images`: number of images to mix. `teacher`: a
-    timm name, a folder or a Hub id, run at `teacher_size` pixels per side (None: the images' size); None uses a frozen
-    copy of the network from the start of training, which should then be pretrained. `teacher_pretrained`: False gives a
-    timm model random weights. `iterations`: gradient steps, one forward and backward pass each; the authors stop after
-    50, or when three images in ten are successful. `side`: cells per side of the masks; `sigma`: blur of gradients, in
-    cells; `sparsity`: weight of the penalty for shares between 0 and 1. `only_success`: do not mix images for which
-    the teacher does not rank the mixed classes above all others.
+    """`alpha`: parameter of the symmetric Dirichlet distribution of the images' shares. `images`: number of images to
+    mix, 2 or more. `teacher`: a timm name, a folder or a Hub id; None for a frozen copy of the network from the start
+    of training, which should then be pretrained. `teacher_pretrained`: load the pretrained weights of a timm teacher;
+    False for random weights. `teacher_size`: height and width in pixels to which mixed images are resized for the
+    teacher; None for the images' own size. `side`: cells per side of the masks. `iterations`: largest number of
+    gradient steps, one forward and backward pass of the teacher each; the authors stop after 50, or when three images
+    in ten are successful. `sigma`: standard deviation of the blur of gradients, in cells. `sparsity`: weight of the
+    penalty for shares of a pixel between 0 and 1. `only_success`: do not mix images for which the teacher does not rank
+    the mixed classes above all others.
     """
 
     paper = "2003.05034"

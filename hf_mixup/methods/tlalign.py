@@ -34,7 +34,8 @@ def aligned_share(mask: Tensor, attentions: list[Tensor], grid: tuple[int, int])
 
 @dataclass(eq=False)
 class TLAlign(Method):
-    """`alpha`: both parameters of the Beta distribution of lam, before boxes are rounded to patches and clipped.
+    """`alpha`: both parameters of the Beta distribution of lam, the image's own share before boxes are rounded to
+    patches and clipped; 0 for no mixing.
 
     The authors use a `choice` of this method and Mixup (alpha 0.8), with label smoothing of 0.1.
     """

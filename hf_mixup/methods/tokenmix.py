@@ -60,7 +60,7 @@ def blocks(grid: tuple[int, int], target: int, count: int, rng: torch.Generator)
 
 @dataclass(eq=False)
 class TokenMix(Method):
-    """`ratio`: largest share of patches from the partner; 4/7 are 112 of 196 patches, as in the authors' code.
+    """`ratio`: largest share of patches from the partner, 0 to 1; 4/7 are 112 of 196 patches, as in the authors' code.
 
     The authors alternate with Mixup (alpha 0.8) with equal probability: use `choice`. Their loss is binary
     cross-entropy.

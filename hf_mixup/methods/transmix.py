@@ -26,7 +26,8 @@ def attended_share(mask: Tensor, attention: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class TransMix(Container):
-    """`base`: the method that mixes pixels; `ratio`: weight of the attention in lam, the rest is the share of pixels.
+    """`base`: the method that mixes pixels. `ratio`: weight of the attention in lam, 0 to 1; the share of pixels has
+    the rest.
 
     If `base` returns no mask, targets are not changed; the authors use a `choice` of CutMix (weight 0.8) and Mixup as
     the base.

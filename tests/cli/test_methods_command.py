@@ -1,15 +1,19 @@
 """`hf-mixup methods` and `hf-mixup tasks`: tables, and descriptions of one of them."""
 
+import re
+from dataclasses import dataclass
+
 import pytest
 from fixtures.cli import ROOT
 
 from hf_mixup import available, available_tasks
 from hf_mixup.benchmark.descriptions import method_description, step_costs
 from hf_mixup.cli import methods, tasks
-from hf_mixup.components import arguments
+from hf_mixup.components import ARGUMENT, arguments
 from hf_mixup.methods import method_class
 from hf_mixup.tasks import load_task
 
+COMPONENTS = [*map(method_class, available()), *(type(load_task(name)) for name in available_tasks())]
 OWN = '''"""Brightness: a test's own method."""
 from dataclasses import dataclass
 from hf_mixup import Method
@@ -20,6 +24,17 @@ class Own(Method):
     gain: float | None = None
     def mix_batch(self, net, x, y, rng): ...
 '''
+
+
+@dataclass
+class Undescribed:
+    """`one`,
+    `other`: described together.
+    """
+
+    one: int = 0
+    other: int = 0
+    last: int = 0
 
 
 def lines_of(command, capsys, *argv) -> list[str]:
@@ -46,9 +61,32 @@ def test_a_method_is_described_with_arguments_paper_needs_and_cost(capsys):
 @pytest.mark.parametrize("name", available())
 def test_every_method_is_described(name):
     found = method_description(name)
-    assert found["summary"] and found["title"] and found["cost"]
+    assert found["summary"] and found["title"] and found["cost"] and found["tasks"]
     assert {"per_image", "pairing", "prob"} <= {argument.name for argument in found["arguments"]}
     assert all(argument.type and argument.default for argument in found["arguments"])
+
+
+@pytest.mark.parametrize("cls", COMPONENTS)
+def test_every_argument_is_described(cls):
+    texts = {argument.name: argument.text for argument in arguments(cls)}
+    assert not [name for name, text in texts.items() if not text.strip(" .")]
+
+
+@pytest.mark.parametrize("cls", COMPONENTS)
+def test_docstrings_describe_only_arguments(cls):
+    described = {name for names, _ in ARGUMENT.findall(cls.__doc__ or "") for name in re.findall(r"`(\w+)`", names)}
+    assert described <= {argument.name for argument in arguments(cls)}
+
+
+def test_names_of_arguments_may_be_on_several_lines():
+    found = {argument.name: argument.text for argument in arguments(Undescribed)}
+    assert found["one"] == found["other"] == "described together." and found["last"] == ""
+
+
+def test_the_tasks_of_a_method_are_named(capsys):
+    for name, tasks_line in (("mixup", "any"), ("augmix", "classification, or others with one class per image")):
+        line = next(line for line in lines_of(methods, capsys, name) if line.strip().startswith("tasks"))
+        assert line.split(maxsplit=1)[1].startswith(tasks_line)
 
 
 def test_a_method_of_a_file_is_described(tmp_path, capsys):
@@ -65,7 +103,7 @@ def test_an_unknown_method_or_task_is_refused_with_the_nearest(capsys):
 def test_arguments_have_types_defaults_and_texts_of_the_docstring():
     found = {argument.name: argument for argument in arguments(method_class("puzzlemix"))}
     assert (found["alpha"].type, found["alpha"].default) == ("a number", "1.0")
-    assert found["gamma"].text == found["beta"].text != "" and "cost of moving a block" in found["t_eps"].text
+    assert "pixel differences" in found["gamma"].text and "cost of moving a block" in found["t_eps"].text
     assert "number of None" not in found["t_size"].type and "None" in found["t_size"].type
     assert found["prob"].text.startswith("share of batches")
 
