@@ -3,7 +3,6 @@
 import os
 import shlex
 import signal
-import sys
 
 from accelerate import PartialState
 from transformers.utils import logging
@@ -13,12 +12,13 @@ from ..errors import INTERRUPTED, ConfigError, DataError, ExistingRunError, Mixu
 from ..publish.workflow import check_login, publish, run
 from ..runs.dry_run import dry_run
 from ..runs.run import load_run_data
+from ._launcher import launcher, print_last, start_command
 
 
 def main(argv: list[str]) -> int:
     """Return the exit status: 0, 2 for bad input, 1 for a failed network, disk or process, 130 when interrupted."""
     logging.disable_progress_bar()  # transformers' bars for files; the training bar stays
-    data = None
+    data, parent = None, launcher()
     try:
         config = parse(argv)
         report_processes(argv)
@@ -32,12 +32,13 @@ def main(argv: list[str]) -> int:
             print(f"Pushed to {publish(config)}")
         return 0
     except KeyboardInterrupt as interrupt:
-        print_error(f"{str(interrupt) or 'Interrupted.'} Continue with: {resume_command(argv)}")
+        print_error(f"{str(interrupt) or 'Interrupted.'}\nContinue with: {resume_command(argv)}", parent)
         return INTERRUPTED
     except MixupError as error:
         # while training, an error in the data may occur on one rank only: each rank prints its own
         print_error(
             error_message(error, argv),
+            parent,
             every_rank=error.every_rank or (data is not None and isinstance(error, DataError)),
         )
         return error.exit_status
@@ -55,19 +56,6 @@ def resume_command(argv: list[str]) -> str:
     """The command that continues this run with the same number of processes."""
     argv = argv if argv[-1:] == ["--resume"] else [*argv, "--resume"]
     return f"{start_command(PartialState().num_processes)} -m hf_mixup {shlex.join(argv)}"
-
-
-def start_command(count: int) -> str:
-    """What starts so many processes on the machines of this run."""
-    if count == 1:
-        return "python"
-    start = f"accelerate launch --multi_gpu --num_processes {count}"
-    launcher = os.environ  # torch's launcher sets the number and rank of the machines
-    if int(launcher.get("GROUP_WORLD_SIZE", 1)) > 1:
-        machine = {"num_machines": "GROUP_WORLD_SIZE", "machine_rank": "GROUP_RANK"}
-        machine |= {"main_process_ip": "MASTER_ADDR", "main_process_port": "MASTER_PORT"}
-        start += "".join(f" --{option} {launcher.get(name)}" for option, name in machine.items())
-    return start
 
 
 def report_processes(argv: list[str]) -> None:
@@ -121,8 +109,8 @@ def reload_code(folder: str, task: dict) -> str:
     return f"from transformers import {name}; print({name}.from_pretrained('{folder}'))"
 
 
-def print_error(text: str, every_rank: bool = False) -> None:
-    """Print `text` on stderr: once on each machine, or on every rank that calls this."""
+def print_error(text: str, launched_by: int | None = None, every_rank: bool = False) -> None:
+    """Print `text` on stderr, after the launcher: once on each machine, or on every rank that calls this."""
     first = PartialState().is_local_main_process and os.environ.get("LOCAL_RANK", "0") == "0"
     if every_rank or first:
-        print(text, file=sys.stderr)
+        print_last(text, launched_by)

@@ -136,9 +136,7 @@ def _default(item: Any) -> str:
 
 def argument_names(cls: type) -> list[str]:
     """The names of the arguments that a class takes: the fields of a dataclass, or those of its own `__init__`."""
-    parameters = [*inspect.signature(cls.__init__).parameters.values()][
-        1:
-    ]  # not of the class, which may have `__new__`
+    _, *parameters = inspect.signature(cls.__init__).parameters.values()  # not of `cls`, which may have a `__new__`
     return [item.name for item in parameters if item.kind not in (item.VAR_POSITIONAL, item.VAR_KEYWORD)]
 
 

@@ -197,6 +197,8 @@ class CoMixup(Method):
         for key in ("beta", "gamma", "eta", "omega", "threshold", "clean_weight"):
             if not (math.isfinite(getattr(self, key)) and getattr(self, key) >= 0):
                 raise ValueError(f"Co-Mixup's {key} is {getattr(self, key)!r}: give a finite number, 0 or above.")
+        if self.omega > 1:
+            raise ValueError(f"Co-Mixup's omega is {self.omega!r}: give a share of the distance, from 0 to 1.")
         if self.alpha == 0:
             raise ValueError("Co-Mixup's alpha is 0: give a number above 0, or prob 0 for no mixing.")
         if self.part < 2 or self.sweeps < 1:

@@ -71,6 +71,8 @@ class DecoupledMix(Container):
         for key in ("eta", "threshold", "scale_power", "scale_threshold"):
             if not math.isfinite(getattr(self, key)):
                 raise ValueError(f"DecoupledMix's {key} is {getattr(self, key)!r}: give a finite number.")
+        if self.scale_threshold <= 0:
+            raise ValueError(f"DecoupledMix's scale_threshold is {self.scale_threshold!r}: give a number above 0.")
         for value, known in ((self.mode, MODES), (self.scale, SCALES)):
             if value not in known:
                 raise ValueError(f"Unknown mode or scale {value!r} of DecoupledMix. Choose one of: {', '.join(known)}.")

@@ -160,6 +160,8 @@ class SuperMix(Method):
         for key in ("sigma", "sparsity"):
             if not (math.isfinite(getattr(self, key)) and getattr(self, key) >= 0):
                 raise ValueError(f"SuperMix's {key} is {getattr(self, key)!r}: give a finite number, 0 or above.")
+        if self.alpha == 0:
+            raise ValueError("SuperMix's alpha is 0: give a number above 0, or prob 0 for no mixing.")
 
     @property
     def requires(self) -> frozenset[str]:

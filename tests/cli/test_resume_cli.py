@@ -2,13 +2,14 @@
 
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from fixtures.cli import folder_of, fork, recipe_of, record_of, start, status_of
+from fixtures.cli import ROOT, folder_of, fork, python, recipe_of, record_of, start, status_of
 from safetensors.torch import load_file
 
 TIMINGS = ("images_per_s", "wall_s", "peak_mb")
@@ -72,6 +73,20 @@ def test_ctrl_c_saves_a_checkpoint_from_which_the_run_resumes_to_the_same_bits(a
     assert start(*argv, "--output_dir", tmp_path / "run") == 2
     assert start(*argv, "--output_dir", tmp_path / "run", "--resume") == 0
     assert_same_run(tmp_path / "run", reference)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_under_a_launcher_ends_with_the_two_lines_of_the_run(argv, tmp_path, processes):
+    several = ("--multi_gpu", "--main_process_port", 0) if processes > 1 else ()
+    launch = ("-m", "accelerate.commands.launch", *several, "--num_processes", processes, ROOT / "scripts" / "train.py")
+    words = [*argv, "--max_steps", 4000, "--output_dir", tmp_path / "run"]
+    process = python(*launch, *words, start_new_session=True)
+    while process.poll() is None and not any((tmp_path / "run").glob("checkpoint-*")):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    *_, stopped, advice = process.communicate()[1].splitlines()
+    assert re.fullmatch(rf"Stopped after step \d+; {tmp_path}/run/checkpoint-\d+ is complete.", stopped)
+    assert advice.startswith("Continue with: ") and advice.endswith(f"{tmp_path / 'run'} --resume")
 
 
 def test_a_run_killed_at_any_step_resumes_to_the_same_bits(argv, reference, tmp_path):

@@ -177,7 +177,9 @@ def test_without_the_clean_loss_a_step_is_the_mixed_loss(make_net, images, one_h
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"part": 1}, {"sweeps": 0}, {"grids": []}, {"beta": -1.0}, {"alpha": 0.0}, {"clean_weight": float("nan")}]
+    "wrong",
+    [{"part": 1}, {"sweeps": 0}, {"grids": []}, {"beta": -1.0}]
+    + [{"alpha": 0.0}, {"omega": 1.1}, {"clean_weight": float("nan")}],
 )
 def test_invalid_hyperparameters_are_rejected(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

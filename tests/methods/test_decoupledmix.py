@@ -251,7 +251,9 @@ def test_with_two_classes_the_term_is_zero():
     assert found.abs().max() == 0 and logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("changes", [{"mode": "most"}, {"scale": "log"}, {"scale": "exp", "scale_power": 1.0}])
+@pytest.mark.parametrize(
+    "changes", [{"mode": "most"}, {"scale": "log"}, {"scale": "exp", "scale_power": 1.0}, {"scale_threshold": 0.0}]
+)
 def test_invalid_settings_are_rejected(changes):
     with pytest.raises(ValueError):
         load("decoupledmix", **changes)

@@ -101,7 +101,8 @@ def test_the_teacher_may_run_at_another_image_size(make_net, images, one_hot, rn
 
 @pytest.mark.parametrize(
     "changes",
-    [{"images": 1}, {"side": 0}, {"iterations": 0}, {"teacher_size": 0}, {"sigma": -1.0}, {"sparsity": float("nan")}],
+    [{"images": 1}, {"side": 0}, {"iterations": 0}, {"teacher_size": 0}, {"sigma": -1.0}, {"sparsity": float("nan")}]
+    + [{"alpha": 0.0}],
 )
 def test_invalid_numbers_are_rejected(changes):
     with pytest.raises(ValueError, match=f"SuperMix's {next(iter(changes))} is"):
