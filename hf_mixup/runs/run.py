@@ -121,12 +121,10 @@ def check_trackers(config: MixupConfig) -> None:
 
 @contextmanager
 def as_run_error() -> Iterator[None]:
-    """Raise RunError for a ValueError inside, and for a tracker of `report_to` that is not installed."""
+    """Raise RunError for a ValueError inside."""
     try:
         yield
-    except (ValueError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "to be installed" not in str(error):
-            raise
+    except ValueError as error:
         raise RunError(str(error)) from error
 
 

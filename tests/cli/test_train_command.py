@@ -263,10 +263,3 @@ def test_help_lists_every_field(capsys):
     with pytest.raises(SystemExit) as left:
         start("--help")
     assert left.value.code == 0 and capsys.readouterr().out == help_text() + "\n"
-
-
-def test_a_tracker_that_is_not_installed_is_an_error_without_traceback(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("transformers.integrations.integration_utils.is_tensorboard_available", lambda: False)
-    recipe = recipe_of(tmp_path / "recipe.yaml", report_to="tensorboard")
-    assert start(recipe, "--output_dir", tmp_path / "run") == 2
-    assert "requires tensorboard to be installed" in capsys.readouterr().err
