@@ -1,24 +1,32 @@
 """The launcher that started this process: its command line, and messages that follow its traceback."""
 
 import os
-import re
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 
 import psutil
 
-LAUNCHERS = re.compile(r"\b(accelerate|torchrun|torch\.distributed\.(run|launch))\b")
+MODULES = {"accelerate.commands.launch", "torch.distributed.run", "torch.distributed.launch"}
 
 
 def launcher() -> int | None:
     """The process id of the parent process if it is accelerate's or torch's launcher; else None."""
     parent = psutil.Process().parent()
     try:
-        words = " ".join(parent.cmdline()) if parent else ""
+        return parent.pid if parent and is_launcher(parent.cmdline()) else None
     except psutil.Error:
         return None
-    return parent.pid if LAUNCHERS.search(words) else None
+
+
+def is_launcher(words: Sequence[str]) -> bool:
+    """Whether a command line is `accelerate launch`, `torchrun`, or one of their modules, run by Python."""
+    program, *rest = [word for word in words[1:] if word == "-m" or not word.startswith("-")] or [""]
+    if program == "-m":
+        return bool(rest) and rest[0] in MODULES
+    name = PurePath(program).stem
+    return name == "torchrun" or (name == "accelerate" and rest[:1] == ["launch"])
 
 
 def print_last(text: str, launched_by: int | None) -> None:

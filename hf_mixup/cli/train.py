@@ -60,8 +60,8 @@ def resume_command(argv: list[str]) -> str:
 
 def report_processes(argv: list[str]) -> None:
     """Print the number of processes; ConfigError if the launcher's did not join, a warning if it started too few."""
-    state, launcher = PartialState(), os.environ
-    expected = int(launcher.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in launcher else 1
+    state = PartialState()
+    expected = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
     if expected > state.num_processes:
         raise ConfigError(
             f"The launcher started {expected} processes, but each would train by itself, because it found no GPU to "
@@ -110,7 +110,7 @@ def reload_code(folder: str, task: dict) -> str:
 
 
 def print_error(text: str, launched_by: int | None = None, every_rank: bool = False) -> None:
-    """Print `text` on stderr, after the launcher: once on each machine, or on every rank that calls this."""
+    """Print `text` on stderr by `print_last`: once on each machine, or on every rank that calls this."""
     first = PartialState().is_local_main_process and os.environ.get("LOCAL_RANK", "0") == "0"
     if every_rank or first:
         print_last(text, launched_by)

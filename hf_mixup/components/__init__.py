@@ -76,19 +76,6 @@ def class_of(module: ModuleType, base: type) -> type:
     return found[0]
 
 
-def nested_names(arguments: Any) -> list[str]:
-    """The values of all keys "name" in arguments, at any depth: the names of components that they contain."""
-    names, left = [], [arguments]
-    while left:  # no recursion: a file may nest deeper than Python calls functions
-        item = left.pop()
-        if isinstance(item, Mapping):
-            names += [item["name"]] if isinstance(item.get("name"), str) else []
-            left += [*item.values()][::-1]
-        elif isinstance(item, list | tuple):
-            left += item[::-1]
-    return names
-
-
 @dataclass(frozen=True)
 class Argument:
     """An argument of a component: its name, type in words, default as Python writes it, and meaning, maybe empty."""

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,12 +16,13 @@ from typing import Any
 
 from ..errors import CodeRefused, ConfigError, did_you_mean
 
+REFERENCE = re.compile(r".+:[^\W\d][\w.]*")  # a class name ends it, unlike `hf_hub:user/name` and `C:\\folder`
 _given: ContextVar[dict[str, type] | None] = ContextVar("given", default=None)  # set by `only_given`
 
 
 def is_reference(name: str) -> bool:
     """Whether `name` has the form `package.module:Class` or `path/to/file.py:Class`."""
-    return ":" in name
+    return REFERENCE.fullmatch(name) is not None
 
 
 def class_name(reference: str) -> str:
@@ -28,18 +30,27 @@ def class_name(reference: str) -> str:
     return reference.rpartition(":")[2].rpartition(".")[2]
 
 
-def references(arguments: Any) -> list[str]:
-    """All texts in arguments, at any depth, that can be references."""
-    texts, left = [], [arguments]
+def nested(arguments: Any) -> Iterator[Any]:
+    """The arguments and all values in them, at any depth, in their order."""
+    left = [arguments]
     while left:  # no recursion: a file may nest deeper than Python calls functions
         item = left.pop()
+        yield item
         if isinstance(item, Mapping):
             left += [*item.values()][::-1]
         elif isinstance(item, list | tuple):
             left += item[::-1]
-        elif isinstance(item, str) and is_reference(item):
-            texts.append(item)
-    return texts
+
+
+def references(arguments: Any) -> list[str]:
+    """All texts in arguments, at any depth, that can be references."""
+    return [item for item in nested(arguments) if isinstance(item, str) and is_reference(item)]
+
+
+def nested_names(arguments: Any) -> list[str]:
+    """The values of all keys "name" in arguments, at any depth: the names of components that they contain."""
+    names = [item.get("name") for item in nested(arguments) if isinstance(item, Mapping)]
+    return [name for name in names if isinstance(name, str)]
 
 
 @contextmanager

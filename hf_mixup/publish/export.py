@@ -8,8 +8,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..components import nested_names
-from ..components.references import only_given
+from ..components.references import nested_names, only_given
 from ..errors import CardError
 from ..files import atomic_write
 from ..hub.download import CONFIG, read_json

@@ -8,8 +8,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..components import nested_names
-from ..components.references import class_name, is_reference, only_given
+from ..components.references import class_name, is_reference, nested_names, only_given
 from ..errors import CheckpointError, CodeRefused, ModelError
 from ..hub.download import fetch, read_json
 from ..methods import Method, available, load

@@ -9,6 +9,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 from fixtures.cli import ROOT, folder_of, python, recipe_of, record_of, start
 
+from hf_mixup.cli._launcher import is_launcher
+
 FILES = ROOT / "recipes" / "accelerate"
 
 
@@ -113,3 +115,22 @@ def test_float16_trains_on_a_gpu_and_checkpoints_hold_the_scaler(tmp_path):
     record = record_of(tmp_path / "run")
     assert (record["status"], record["mixed_precision"]) == ("finished", "fp16")
     assert (tmp_path / "run" / "checkpoint-4" / "scaler.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        ("python /env/bin/accelerate launch --num_processes 2 scripts/train.py", True),
+        ("python -m accelerate.commands.launch scripts/train.py", True),
+        ("python -u /env/bin/torchrun train.py", True),
+        ("python -m torch.distributed.run train.py", True),
+        ("bash accelerate/run.sh", False),
+        ("make accelerate", False),
+        ("python -m hf_mixup train quickstart", False),
+        ("python -m", False),
+        ("bash", False),
+        ("", False),
+    ],
+)
+def test_a_launcher_is_recognised_by_its_command_line(words, expected):
+    assert is_launcher(words.split()) is expected

@@ -17,6 +17,7 @@ from torch import nn
 import hf_mixup
 from hf_mixup import BatchMixup, Method, available, load
 from hf_mixup.cli import methods, tasks
+from hf_mixup.components.references import is_reference, nested_names, references
 from hf_mixup.errors import ConfigError, ModelError, TaskError
 from hf_mixup.methods.mixup import Mixup
 from hf_mixup.publish.export import rewrite_card
@@ -327,3 +328,14 @@ def test_a_link_of_a_record_cannot_leave_the_markdown(run):
 
 def test_the_methods_of_the_package_have_no_entry_points():
     assert Method.__subclasses__() and all(":" not in name for name in available())
+
+
+@pytest.mark.parametrize("name", ["a.b:C", "file.py:C", "../my files/f.py:C.D", r"C:\\runs\\f.py:C"])
+def test_a_reference_ends_with_the_name_of_a_class(name):
+    arguments = {"base": {"name": "cutmix"}, "methods": [{"name": name}]}
+    assert is_reference(name) and references(arguments) == [name] and nested_names(arguments) == ["cutmix", name]
+
+
+@pytest.mark.parametrize("name", ["cutmix", "hf_hub:timm/resnet18", r"C:\\runs", "file.py:", "a text: of words", ":"])
+def test_other_texts_with_a_colon_are_no_references(name):
+    assert not is_reference(name) and references({"teacher": name}) == []
