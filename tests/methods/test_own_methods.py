@@ -5,6 +5,7 @@ import runpy
 import shutil
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -214,14 +215,17 @@ def test_a_collator_refuses_a_class_with_its_own_forward(file):
         BatchMixup(f"{file}:CutMix", 5)
 
 
-def test_entry_points_of_installed_packages_are_listed_and_loaded(tmp_path, monkeypatch):
-    (tmp_path / "their_package.py").write_text(SOURCE)
-    info = tmp_path / "their_package-1.0.dist-info"
+def install(folder: Path, entry_points: str) -> None:
+    """A distribution in `folder` that announces these entry points."""
+    info = folder / "their_package-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their_package\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[hf_mixup.methods]\nbrightness = their_package:CutMix\nmixup = their_package:CutMix\n"
-    )
+    (info / "entry_points.txt").write_text(entry_points)
+
+
+def test_entry_points_of_installed_packages_are_listed_and_loaded(tmp_path, monkeypatch):
+    (tmp_path / "their_package.py").write_text(SOURCE)
+    install(tmp_path, "[hf_mixup.methods]\nbrightness = their_package:CutMix\nmixup = their_package:CutMix\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "brightness" in available() and available() == sorted(available())
     method = load("brightness", share=0.1)
@@ -232,12 +236,7 @@ def test_entry_points_of_installed_packages_are_listed_and_loaded(tmp_path, monk
 
 
 def test_an_entry_point_that_cannot_be_imported_does_not_hide_the_others(tmp_path, monkeypatch, capsys):
-    info = tmp_path / "broken_package-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken_package\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[hf_mixup.methods]\nbroken = no_such_package:X\n[hf_mixup.tasks]\nbroken = no_such_package:X\n"
-    )
+    install(tmp_path, "[hf_mixup.methods]\nbroken = no_such_package:X\n[hf_mixup.tasks]\nbroken = no_such_package:X\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     for verb, other in ((methods, "cutmix"), (tasks, "multilabel")):
         assert verb.main([]) == 0
