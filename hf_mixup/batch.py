@@ -1,25 +1,29 @@
 """Methods for training loops without `MixupTrainer`: a callable, a collator and a loss for soft labels."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from accelerate.data_loader import DataLoaderAdapter
 from torch import Tensor, nn
 
+from .errors import did_you_mean
 from .methods import Method, load
 from .ops.losses import smooth, soft_cross_entropy
 from .ops.masks import write_out
 from .ops.sampling import generator
 from .tasks.classification import targets
 
+CHANNELS = (1, 3, 4)  # of images
+
 
 class BatchMixup(nn.Module):
     """`images, targets = BatchMixup("cutmix", num_classes=10)(images, labels)`, as in timm and torchvision.
 
-    `images` (B, C, H, W), `labels` int (B,) or float (B, K); targets are float32 (B, K). In eval mode, images are
-    returned unchanged. Random draws depend on `seed` (None: torch's initial seed) and the rank, and in a DataLoader
+    `images` (B, C, H, W), `labels` int (B,) or rows (B, K) of any type; targets are float32 (B, K). A pair (images,
+    labels) may be given instead, as to torchvision's. In eval mode, and with `mixup_enabled = False` as in timm, images
+    are returned unchanged. Random draws depend on `seed` (None: torch's initial seed) and the rank, and in a DataLoader
     worker also on the worker's seed, which differs in each epoch. To allocate no memory, give `out`, a tensor like
     `images`, in each call; `inplace` writes to `images` and requires `pairing="halves"`.
     """
@@ -35,6 +39,7 @@ class BatchMixup(nn.Module):
         **hyperparameters: Any,
     ) -> None:
         super().__init__()
+        self.mixup_enabled = True
         self.method = load(method, **hyperparameters)
         self.num_classes, self.seed, self.label_smoothing, self.inplace = num_classes, seed, label_smoothing, inplace
         self._rng, self._rng_pid = None, None
@@ -47,9 +52,21 @@ class BatchMixup(nn.Module):
             raise ValueError(f'inplace requires pairing="halves", not {self.method.pairing!r}.')
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing is {label_smoothing!r}: give a number from 0 to 1.")
+        self._complete = True
 
-    def forward(self, images: Tensor, labels: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        y = targets(labels, self.num_classes)
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_complete" in self.__dict__:
+            check_attribute(self, name)
+        super().__setattr__(name, value)
+
+    def forward(
+        self, images: Tensor | Sequence[Tensor], labels: Tensor | None = None, out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if labels is None:
+            images, labels = _pair(images)
+        _check_images(images)
+        rows = labels.dim() == 2 and labels.shape[1] == self.num_classes > 1
+        y = targets(labels.float() if rows else labels, self.num_classes)
         if out is not None and self.inplace:
             raise ValueError("out was given, but inplace=True writes to the images: give only one of out and inplace.")
         if out is not None:
@@ -57,6 +74,8 @@ class BatchMixup(nn.Module):
         out = images if self.inplace else out
         if not self.training:
             return write_out(images, out), y
+        if not self.mixup_enabled or not len(images):
+            return write_out(images, out), smooth(y, self.label_smoothing)
         mixed, mix = self.method.mix(None, images, y, self.rng, out)
         return mixed, smooth(mix(y), self.label_smoothing)
 
@@ -73,6 +92,31 @@ class BatchMixup(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rng": None, "_rng_pid": None}
+
+
+def check_attribute(holder: object, name: str) -> None:
+    """AttributeError if `holder` has no attribute `name`: setting it would have no effect."""
+    if not name.startswith("_") and not hasattr(holder, name):
+        public = [known for known in dir(holder) if not known.startswith("_")]
+        raise AttributeError(f"{type(holder).__name__} has no attribute {name!r}.{did_you_mean(name, public)}")
+
+
+def _pair(batch: Any) -> tuple[Tensor, Tensor]:
+    if not isinstance(batch, list | tuple) or len(batch) != 2:
+        raise TypeError(f"Give images and labels, or a pair of them, not {type(batch).__name__}.")
+    return tuple(batch)
+
+
+def _check_images(images: Any) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"Images are {type(images).__name__}: give a tensor (B, C, H, W), for example torch.from_numpy."
+        )
+    shape = tuple(images.shape)
+    if len(shape) != 4:
+        raise ValueError(f"Images have shape {shape}: give (B, C, H, W).")
+    if shape[3] in CHANNELS and shape[1] > max(CHANNELS):
+        raise ValueError(f"Images have shape {shape}, that is (B, H, W, C): give images.permute(0, 3, 1, 2).")
 
 
 def _check_out(out: Tensor, images: Tensor) -> None:
@@ -110,6 +154,11 @@ class MixupCollator:
     ) -> None:
         self.batch_mixup = BatchMixup(method, num_classes, **arguments)
         self.collate = collate or torch.utils.data.default_collate
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "collate" in self.__dict__:
+            check_attribute(self, name)
+        super().__setattr__(name, value)
 
     def __call__(self, examples: list) -> dict[str, Tensor]:
         batch = self.collate(examples)

@@ -44,7 +44,7 @@ def test_arguments_are_not_modified(name, images, labels):
 def test_class_indices_of_any_dtype_and_one_hot_rows_give_the_same(images, labels, dtype):
     rows = F.one_hot(labels, CLASSES)
     wanted = BatchMixup("mixup", CLASSES, seed=0)(images(), labels)
-    for given in (labels.to(dtype), rows.float(), rows.double(), rows.half()):
+    for given in (labels.to(dtype), rows.to(dtype), rows.bool(), rows.float(), rows.double(), rows.half()):
         found = BatchMixup("mixup", CLASSES, seed=0)(images(), given)
         assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
 
@@ -182,7 +182,9 @@ def test_inplace_requires_the_pairing_halves():
         BatchMixup("mixup", CLASSES, inplace=True)
 
 
-@pytest.mark.parametrize("wrong", [torch.rand(6), torch.rand(6, CLASSES + 1), torch.ones(6, CLASSES, dtype=torch.long)])
+@pytest.mark.parametrize(
+    "wrong", [torch.rand(6), torch.rand(6, CLASSES + 1), torch.ones(6, CLASSES + 1, dtype=torch.long)]
+)
 def test_labels_of_a_wrong_shape_are_rejected_with_their_shape(images, wrong):
     with pytest.raises(ValueError, match=r"Labels have shape \(6,.*\(B, 5\) as floats"):
         BatchMixup("mixup", CLASSES)(images(), wrong)
@@ -192,6 +194,54 @@ def test_labels_of_a_wrong_shape_are_rejected_with_their_shape(images, wrong):
 def test_class_indices_out_of_range_are_rejected_with_their_values(images, wrong):
     with pytest.raises(ValueError, match=f"Labels are .*{wrong}.*from 0 to 4"):
         BatchMixup("mixup", CLASSES)(images(), torch.tensor([2, 2, 2, 2, 2, wrong]))
+
+
+def test_mixing_is_switched_off_by_timms_attribute(images, labels):
+    for mix in (BatchMixup("cutmix", CLASSES), from_timm(num_classes=CLASSES, label_smoothing=0.1)):
+        mix.mixup_enabled = False
+        for _ in range(20):
+            x, y = mix(images(), labels)
+            assert torch.equal(x, images()) and torch.equal(y.argmax(1), labels)
+        assert y.min() == pytest.approx(mix.label_smoothing / CLASSES)  # as timm smooths unmixed targets
+        mix.mixup_enabled = True
+        assert any(not torch.equal(mix(images(), labels)[0], images()) for _ in range(20))
+
+
+def test_unknown_attributes_are_refused_with_the_nearest_one():
+    mix = from_timm(num_classes=CLASSES)
+    with pytest.raises(AttributeError, match="no attribute 'mixup_enable'. Did you mean 'mixup_enabled'"):
+        mix.mixup_enable = False
+    collator = MixupCollator("mixup", CLASSES)
+    with pytest.raises(AttributeError, match="MixupCollator has no attribute 'colate'"):
+        collator.colate = None
+    mix.label_smoothing, collator.collate = 0.2, list
+
+
+def test_a_pair_can_be_given_as_to_torchvision(images, labels):
+    for pair in ((images(), labels), [images(), labels]):
+        wanted, found = (BatchMixup("cutmix", CLASSES, seed=0)(*given) for given in (pair, (pair,)))
+        assert torch.equal(wanted[0], found[0]) and torch.equal(wanted[1], found[1])
+    with pytest.raises(TypeError, match="a pair of them, not dict"):
+        BatchMixup("cutmix", CLASSES)({"images": images()})
+
+
+def test_an_empty_batch_stays_empty():
+    for name in STATIC:
+        x, y = BatchMixup(name, CLASSES)(torch.rand(0, 3, 8, 8), torch.zeros(0, dtype=torch.long))
+        assert x.shape == (0, 3, 8, 8) and y.shape == (0, CLASSES)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (np.zeros((6, 3, 8, 8)), "Images are ndarray: give a tensor"),
+        (torch.rand(6, 32, 40, 3), r"\(B, H, W, C\): give images.permute\(0, 3, 1, 2\)"),
+        (torch.rand(6, 3, 8), r"shape \(6, 3, 8\): give \(B, C, H, W\)"),
+    ],
+)
+def test_images_of_other_types_and_layouts_are_refused(labels, wrong, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        BatchMixup("cutmix", CLASSES)(wrong, labels)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
