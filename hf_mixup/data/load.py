@@ -9,6 +9,7 @@ from ..errors import DataError, did_you_mean
 from .columns import check_columns, with_labels
 from .labels import NONE, Labels, check_kind, column_values, describe_labels
 from .open_dataset import OpenedDataset, Split, Splits, open_splits
+from .parts import check_fraction, held_out, sliced
 from .streaming.cache import cache_split
 from .streaming.shards import Shards, find_shards
 
@@ -65,6 +66,7 @@ def load_data(
     label_column: str = "label",
     train_split: str = "train",
     eval_split: str | None = None,
+    eval_fraction: float | None = None,
     num_examples: int | None = None,
     rows_per_shard: int | list[int] | str | None = None,
     skip_corrupt: bool = False,
@@ -81,7 +83,9 @@ def load_data(
     names integers: one name for each in increasing order, or for each position from 0 if some do not occur.
     `unlabelled`: with labels="class", rows without a label (None or -1) are kept, with label -1.
 
-    A folder holds `train/cat/1.png` or parquet files named after their splits; "train+validation" concatenates splits.
+    A folder holds `train/cat/1.png` or parquet files named after their splits; "train+validation" concatenates splits,
+    and "train[:90%]" is a part of a stored one. `eval_fraction`, between 0 and 1, holds out this share of the rows of
+    each class of the training split for evaluation, always the same ones.
     `revision` pins a Hub commit (its sha is looked up) or the fingerprint of local files.
 
     With `streaming` the training split is read during training: as `Shards` from parquet files, or from WebDataset tar
@@ -91,6 +95,9 @@ def load_data(
     `num_examples` must equal the number of rows if that is known.
     """
     check_kind(labels, class_names)
+    if eval_fraction is not None:
+        check_fraction(eval_fraction, eval_split, streaming)
+        eval_split = train_split
     source = open_splits(data, data_config, revision, streaming, token)
     names = (train_split, eval_split or _default_eval_split(source.splits, data))
     columns = (image_column, None if labels == "none" else label_column)
@@ -106,7 +113,11 @@ def load_data(
     found = _describe_labels(train, evaluation, columns[1], where, labels, class_names, unlabelled)
     if isinstance(train, datasets.Dataset):  # a stream is checked while it is read
         train = with_labels(train, columns[1], found, where[0])
-    evaluation = with_labels(evaluation, columns[1], found, where[1])
+    if eval_fraction is None:
+        evaluation = with_labels(evaluation, columns[1], found, where[1])
+    else:
+        train, evaluation = held_out(train, eval_fraction, columns[1] if found.kind == "class" else None)
+        rows[train_split], names = len(train), (train_split, f"{eval_fraction:g} of {train_split}")
     rows[names[1]] = len(evaluation)
     return Data(train, evaluation, found, data, data_config, source.revision, rows, *columns, *names, skip_corrupt)
 
@@ -157,8 +168,8 @@ def _default_eval_split(splits: Splits, data: str) -> str:
         if name in splits:
             return name
     raise DataError(
-        f"{data!r} has no split to evaluate on, only {sorted(splits)}: name one with eval_split=..., or add a folder "
-        f"or file called one of {list(EVAL_SPLITS)}."
+        f"{data!r} has no split to evaluate on, only {sorted(splits)}: name one with eval_split=..., hold out a part "
+        f"of the training split with eval_fraction=0.1, or add a folder or file called one of {list(EVAL_SPLITS)}."
     )
 
 
@@ -166,11 +177,13 @@ def _select_split(splits: Splits, split: str, data: str, option: str) -> Split:
     """The split; for a sum "a+b" the splits concatenated."""
     parts = split.split("+")
     for part in parts:
-        if part not in splits:
+        if part.partition("[")[0] not in splits:
             hint = did_you_mean(part, splits)
             raise DataError(
                 f"{data!r} has no split {part!r}, only {sorted(splits)}.{hint} Pass {option}=... with one of them."
             )
+    if "[" in split:
+        return sliced(splits, split, option)
     if len(parts) == 1:
         return splits[split]
     return datasets.concatenate_datasets([splits[part] for part in parts])

@@ -1,6 +1,5 @@
 """Open a data set: the built-in sample, a local folder or a Hub repository, with its splits and its revision."""
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from huggingface_hub.errors import (
 
 from ..errors import DataError, DataUnreachable, did_you_mean
 from ..hub.retry import is_transient, reason, retried, status_of
+from .local_files import fingerprint, local_builder
 from .parquet_classes import with_own_classes
 from .streaming.parquet import read_footer
 from .streaming.remote_files import HUB_FILE, LOGIN, TOKEN, file_sizes, read_range
@@ -50,9 +50,6 @@ COUNTABLE = {"parquet": (Parquet, (".parquet", ".parq")), "webdataset": (WebData
 # `datasets` raises nearly any exception when it opens files of any format.
 OPEN_ERRORS = (OSError, ValueError, RuntimeError, LookupError, TypeError, HTTPError, TarError, pa.ArrowException)
 OPEN_ERRORS += (datasets.exceptions.DatasetsError,)
-# For the fingerprint of a folder: bytes read from each end of a file, and number of files that are read.
-FINGERPRINT_BYTES = 2**16
-FINGERPRINT_FILES = 20_000
 
 
 @dataclass(frozen=True)
@@ -106,10 +103,12 @@ def _load(path: str, config: str | None, commit: str | None, streaming: bool, to
     """The splits; with `streaming`, also the format and the files of each split, if their rows can be counted."""
     options = {"name": config, "revision": commit, "token": token}
     try:
+        local = local_builder(Path(path)) if commit is None and config is None else None
         if not streaming:
-            splits, builder = datasets.load_dataset(path, **options), partial(load_dataset_builder, path, **options)
+            splits = datasets.load_dataset(path, **options) if local is None else _prepared(local)
+            builder = partial(load_dataset_builder, path, **options) if local is None else lambda: local
             return with_own_classes(splits, path, commit, builder), "", {}
-        builder = load_dataset_builder(path, **options)
+        builder = local or load_dataset_builder(path, **options)
         format, files = _countable_files(builder)
         if format == "parquet" and builder.info.features is None:
             builder.info.features = _parquet_features(next(iter(files.values()))[0], token)
@@ -123,6 +122,11 @@ def _load(path: str, config: str | None, commit: str | None, streaming: bool, to
         # raised without its wrappers: `retried` recognises a network error only by the chain of causes
         root_cause = network_error(error) or error
     raise root_cause
+
+
+def _prepared(builder: datasets.DatasetBuilder) -> Splits:
+    builder.download_and_prepare()
+    return builder.as_dataset()
 
 
 def _parquet_features(file: str, token: str | None) -> datasets.Features:
@@ -213,29 +217,6 @@ def _similar_folder(data: str) -> str:
         return f" (The folder {str(path.parent)!r} does not exist either.)" if is_path else ""
     names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
     return did_you_mean(path.name, names)
-
-
-def fingerprint(folder: Path) -> str:
-    """16 hexadecimal digits that change with the names, sizes or content of the files in a folder.
-
-    Only both ends of each file are read, and in very large folders only the first files, so that a folder of a million
-    images takes minutes at most.
-    """
-    digest = hashlib.sha256()
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
-    for number, path in enumerate(files):
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
-        if number < FINGERPRINT_FILES:
-            with path.open("rb") as file:
-                digest.update(file.read(FINGERPRINT_BYTES))
-                file.seek(max(FINGERPRINT_BYTES, size - FINGERPRINT_BYTES))
-                digest.update(file.read())
-    return digest.hexdigest()[:16]
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith((".", "__")) for part in path.parts)
 
 
 def _check_fingerprint(actual: str, revision: str | None, data: str) -> str:

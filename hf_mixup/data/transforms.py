@@ -6,6 +6,7 @@ differs by a few grey levels, which can change a prediction.
 
 import math
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -19,7 +20,7 @@ from datasets.utils.file_utils import xopen
 from huggingface_hub import constants
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from timm.data import create_transform, resolve_data_config
-from timm.data.auto_augment import LEVEL_TO_ARG, rand_augment_transform
+from timm.data.auto_augment import LEVEL_TO_ARG, posterize, rand_augment_transform
 from timm.data.transforms import str_to_interp_mode, str_to_pil_interp
 from torch import Tensor
 from torchvision import transforms
@@ -29,7 +30,7 @@ from ..errors import DataError
 Transform = Callable[[Image.Image], Tensor]
 
 # timm's limit of RandAugment's translations: share of the image's side.
-TRANSLATE_SHARE = 0.45
+TRANSLATE_SHARE, MAX_MAGNITUDE = 0.45, 30
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 
@@ -168,10 +169,21 @@ def _randaugment(
         "img_mean": tuple(min(255, round(255 * value)) for value in mean),
         "interpolation": str_to_pil_interp(interpolation),
     }
+    if (magnitude := re.search(r"-m(\d+(\.\d+)?)", spec)) and float(magnitude[1]) > MAX_MAGNITUDE:
+        raise DataError(f"randaugment={spec!r} has the magnitude {magnitude[1]}: give at most {MAX_MAGNITUDE}, as m9.")
     try:
-        return [rand_augment_transform(spec, settings, operations and list(operations))]
+        transform = rand_augment_transform(spec, settings, operations and list(operations))
     except (AssertionError, ValueError) as error:
         raise DataError(f"timm cannot parse randaugment={spec!r}: give for example 'rand-m9-mstd0.5-inc1'.") from error
+    for operation in transform.ops:
+        if operation.aug_fn is posterize:
+            operation.aug_fn = _posterize
+    return [transform]
+
+
+def _posterize(image: Image.Image, bits: int, **_) -> Image.Image:
+    """timm's operation, also for 0 bits, which give a black image and are an error in newer Pillow."""
+    return posterize(image, bits) if bits else image.point([0] * 256 * len(image.getbands()))
 
 
 @contextmanager

@@ -380,6 +380,17 @@ def test_resize_comes_before_the_random_crop():
         train_transform(24, resize=20)
 
 
+def test_posterize_to_0_bits_gives_a_black_image():
+    """As older Pillow does; newer Pillow raises an error."""
+    image = Image.new("RGB", (20, 20), (200, 100, 50))
+    posterize = train_transform(16, randaugment="rand-m10-n1-p1", operations=["PosterizeIncreasing"])
+    with borrowed_generators(0):
+        assert not posterize(image).any()
+    kept = train_transform(16, randaugment="rand-m4-n1-p1", operations=["PosterizeIncreasing"])
+    with borrowed_generators(0):
+        assert kept(image).any()
+
+
 def test_randaugment_uses_the_given_operations():
     grey = Image.new("RGB", (16, 16), (100, 150, 200))
     turned = train_transform(16, randaugment="rand-m9-n1-p1", operations=["SolarizeIncreasing"])
