@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from huggingface_hub import constants
+
 STAGING = ".staging"
 READ = os.O_RDWR if os.name == "nt" else os.O_RDONLY  # Windows flushes only files that are open for writing
 
@@ -18,13 +20,23 @@ def hub_card(name: str) -> Path:
     return folder / name
 
 
+def cache_folder(name: str) -> Path:
+    """The folder `name` of the package's cache."""
+    return Path(constants.HF_HOME) / "hf_mixup" / name
+
+
 def atomic_write(file: Path, text: str) -> None:
     """Replace the content of `file` by `text` (UTF-8) in one step; missing folders are created."""
+    write_bytes(file, text.encode())
+
+
+def write_bytes(file: Path, *contents: bytes) -> None:
+    """Replace the content of `file` by `contents`, one after the other, in one step; missing folders are created."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}.new")
     try:
-        with open(partial, "w", encoding="utf-8", newline="") as opened:
-            opened.write(text)
+        with open(partial, "wb") as opened:
+            opened.writelines(contents)
             opened.flush()
             os.fsync(opened.fileno())
         os.replace(partial, file)

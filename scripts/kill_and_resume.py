@@ -43,7 +43,7 @@ RECIPE = {
     "method": "cutmix",
     "random_resized_crop": [0.5, 1.0],
     "streaming": True,
-    "shuffle_block": 64,
+    "shuffle_memory": 2**17,
     "num_train_epochs": 3,
     "per_device_train_batch_size": 8,
     "gradient_accumulation_steps": 2,

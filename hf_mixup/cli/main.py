@@ -16,6 +16,7 @@ COMMANDS = {
     "preview": "draw a recipe's images as it augments and mixes them, without training",
     "evaluate": "evaluate a saved or published model on a data set",
     "predict": "classify image files",
+    "reshard": "write a shuffled copy of a data set, for streams of data that are sorted by class",
     "push": "push a finished run to the Hub",
     "hub": "start a local Hub, to try Hub commands without a network",
 }

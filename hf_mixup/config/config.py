@@ -13,7 +13,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ..errors import ConfigError
 from .parser import check_published, find_recipe, merge, parse_options, read_recipe
-from .recorded import default_of, json_value, recorded_values
+from .recorded import FORMER_FIELDS, default_of, json_value, recorded_values
 from .types import accepted_types, check_value, convert, option
 from .validation import check_combinations, set_min_lr
 
@@ -44,11 +44,14 @@ class MixupConfig(TrainingArguments):
     label_column: str = option("label", "Column that contains the labels")
     train_split: str = option("train", "Training split")
     eval_split: str | None = option(None, "Evaluation split; if null, the validation or test split")
+    eval_fraction: float | None = option(None, "Share of the training split to hold out for evaluation", "(0, 1)")
     num_examples: int | None = option(None, "Rows of the training split, if its length is unknown", "[1, inf)")
     rows_per_shard: str | int | list[int] | None = option(
         None, "Rows of each tar file of streamed WebDataset data: a number, a list, or `count` to count them once"
     )
-    shuffle_block: int = option(2048, "Rows of streamed data in a shuffle block", "[1, inf)")
+    shuffle_memory: str | int = option("1GiB", "Memory of a process for shuffling a stream: bytes, or text as 500MB")
+    stream_cache: str | None = option(None, "Folder that keeps the images of a stream for later epochs and other runs")
+    stream_cache_size: str | int = option("100GB", "Space that stream_cache may use: bytes, or text as 500GB")
     class_names: list[str] | None = option(None, "Class names in the order of their numbers; if null, the data's")
     skip_corrupt: bool = option(False, "Skip and count images that cannot be decoded, instead of raising")
 
@@ -184,7 +187,7 @@ class MixupConfig(TrainingArguments):
 
         The data's revision is excluded: a branch can move, and a resumed run keeps the commit that it started with.
         """
-        recipe = {key: value for key, value in self.recipe_dict().items() if key != "revision"}
+        recipe = {key: value for key, value in (FORMER_FIELDS | self.recipe_dict()).items() if key != "revision"}
         return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 
 

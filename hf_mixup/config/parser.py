@@ -18,9 +18,13 @@ Fields = Mapping[str, Field]
 COMMAND_LINE = "the command line"
 COMPONENTS = ("model", "method", "optimizer", "task")  # each has a field `<name>_args`
 ARGUMENTS = tuple(f"{name}_args" for name in COMPONENTS)
+REMOVED = {"shuffle_block": "use shuffle_memory, the memory for shuffling in bytes or as 1GiB, or leave it out"}
 OF_THE_DATA = ("revision", "data_config")  # no other data set has this commit or this configuration
 SYNONYMS = {  # names in other libraries, and the field or argument here
     "alpha": "method_args.alpha",
+    "mixup_alpha": "method_args.alpha",
+    "cutmix_alpha": "method_args.alpha",
+    "smoothing": "label_smoothing",
     "batch_size": "per_device_train_batch_size",
     "drop_path": "model_args.drop_path_rate",
     "epochs": "num_train_epochs",
@@ -167,6 +171,8 @@ def check_key(key: Any, fields: Fields, where: str) -> str:
             f"trust_remote_code is refused in {where}, because a recipe may come from an unknown source. Read the "
             "model's code, then pass --trust_remote_code true on the command line."
         )
+    if key in REMOVED:
+        raise ConfigError(f"{key} in {where} was removed: {REMOVED[key]}.")
     if key not in fields or key in SYNONYMS:  # older transformers still have warmup_ratio
         near = SYNONYMS.get(key) or difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)[0]
         raise ConfigError(f"Unknown key {short_repr(key)} in {where}. Nearest known key: {near}.")

@@ -3,6 +3,7 @@
 import re
 from dataclasses import fields
 
+from datasets.utils.py_utils import convert_file_size_to_int
 from huggingface_hub import get_token
 from transformers import TrainingArguments
 
@@ -34,8 +35,21 @@ def check_combinations(config: TrainingArguments) -> None:
     _check_secrets({item.name: getattr(config, item.name) for item in fields(config)})
     if config.eval_weights == "ema" and config.ema_decay is None:
         raise ConfigError("eval_weights is 'ema', but ema_decay is not set. Set ema_decay, for example to 0.9999.")
+    for name in ("shuffle_memory", "stream_cache_size"):
+        size_in_bytes(name, getattr(config, name))
     _check_images(config)
     _check_schedule(config)
+
+
+def size_in_bytes(name: str, value: str | int) -> int:
+    """The bytes of a size such as 1GiB or 500MB; ConfigError for the field `name` if it is none."""
+    try:
+        size = convert_file_size_to_int(value)
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise ConfigError(f"{name} is {value!r}, expected a size such as 1GiB or 500MB, or a number of bytes.")
+    return size
 
 
 def _check_secrets(values: dict) -> None:
@@ -79,6 +93,11 @@ def _check_images(config: TrainingArguments) -> None:
 
 
 def _check_schedule(config: TrainingArguments) -> None:
+    if config.min_lr > config.learning_rate:
+        raise ConfigError(
+            f"min_lr is {config.min_lr}, above learning_rate {config.learning_rate}, at which a schedule starts: give "
+            "a smaller one."
+        )
     if config.warmup_epochs and config.warmup_steps:
         raise ConfigError(
             f"warmup_epochs is {config.warmup_epochs} and warmup_steps is {config.warmup_steps}. Set one of them to 0."

@@ -19,7 +19,6 @@ from .labels import Labels
 from .load import Data, load_data
 from .streaming.dataset import Stream, StreamLoader
 from .streaming.order import StreamPlan
-from .streaming.resume import check_order, order_of, write_order
 from .streaming.shards import Shards
 from .transforms import Transform, borrowed_generators, crop_share, eval_transform, to_rgb, train_transform
 
@@ -39,16 +38,13 @@ __all__ = [
     "DataUnreachable",
     "augment",
     "borrowed_generators",
-    "check_order",
     "collate",
     "crop_share",
     "eval_loader",
     "eval_transform",
     "load_data",
     "normalise",
-    "order_of",
     "to_rgb",
     "train_loader",
     "train_transform",
-    "write_order",
 ]

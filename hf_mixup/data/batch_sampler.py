@@ -1,6 +1,7 @@
 """The order of a map-style split as a plan: a pure function of (seed, epoch, processes, batch size)."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -54,21 +55,40 @@ class BatchPlan(Sampler):
             )
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.rank, self.world, self.drop_last, self.repeats = rank, world, drop_last, repeats
-        self.classes, self.epoch = None if classes is None else _checked(classes, rows), 0
+        self.classes = None if classes is None else _checked(classes, rows)
+        self.start(0)
+
+    def start(self, epoch: int, empty: int = 0, done: int = 0, left: np.ndarray | None = None) -> None:
+        """Set the epoch of the next iteration. With `left`, row numbers, its first `empty` batches are empty, since
+        they will be discarded, and then come the batches of these rows alone, after the first `done` ones."""
+        self.epoch, self.empty, self.done, self.left = int(epoch), empty, done, left
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next iteration."""
-        self.epoch = int(epoch)
+        """Set the epoch of the next iteration; what `start` set for the same epoch stays."""
+        if epoch != self.epoch:
+            self.start(epoch)
 
     def __len__(self) -> int:
         full, tail = divmod(self.rows, self.world * self.batch_size)
         return full + int(not self.drop_last and tail >= self.world)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, self.epoch))))
+        if self.left is None:
+            yield from self.draw(self.epoch)
+            return
+        yield from ([] for _ in range(self.empty))
+        yield from islice(self.draw(self.epoch, self.left), self.done, self.done + len(self) - self.empty)
+
+    def draw(self, epoch: int, left: np.ndarray | None = None) -> Iterator[list[tuple[int, int]]]:
+        """The batches of this rank in an epoch, of all rows or of those with the numbers `left`."""
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch))))
         order, seeds = self._permuted(rng) if self.classes is None else self._balanced(rng)
-        step = self.world * self.batch_size
-        for batch in range(len(self)):
+        step, batches = self.world * self.batch_size, len(self)
+        if left is not None:
+            chosen = np.isin(order, left)
+            order, seeds = order[chosen], seeds[chosen]
+            batches = len(order) // step
+        for batch in range(batches):
             positions = slice(batch * step, (batch + 1) * step)
             yield list(zip(self._share(order[positions]), self._share(seeds[positions]), strict=True))
 
@@ -120,6 +140,10 @@ class TrainLoader(ImageLoader):
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the plan."""
         self.batch_sampler.set_epoch(epoch)
+
+    def start(self, epoch: int, empty: int = 0, done: int = 0, left: np.ndarray | None = None) -> None:
+        """Set where the next iteration starts: see BatchPlan."""
+        self.batch_sampler.start(epoch, empty, done, left)
 
 
 def train_loader(images: Images, plan: BatchPlan, num_workers: int = 0, pin_memory: bool = False) -> TrainLoader:

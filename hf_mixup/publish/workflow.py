@@ -55,7 +55,7 @@ def run(config: MixupConfig, data: Data) -> dict:
 
 
 def _train(config: MixupConfig, data: Data, folder: Path, previous: dict | None, separate_disks: bool) -> dict:
-    start = common_checkpoint(folder) if config.resume else None
+    start = common_checkpoint(folder, previous) if config.resume else None
     reset_peak(PartialState().device)
     trainer, processor = make_trainer(config, data)
     trainer.args.save_on_each_node = separate_disks  # each machine keeps the whole run

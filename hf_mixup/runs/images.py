@@ -1,6 +1,9 @@
 """The splits of a run as uint8 images, prepared as the saved image processor prepares them."""
 
+from functools import partial
+
 from ..config import MixupConfig
+from ..config.validation import size_in_bytes
 from ..data import Data, Images, Stream, Transform, eval_transform, to_rgb, train_transform
 
 
@@ -15,11 +18,11 @@ def prepare(processor, size: int | None = None):
     """A function that resizes and crops a PIL image to uint8 (3, H, W) as `processor` does, or to `size` instead."""
     if hasattr(processor, "data_config"):
         return eval_transform(processor.data_config | ({"input_size": (3, size, size)} if size else {}))
+    return partial(_processed, processor=processor)  # can be pickled, for workers that are spawned
 
-    def as_processor(image):
-        return processor(to_rgb(image), do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
 
-    return as_processor
+def _processed(image, processor):
+    return processor(to_rgb(image), do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
 
 
 def image_transform(config: MixupConfig) -> Transform | None:
@@ -44,4 +47,6 @@ def train_images(config: MixupConfig, data: Data, processor, views: int = 1) -> 
     columns = (data.image_column, data.label_column, config.image_size)
     if not config.streaming:
         return Images(data.train, *columns, **shared)
-    return Stream(data.train, *columns, rows=data.train_rows, block=config.shuffle_block, **shared)
+    memory, space = (size_in_bytes(name, getattr(config, name)) for name in ("shuffle_memory", "stream_cache_size"))
+    cache = config.stream_cache and (config.stream_cache, space)
+    return Stream(data.train, *columns, rows=data.train_rows, memory=memory, cache=cache, **shared)

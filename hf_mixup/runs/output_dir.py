@@ -147,6 +147,11 @@ def _previous_run(config, folder: Path) -> dict | None:
         raise ExistingRunError(
             f"{folder} holds a run of this recipe: continue it with --resume, or choose another --output_dir."
         )
+    if previous["status"] == "finished" and not any(folder.glob("model*.safetensors*")):
+        raise RunError(
+            f"{folder} holds the record of a finished run, but its model.safetensors is gone: train again in another "
+            "--output_dir."
+        )
     return previous
 
 
@@ -159,15 +164,17 @@ def original_data_commit(config) -> str | None:
     return commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None
 
 
-def common_checkpoint(folder: Path) -> str | None:
+def common_checkpoint(folder: Path, previous: dict | None) -> str | None:
     """The newest complete checkpoint with the per-rank state of every rank; None if no rank has a checkpoint.
 
+    `previous`: the record of the run to resume; if it had another number of processes, it continues without this state.
     RunError if there are checkpoints, but none is complete for every rank.
     """
     state = PartialState()
     if state.is_local_main_process:
         warn_about_interrupted(folder)
-    checkpoints = rank_checkpoints(folder, state.process_index, state.num_processes)
+    recorded = previous["world_size"] if previous else state.num_processes
+    checkpoints = rank_checkpoints(folder, state.process_index, state.num_processes, recorded)
     steps_of_ranks = gather_object([sorted(checkpoints)])
     steps = set.intersection(*map(set, steps_of_ranks))
     if steps:
@@ -193,7 +200,6 @@ def check_same_run(previous: dict | None, now: dict) -> None:
     if previous is None:
         return
     for setting, old, new in (
-        ("processes", previous["world_size"], now["world_size"]),
         ("data revision", previous["data"]["revision"], now["data"]["revision"]),
         ("mixed precision", previous.get("mixed_precision", now["mixed_precision"]), now["mixed_precision"]),
     ):

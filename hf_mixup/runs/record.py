@@ -15,6 +15,7 @@ from ..files import atomic_write
 from ..methods import Method
 from ..models.safe_load import auto_class
 from ..tasks import Task, load_task
+from ..trainer.callbacks import training_times
 from ..trainer.memory import peak_mb
 
 SCHEMA_VERSION = 2
@@ -99,8 +100,9 @@ def finished(record: dict, trainer, final: dict[str, float], skipped: dict[str, 
     `peak_mb` is the first process's, over all processes that the run was resumed in.
     """
     history, device = trainer.state.log_history, trainer.args.device
-    seconds = sum(entry.get("train_seconds", 0) for entry in history)
-    images = images_seen(history, trainer)
+    times, earlier = training_times(trainer.state), [entry for entry in history if "train_seconds" in entry]  # of 0.1
+    seconds = times["seconds"] + sum(entry["train_seconds"] for entry in earlier)
+    images = estimated_images(trainer) if earlier else times["images"]
     return {
         **record,
         "status": "finished",
@@ -111,16 +113,13 @@ def finished(record: dict, trainer, final: dict[str, float], skipped: dict[str, 
         "steps": trainer.state.global_step,
         "images_per_s": round(images / seconds, 1) if seconds else None,
         "wall_s": round(seconds, 1),
-        "peak_mb": max(peak_mb(device), *(entry.get("peak_mb", 0) for entry in history)),
+        "peak_mb": max(peak_mb(device), times["peak_mb"]),
         "device": device_name(device),
     }
 
 
-def images_seen(history: list[dict], trainer) -> int:
-    """Training images that all ranks have seen; an estimate if a part of the run was made by version 0.1."""
-    timed = [entry for entry in history if "train_seconds" in entry]
-    if all("train_images" in entry for entry in timed):
-        return sum(entry["train_images"] for entry in timed)
+def estimated_images(trainer) -> int:
+    """Training images that all ranks have seen, of a run that version 0.1 began."""
     batch = trainer.args.per_device_train_batch_size * trainer.args.world_size
     return trainer.state.global_step * batch * trainer.args.gradient_accumulation_steps
 

@@ -12,10 +12,9 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import SaveStrategy
 
 from ..config import MixupConfig
-from ..data import Data, Images, crop_share, load_data
+from ..data import Data, Images, load_data
 from ..errors import ModelError, RunError, TrainingInterrupted
 from ..methods import Method, load
-from ..models import build_model
 from ..models.build import problem_type_of
 from ..tasks import DEFAULT, Task, load_task, task_of_network
 from ..trainer import MixupTrainer
@@ -23,6 +22,7 @@ from ..trainer.callbacks import StopCallback
 from ..trainer.checkpointing import last_checkpoint
 from . import record
 from .images import eval_images, train_images
+from .network import make_model
 from .output_dir import original_data_commit
 from .progress import BarCallback, ReportCallback
 
@@ -64,8 +64,8 @@ def final_metrics(trainer: MixupTrainer) -> dict[str, float]:
 def load_run_data(config: MixupConfig) -> Data:
     """The data of a recipe, as its task reads it; a resumed run reads the commit that it started with."""
     task = choose_task(config)
-    names = ("data", "data_config", "revision", "streaming", "image_column", "label_column")
-    names += ("train_split", "eval_split", "num_examples", "rows_per_shard", "skip_corrupt", "class_names")
+    names = "data data_config revision streaming image_column label_column train_split eval_split eval_fraction".split()
+    names += ("num_examples", "rows_per_shard", "skip_corrupt", "class_names")
     values = {name: getattr(config, name) for name in names} | {"labels": task.reads, "unlabelled": task.unlabelled}
     return load_data(**values | {"revision": original_data_commit(config) or config.revision})
 
@@ -161,39 +161,6 @@ def choose_best_metric(config: MixupConfig, task: Task) -> MixupConfig:
     return args
 
 
-def make_model(config: MixupConfig, data: Data, task: Task) -> tuple:
-    """The network and its image processor, as (model, processor)."""
-    size = config.eval_image_size or config.image_size
-    outputs = outputs_of(task, data)
-    named = data.classes if outputs == data.num_classes else []
-    return build_model(
-        config.model,
-        classes=named,
-        outputs=None if named else outputs or 0,
-        problem_type=task.card.problem_type,
-        image_size=config.image_size,
-        eval_size=config.eval_image_size,
-        model_args=config.model_args,
-        pretrained=config.pretrained,
-        mean=config.mean,
-        std=config.std,
-        interpolation=config.interpolation,
-        crop_pct=crop_share(size, config.eval_resize) if config.eval_resize else config.eval_crop_pct,
-        trust_remote_code=config.trust_remote_code,
-    )
-
-
-def outputs_of(task: Task, data: Data) -> int | None:
-    """The number of outputs that the task needs for this data, None for pooled features; RunError for other values."""
-    outputs = task.head(data.labels)
-    if outputs is not None and (type(outputs) is not int or outputs < 1):
-        raise RunError(
-            f"`head` of task {task.name!r} returns {outputs!r}: return the number of outputs of the network, 1 or "
-            "more, or None for its pooled features."
-        )
-    return outputs
-
-
 def make_method(config: MixupConfig) -> Method:
     """The method with its arguments; RunError if it does not accept them."""
     try:
@@ -209,22 +176,24 @@ def make_method(config: MixupConfig) -> Method:
 
 
 def check_trainer(trainer: MixupTrainer) -> None:
-    """Raise ValueError before training for invalid batch size, images, optimizer, schedule or best metric."""
+    """Raise ValueError before training for invalid images, optimizer, schedule or best metric."""
     args = trainer.args
-    if args.per_device_train_batch_size == 1 and trainer.step.has_batchnorm:
-        raise RunError(
-            f"per_device_train_batch_size is 1, and the BatchNorm of {args.model} requires two images: give 2 or more."
-        )
     for images in (trainer.train_dataset, trainer.eval_dataset):
         if isinstance(images, Images):
             images.load()
-    trainer.get_train_dataloader()
     try:
         trainer.create_optimizer()
         trainer.create_scheduler(num_training_steps=1)
     except TypeError as error:
         raise RunError(f"lr_scheduler_kwargs {args.lr_scheduler_kwargs}: {error}.") from error
     trainer.optimizer = trainer.lr_scheduler = None  # train() creates its own
+    *_, steps = trainer.set_initial_training_values(args, trainer.get_train_dataloader())
+    warmup = args.get_warmup_steps(steps)
+    if warmup and warmup >= steps:
+        raise RunError(
+            f"The warm-up takes {warmup} steps and the run has {steps}: the learning rate would not be reached. Give "
+            "warmup_epochs or warmup_steps that is smaller, or 0."
+        )
     best, task = (args.metric_for_best_model or "loss").removeprefix("eval_"), trainer.task
     known = list(dict.fromkeys(["loss", *(metric.key for metric in task.card.metrics), task.metric]))
     if best not in known:

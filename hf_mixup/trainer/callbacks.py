@@ -6,20 +6,17 @@ import time
 import torch
 from accelerate.utils import find_batch_size
 from torch import Tensor
-from transformers import TrainerCallback, TrainingArguments
-from transformers.trainer_utils import has_length
+from transformers import TrainerCallback
 
-from ..config import MixupConfig
-from ..data import StreamLoader
+from ..data import StreamLoader, TrainLoader
 from ..methods import Method
 from . import fsdp
 from .dataloaders import warn_if_not_resumable
 from .ema import EMACallback
 from .image_log import ImageLogCallback
-from .manifest import OWN_STATE
+from .manifest import OWN_STATE, OWN_TIMES
 from .memory import peak_mb
 from .optimizers import check_optimizer
-from .schedules import steps_in_epoch
 
 STATE_OF_0_1 = "MethodCallback"  # the entry of `stateful_callbacks` in checkpoints of version 0.1
 
@@ -32,7 +29,7 @@ class MethodCallback(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **_):
         step = self.trainer.step
-        self.trainer.reset_micro_batch()
+        self.trainer.micro_batch = 0
         for module in step.method.modules():
             if isinstance(module, Method):
                 module.step, module.total_steps = state.global_step, state.max_steps
@@ -46,7 +43,7 @@ class MethodCallback(TrainerCallback):
 
 
 class DataOrderCallback(TrainerCallback):
-    """Sets the epoch of the training loader, and the batches to skip in a resumed epoch of a stream."""
+    """Sets the epoch of the training loader, and where a resumed epoch continues."""
 
     def __init__(self, trainer):
         self.trainer = trainer
@@ -56,11 +53,10 @@ class DataOrderCallback(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **_):
         # after skipping batches the Trainer holds a wrapped loader, on which it cannot set the epoch
-        epoch = int(state.epoch or 0)
-        if isinstance(train_dataloader, StreamLoader) and has_length(train_dataloader) and not args.ignore_data_skip:
-            accumulated = args.gradient_accumulation_steps
-            steps_done = state.global_step % steps_in_epoch(train_dataloader, accumulated)
-            train_dataloader.start(epoch, skipped=steps_done * accumulated)
+        epoch, start = int(state.epoch or 0), self.trainer.start
+        if isinstance(train_dataloader, StreamLoader | TrainLoader) and not args.ignore_data_skip:
+            here = start.position.epoch == epoch
+            train_dataloader.start(epoch, *((start.empty, start.done, start.left) if here else ()))
         elif hasattr(train_dataloader, "set_epoch"):
             train_dataloader.set_epoch(epoch)
 
@@ -105,6 +101,7 @@ class LossCallback(TrainerCallback):
         if unlogged["steps"]:
             # the loss that is logged next is the mean since the last log, which was before the checkpoint
             self.trainer._tr_loss += unlogged["loss"]
+            self.trainer._total_loss_scalar -= unlogged["loss"]  # `train_loss` is the mean of the steps of this call
             self.trainer._globalstep_last_logged = unlogged["logged"]
         self.first_step = state.global_step
 
@@ -119,14 +116,11 @@ class LossCallback(TrainerCallback):
 
 
 class TimeCallback(TrainerCallback):
-    """Appends to the log history, at each epoch's end and checkpoint: the seconds of training, without evaluation, the
-    images that were seen on all ranks, and the peak memory.
+    """Keeps in the trainer's state, up to the last epoch's end or checkpoint: the seconds of training, without
+    evaluation, the images that were seen on all ranks, and the peak memory in MB."""
 
-    Only with MixupConfig, whose runs leave a record: the history of a user's script stays as upstream writes it.
-    """
-
-    def __init__(self, args: TrainingArguments):
-        self.device, self.active = args.device, isinstance(args, MixupConfig)
+    def __init__(self, device: torch.device):
+        self.device = device
         self.started, self.evaluation_seconds, self.images = time.perf_counter(), 0.0, 0
 
     def count(self, batch: dict, world_size: int) -> None:
@@ -134,13 +128,14 @@ class TimeCallback(TrainerCallback):
         self.images += (find_batch_size(batch) or 0) * world_size
 
     def export_state(self, state) -> None:
-        """Append the seconds and images since the last call, and the peak memory so far."""
-        if not self.active:
-            return
-        now = time.perf_counter()
+        """Add the seconds and images since the last call, and the peak memory so far, to the trainer's state."""
+        now, before = time.perf_counter(), training_times(state)
         seconds, self.started, self.evaluation_seconds = now - self.started - self.evaluation_seconds, now, 0.0
-        numbers = {"train_seconds": seconds, "train_images": self.images, "peak_mb": peak_mb(self.device)}
-        state.log_history.append({"epoch": state.epoch, "step": state.global_step, **numbers})
+        state.stateful_callbacks[OWN_TIMES] = {
+            "seconds": before["seconds"] + seconds,
+            "images": before["images"] + self.images,
+            "peak_mb": max(before["peak_mb"], peak_mb(self.device)),
+        }
         self.images = 0
 
     def on_epoch_begin(self, args, state, control, **_):
@@ -151,6 +146,11 @@ class TimeCallback(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **_):
         self.export_state(state)
+
+
+def training_times(state) -> dict[str, float]:
+    """What TimeCallback keeps in the trainer's state: "seconds", "images" and "peak_mb"."""
+    return state.stateful_callbacks.get(OWN_TIMES) or {"seconds": 0.0, "images": 0, "peak_mb": 0.0}
 
 
 class OptimizerCheckCallback(TrainerCallback):
@@ -215,7 +215,7 @@ class StopCallback(TrainerCallback):
 
 def add_callbacks(trainer) -> None:
     """Add the trainer's own callbacks; `trainer.losses` and `trainer.clock` are two of them."""
-    trainer.losses, trainer.clock = LossCallback(trainer), TimeCallback(trainer.args)
+    trainer.losses, trainer.clock = LossCallback(trainer), TimeCallback(trainer.args.device)
     per_step = [MethodCallback(trainer), EMACallback(trainer), OptimizerCheckCallback(trainer)]
     others = [DataOrderCallback(trainer), trainer.losses, trainer.clock, *fsdp.callbacks(trainer)]
     images = [ImageLogCallback(trainer)] if getattr(trainer.args, "log_images", False) else []

@@ -51,10 +51,13 @@ def warn_about_interrupted(run: Path) -> None:
         logger.warning("%s is skipped: it has no %s, so its saving was interrupted.", path, manifest.NAME)
 
 
-def rank_checkpoints(run: Path, rank: int, world_size: int) -> dict[int, Path]:
-    """The usable checkpoints of an output folder that hold the per-rank state of `rank`, by step."""
+def rank_checkpoints(run: Path, rank: int, world_size: int, recorded: int) -> dict[int, Path]:
+    """The usable checkpoints of an output folder that hold the per-rank state of `rank`, by step.
+
+    A run that was started with `recorded` processes, another number, continues without this state.
+    """
     found = checkpoints(run)
-    if world_size == 1:
+    if world_size == 1 or world_size != recorded:
         return found
     # a checkpoint without scheduler.pt holds weights only (save_only_model), so it has no per-rank state
     rng = f"rng_state_{rank}.pth"

@@ -1,7 +1,6 @@
-"""Loaders for `Images` and `Stream`, and the file in a checkpoint that records the order of a stream's rows."""
+"""Loaders for `Images` and `Stream`."""
 
 import logging
-from pathlib import Path
 
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -11,11 +10,8 @@ from ..data import (
     Images,
     Stream,
     StreamLoader,
-    check_order,
     eval_loader,
-    order_of,
     train_loader,
-    write_order,
 )
 
 logger = logging.getLogger(__name__)
@@ -64,18 +60,6 @@ def make_eval_loader(data, args) -> DataLoader | None:
     return eval_loader(data, args.eval_batch_size, args.dataloader_num_workers, pins_memory(args))
 
 
-def write_data_order(folder: Path, trainer) -> None:
-    """Write the settings that determine the order of a stream's rows into a checkpoint; no effect for other data."""
-    if isinstance(trainer.train_dataset, Stream):
-        write_order(folder, _order(trainer))
-
-
-def check_resumable(folder: Path, trainer) -> None:
-    """DataError if a streamed run cannot continue from the checkpoint with the same rows in the same order."""
-    if isinstance(trainer.train_dataset, Stream):
-        check_order(folder, _order(trainer))
-
-
 def warn_if_not_resumable(trainer) -> None:
     """Log a warning before the first step if the rows in each file of a stream are unknown: it cannot be resumed."""
     data = trainer.train_dataset
@@ -84,10 +68,3 @@ def warn_if_not_resumable(trainer) -> None:
             "The number of rows in each file of this stream is unknown: the run cannot be resumed. To make it "
             "resumable, give rows_per_shard (WebDataset), or use a copy of the data in parquet."
         )
-
-
-def _order(trainer) -> dict:
-    args = trainer.args
-    settings = {"processes": args.world_size, "batch size": trainer._train_batch_size, "seed": args.seed}
-    accumulated = {"gradient accumulation": args.gradient_accumulation_steps}
-    return order_of(trainer.train_dataset, **settings, **accumulated)

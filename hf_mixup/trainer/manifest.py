@@ -10,6 +10,7 @@ from ..files import atomic_write, flush_to_disk
 
 NAME = "manifest.json"
 STATE = "trainer_state.json"
+OWN_TIMES = "hf_mixup_times"  # what TimeCallback keeps in `stateful_callbacks` of trainer_state.json
 OWN_STATE = "hf_mixup"  # our entry of `stateful_callbacks` in trainer_state.json, which version 0.1 did not write
 COMPLETE, UNVERIFIED, INTERRUPTED = "complete", "unverified", "interrupted"
 

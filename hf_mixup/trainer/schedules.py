@@ -15,12 +15,26 @@ def steps_in_epoch(loader: DataLoader, accumulated: int) -> int:
     return max(math.ceil(len(loader) / accumulated), 1)
 
 
-def finish_schedule(scheduler: torch.optim.lr_scheduler.LRScheduler, args, num_training_steps: int) -> None:
-    """Apply the `floor` of each parameter group, and `lr_per_epoch`, to `scheduler`."""
+def prepare_schedule(trainer) -> int:
+    """Count the steps of an epoch for a schedule in epochs; return the steps after which the schedule begins."""
+    args = trainer.args
+    if args.max_steps <= 0:
+        return trainer.start.position.offset
+    if getattr(args, "counts_epochs", False):
+        args.counted_steps = steps_in_epoch(trainer.get_train_dataloader(), args.gradient_accumulation_steps)
+    return 0
+
+
+def finish_schedule(
+    scheduler: torch.optim.lr_scheduler.LRScheduler, args, num_training_steps: int, offset: int = 0
+) -> None:
+    """Apply the `floor` of each parameter group, and `lr_per_epoch`, to `scheduler`; it begins after `offset` steps."""
     set_floors(scheduler)
     if getattr(args, "lr_per_epoch", False):
         warmup = args.get_warmup_steps(num_training_steps)
         set_epochs(scheduler, warmup, args.steps_in_epoch(num_training_steps))
+    if offset and isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        scheduler.lr_lambdas = [_shifted(factor, offset) for factor in scheduler.lr_lambdas]
 
 
 def set_floors(scheduler: torch.optim.lr_scheduler.LambdaLR) -> None:
@@ -29,6 +43,10 @@ def set_floors(scheduler: torch.optim.lr_scheduler.LambdaLR) -> None:
         if group.get("floor") is not None:
             share = group["floor"] / group["initial_lr"]
             scheduler.lr_lambdas[number] = _floored(scheduler.lr_lambdas[number], share)
+
+
+def _shifted(factor: Callable[[int], float], offset: int) -> Callable[[int], float]:
+    return lambda step: factor(max(step - offset, 0))
 
 
 def set_epochs(scheduler: torch.optim.lr_scheduler.LRScheduler, warmup: int, steps_in_epoch: float) -> None:

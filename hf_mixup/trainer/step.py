@@ -13,7 +13,14 @@ from ..net import Net
 from ..net.calling import further_outputs, outputs_of
 from ..ops.sampling import generator
 from ..tasks import Task, load_task
-from .task_results import checked_batch, checked_evaluation, checked_losses, checked_targets, explained
+from .task_results import (
+    checked_batch,
+    checked_evaluation,
+    checked_losses,
+    checked_targets,
+    explained,
+    explained_batchnorm,
+)
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -45,8 +52,6 @@ class MixupStep(nn.Module):
         self._ddp_params_and_buffers_to_ignore = self.private
         self.mixing, self.frozen = True, frozen
         self.further: dict = {}  # outputs of the network beside logits, for the last batch that was evaluated
-        trained = set(net.modules()) - set(frozen)
-        self.has_batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in trained)
 
     def train(self, mode: bool = True) -> Self:
         """As `nn.Module.train`; the `frozen` modules stay in eval mode."""
@@ -66,9 +71,8 @@ class MixupStep(nn.Module):
         for module in self.method.modules():
             if isinstance(module, Method):
                 module.common_rng = common_rng
-        with self._precision(batch):
+        with self._precision(batch), explained_batchnorm(self.net):
             net, x, y = self._targets(batch, task_rng)
-            self._check(x)
             losses = self.method(net, x, y, method_rng) if self.mixing else {"mix": net.loss(net(x), y)}
             return self._with_all_parameters(checked_losses(self.method, losses))
 
@@ -134,13 +138,6 @@ class MixupStep(nn.Module):
                 )
             x = transform(x) if rng is None else transform(x, rng)
         return x.contiguous(memory_format=self.memory_format)
-
-    def _check(self, x: Tensor) -> None:
-        if len(x) == 1 and self.training and self.has_batchnorm:
-            raise ValueError(
-                f"The training batch has one image; the BatchNorm of {self.net.name} requires two: raise "
-                "per_device_train_batch_size, or drop the last incomplete batch."
-            )
 
     def _with_all_parameters(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """`losses` plus 0 times each trained parameter: DDP waits for gradients of those that a rank does not use."""

@@ -76,6 +76,20 @@ def checked_evaluation(task: Task, result: Any) -> tuple[Tensor, Any]:
     return loss, outputs
 
 
+@contextmanager
+def explained_batchnorm(net: Net) -> Iterator[None]:
+    """Inside, torch's error for a BatchNorm that gets one value per channel is a TaskError with the way out."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TaskError(
+            f"The training batch has one image, and a BatchNorm of {net.name} gets one value per channel: raise "
+            "per_device_train_batch_size, or drop the last incomplete batch (dataloader_drop_last)."
+        ) from error
+
+
 def checked_losses(method: Method, losses: Any) -> dict[str, Tensor]:
     """The named losses that `forward` of a method returns; TaskError if they cannot be used."""
     start, way = f"`forward` of method {method.name!r} returns", 'return a dict of scalars, for example {"mix": loss}'

@@ -10,16 +10,16 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ..methods import Method, load
 from ..tasks import Task
-from . import checkpointing, evaluation, fsdp
+from . import checkpointing, data_order, evaluation, fsdp
 from .callbacks import add_callbacks
 from .checkpoint_pusher import push_checkpoint
-from .dataloaders import check_resumable, make_eval_loader, make_train_loader, write_data_order
+from .dataloaders import make_eval_loader, make_train_loader
 from .make_step import make_step
 from .optimizers import add_groups, make_optimizer
-from .schedules import finish_schedule, steps_in_epoch
+from .schedules import finish_schedule, prepare_schedule
 from .step import MixupStep
 from .task import choose_task
-from .validation import check_supported, on_one_device
+from .validation import check_supported, given, on_one_device
 from .weights import broadcast_trained, load_extra, save_files
 
 
@@ -38,6 +38,7 @@ class MixupTrainer(Trainer):
     """
 
     loss_is_scaled_for_ga = False  # losses are batch means
+    start = data_order.NEW_RUN  # where `train` begins in the training data
 
     def __init__(
         self,
@@ -65,11 +66,11 @@ class MixupTrainer(Trainer):
         model, self.compiled, args = on_one_device(model, args or TrainingArguments("tmp_trainer"))
         recipe = {"name": getattr(args, "method", "mixup"), **getattr(args, "method_args", {})}
         self.method = load(recipe if method is None else method)
-        self.given_loss, self.freeze = loss, _given(freeze, args, "freeze")
-        self.class_weights = _given(class_weights, args, "class_weights")
-        self.label_smoothing = _given(label_smoothing, args, "label_smoothing", 0.0)
+        self.given_loss, self.freeze = loss, given(freeze, args, "freeze")
+        self.class_weights = given(class_weights, args, "class_weights")
+        self.label_smoothing = given(label_smoothing, args, "label_smoothing", 0.0)
         self._step = self._prepared = self._full_state = self.ema = self.sharded = self.resumed_from = None
-        self._micro_batch, self._saves_checkpoint = 0, False
+        self.micro_batch, self._saves_checkpoint = 0, False
         self.fsdp, self.optimizer_given = fsdp.requested(), optimizers[0] is not None
         with fsdp.hidden_from_accelerate():
             super().__init__(
@@ -136,13 +137,9 @@ class MixupTrainer(Trainer):
         return result or super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def next_seed(self) -> tuple[int, int, int, int]:
-        """Run seed, step, micro-batch and rank: different on each rank, and without state to save in a checkpoint."""
-        self._micro_batch += 1
-        return self.args.seed, self.state.global_step, self._micro_batch - 1, self.args.process_index
-
-    def reset_micro_batch(self) -> None:
-        """Count micro-batches from 0 again, when a step begins."""
-        self._micro_batch = 0
+        """Run seed, step, micro-batch and rank: different on each rank, and no state of a checkpoint."""
+        self.micro_batch += 1  # set to 0 when a step begins
+        return self.args.seed, self.state.global_step, self.micro_batch - 1, self.args.process_index
 
     def train(self, resume_from_checkpoint: str | bool | None = None, trial=None, ignore_keys_for_eval=None):
         """As `Trainer.train`; a checkpoint is verified before it is loaded, and True picks the newest complete one.
@@ -150,10 +147,19 @@ class MixupTrainer(Trainer):
         Raises CheckpointError for a checkpoint whose saving was interrupted, or whose files differ from its manifest.
         """
         self.resumed_from = checkpointing.checkpoint_to_resume(self, resume_from_checkpoint)
+        self.start = data_order.start(self, self.resumed_from)
         output = super().train(self.resumed_from and str(self.resumed_from), trial, ignore_keys_for_eval)
         if self.ema is not None and self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             self.ema.reset(self.model)
         return output
+
+    def set_initial_training_values(self, args, dataloader) -> tuple:
+        """As `Trainer.set_initial_training_values`; also for a run resumed with other steps per epoch."""
+        return data_order.initial_values(self, super().set_initial_training_values(args, dataloader))
+
+    def _init_training_state(self, *args, **kwargs) -> tuple[int, int]:
+        # overrides a private method: upstream computes the epoch from the present number of steps per epoch
+        return data_order.initial_epoch(self, super()._init_training_state(*args, **kwargs))
 
     def _run_epoch(self, *args, **kwargs) -> None:
         # overrides a private method: upstream trains one step too many when it resumes at `max_steps` inside an epoch
@@ -173,12 +179,11 @@ class MixupTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         """As `Trainer.create_scheduler`, with the schedule options of MixupConfig."""
-        created, args = self.lr_scheduler is None, self.args
-        if args.max_steps > 0 and getattr(args, "counts_epochs", False):
-            args.counted_steps = steps_in_epoch(self.get_train_dataloader(), args.gradient_accumulation_steps)
-        scheduler = super().create_scheduler(num_training_steps, optimizer)
-        if created:
-            finish_schedule(scheduler, args, num_training_steps)
+        if self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        offset = prepare_schedule(self)
+        scheduler = super().create_scheduler(num_training_steps - offset, optimizer)
+        finish_schedule(scheduler, self.args, num_training_steps - offset, offset)
         return scheduler
 
     def get_train_dataloader(self):
@@ -220,7 +225,7 @@ class MixupTrainer(Trainer):
             with checkpointing.saving(self, Path(self._get_output_dir(trial))) as folder:
                 super()._save_checkpoint(model, trial)
                 if self.args.should_save:
-                    write_data_order(folder, self)
+                    data_order.write(folder, self)
                 if self.sharded is not None and not self.args.save_only_model:
                     self.sharded.save_optimizer(self.optimizer.optimizer, folder)
         finally:
@@ -231,7 +236,6 @@ class MixupTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         # overrides a private method: the state of method, task and EMA is loaded between network and optimizer
         folder, step = Path(resume_from_checkpoint), self.step
-        check_resumable(folder, self)
         if self.sharded is not None:
             self.sharded.load(folder)
         else:
@@ -243,8 +247,3 @@ class MixupTrainer(Trainer):
         if "loss" in logs:
             logs.update(self.losses.averages())
         super().log(logs, start_time)
-
-
-def _given(value, args: TrainingArguments, name: str, default=None):
-    """The argument `value`, or the field `name` of `args` if it is None."""
-    return getattr(args, name, default) if value is None else value

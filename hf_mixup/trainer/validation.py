@@ -73,3 +73,8 @@ def _check_launch(trainer) -> None:
             f"Mixed precision fp16 requires a GPU: on {trainer.args.device.type} training would run in float32. Use "
             "bf16 or no."
         )
+
+
+def given(value, args: TrainingArguments, name: str, default=None):
+    """The argument `value`, or the field `name` of `args` if it is None."""
+    return getattr(args, name, default) if value is None else value

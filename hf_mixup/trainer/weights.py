@@ -100,12 +100,14 @@ def save_rank_state(folder: Path, step: MixupStep, rank: int) -> None:
 
 
 def load_method(folder: Path, method: nn.Module, rank: int | None = None) -> None:
-    """Load a method's state; from a checkpoint also the per-rank state of `rank`."""
+    """Load a method's state; from a checkpoint also the per-rank state of `rank`, if the run had this rank."""
     public, private = split_state(method)
     rebuilt = {key: value for key, value in method.state_dict().items() if key not in public | private}
     state = _read(folder / METHOD) if public else {}
     if private and rank is not None and not (folder / FROM_HUB).is_file():
-        private = _read(folder / f"method-rank{rank}.safetensors")
+        file = folder / f"method-rank{rank}.safetensors"
+        is_new = rank and not file.is_file() and (folder / "method-rank0.safetensors").is_file()
+        private = private if is_new else _read(file)
     method.load_state_dict(rebuilt | state | private)
 
 

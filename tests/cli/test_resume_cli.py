@@ -108,3 +108,11 @@ def test_resuming_with_other_values_or_other_data_is_refused(tmp_path, capsys):
     assert start(*argv, "--resume") == 2
     assert "data revision" in capsys.readouterr().err
     assert list(folder.glob("checkpoint-1/model.safetensors"))
+
+
+def test_a_finished_run_whose_model_is_gone_is_reported(tmp_path, capsys):
+    argv = [recipe_of(tmp_path / "recipe.yaml", folder_of(tmp_path / "data")), "--output_dir", tmp_path / "run"]
+    assert start(*argv, "--max_steps", 1) == start(*argv, "--max_steps", 1, "--resume") == 0
+    (tmp_path / "run" / "model.safetensors").unlink()
+    assert start(*argv, "--max_steps", 1, "--resume") == 2
+    assert "its model.safetensors is gone" in capsys.readouterr().err

@@ -89,6 +89,12 @@ def test_min_lr_is_passed_to_the_cosine_schedule_only():
         ({"class_balanced": True, "streaming": True}, ["class_balanced is True", "streaming"]),
         ({"warmup_epochs": 1, "warmup_steps": 9}, ["warmup_epochs is 1", "warmup_steps is 9", "one of them to 0"]),
         ({"warmup_epochs": 4, "num_train_epochs": 3}, ["warmup_epochs is 4", "(3)", "give fewer epochs"]),
+        ({"min_lr": 0.1, "learning_rate": 0.01, "lr_scheduler_type": "cosine_with_min_lr"}, ["min_lr is 0.1", "above"]),
+        *(({name: 0}, [f"{name} is 0", "(0, inf)"]) for name in ("save_steps", "eval_steps", "logging_steps")),
+        *(({name: -1.0}, [f"{name} is -1", "(0, inf)"]) for name in ("save_steps", "eval_steps", "logging_steps")),
+        ({"save_steps": float("nan")}, ["save_steps is nan", "(0, inf)"]),
+        ({"shuffle_memory": "much"}, ["shuffle_memory is 'much'", "1GiB", "bytes"]),
+        ({"stream_cache_size": 0}, ["stream_cache_size is 0", "1GiB"]),
         ({"eval_strategy": "sometimes"}, ["eval_strategy is 'sometimes'", "no, steps, epoch"]),
         ({"method_args": {"net": object}}, ["method_args is", "plain data"]),
         ({"method_args": {"alpha": float("nan")}}, ["method_args is {'alpha': nan}", "finite"]),
@@ -131,6 +137,10 @@ def test_the_recipe_dict_is_json_and_contains_our_fields_that_determine_the_resu
         "class_names",  # added later, and recorded only if they are set
         "class_weights",
         "class_balanced",
+        "shuffle_memory",
+        "eval_fraction",
+        "stream_cache",
+        "stream_cache_size",
         "freeze",
         "log_images",
         "resume",
@@ -165,6 +175,15 @@ def test_the_hash_is_independent_of_files_hardware_and_output(write):
     unrelated += ["--per_device_eval_batch_size", "3", "--save_strategy", "no", "--disable_tqdm", "--run_name", "a"]
     assert nested.recipe_hash() == parse([flat]).recipe_hash() == parse([flat, *unrelated]).recipe_hash()
     assert len(nested.recipe_hash()) >= 12
+
+
+@pytest.mark.parametrize(
+    "word, way",
+    [("--mixup_alpha", "method_args.alpha"), ("--shuffle_block", "shuffle_memory"), ("--smoothing", "label_smoothing")],
+)
+def test_fields_of_other_tools_and_of_version_0_1_name_their_successor(write, word, way):
+    with pytest.raises(ConfigError, match=way):
+        parse([write("method: mixup\n"), word, "0.2"])
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,11 @@ def test_a_stream_takes_its_classes_from_the_evaluation_split_or_from_class_name
     write_tars(tmp_path / "data", {"train": [1, 2, 3, 2], "test": [1, 3]})
     options = {"data": str(tmp_path / "data"), "num_examples": 4, **TAR}
     said = refused(lambda: batches_of(load_data(**options)))
-    assert "Row 1 of " in said and "2, which is not one of the 2 classes (1, 3)" in said and "give class_names" in said
+    assert (
+        ("Row 1 of " in said or "Row 3 of " in said)
+        and "2, which is not one of the 2 classes (1, 3)" in said
+        and "give class_names" in said
+    )
     data = load_data(**options, class_names=["1", "2", "3"])
     assert batches_of(data)["labels"].tolist() == [0, 1, 2, 1] and data.eval["json.label"][:] == [0, 2]
 

@@ -22,7 +22,7 @@ from hf_mixup.trainer import checkpoint_pusher
 
 CANARY = "hf_" + "canary" * 5
 STATE = {"config.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
-STATE |= {"manifest.json"}
+STATE |= {"manifest.json", "data_order.json"}
 pytestmark = pytest.mark.usefixtures("logged_in")
 
 

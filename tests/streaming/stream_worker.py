@@ -6,19 +6,19 @@ Each case is a function of this file; its result is written to $RESULTS/<case>-<
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from accelerate import PartialState
-from fixtures.streams import labels, loader_of, open_stream
+from fixtures.streams import labels, loader_of, open_stream, recorded_rows
 
 from hf_mixup.cli.train import main
 from hf_mixup.runs.progress import ReportCallback
 
 RESULTS = Path(os.environ["RESULTS"])
-KILLED_AFTER = 7
 
 
 class Killed(BaseException):
@@ -42,7 +42,7 @@ def resumed() -> dict:
     """A run that is interrupted and resumed, and the same run without interruption."""
     recipe, words = str(RESULTS / "recipe.yaml"), ["--output_dir", str(RESULTS / "killed")]
     exits = [main([recipe, "--output_dir", str(RESULTS / "whole")])]
-    ReportCallback.on_step_end = _die
+    ReportCallback.on_step_end = dies_at(7)
     try:
         main([recipe, *words])
     except Killed:
@@ -53,9 +53,24 @@ def resumed() -> dict:
     return {"exits": exits, "checkpoints": checkpoints}
 
 
-def _die(self, args, state, control, **_):
-    if state.global_step == KILLED_AFTER:
-        raise Killed
+def stopped() -> dict:
+    """A run that is killed after a checkpoint inside an epoch; the rows that this process had in each step."""
+    words = ["--save_steps", "1", "--output_dir", str(RESULTS / "fewer")]
+    ReportCallback.on_step_end = dies_at(6)
+    with recorded_rows() as rows, suppress(Killed):
+        main([str(RESULTS / "recipe.yaml"), *words])
+    del ReportCallback.on_step_end
+    return {"rows": rows}
+
+
+def dies_at(step: int):
+    """A method of a callback that ends the run after a step, before its checkpoint is saved."""
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == step:
+            raise Killed
+
+    return on_step_end
 
 
 if __name__ == "__main__":

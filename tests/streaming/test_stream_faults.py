@@ -9,6 +9,7 @@ from fixtures.streams import NAMES, labels, loader_of, open_stream, point_to, wr
 from huggingface_hub import HfApi
 
 from hf_mixup.data import DataError, load_data
+from hf_mixup.data.streaming import remote_files
 from hf_mixup.hub import retry, session
 
 NUMBERS = itertools.count()
@@ -64,11 +65,33 @@ def read(name: str, **options) -> list[int]:
 def test_a_stream_requests_each_byte_range_once(hub, pushed):
     name = pushed()
     data, before = open_stream(name), len(hub.requests)
-    assert sorted(labels(loader_of(data, block=40))) == list(range(40))
+    assert sorted(labels(loader_of(data))) == list(range(40))
     paths = [request.path for request in hub.requests[before:]]
     assert len([path for path in paths if "/_large/" in path]) in (5, 6)
     # one request per row group, one of which may be split in two; no footer is read again
-    assert data.revision in next(path for path in paths if "/resolve/" in path)
+
+
+def test_addresses_are_resolved_and_footers_read_once(hub, pushed):
+    name = pushed()
+    assert sorted(read(name)) == list(range(40))
+    remote_files._addresses.clear()
+    for known in (False, True):
+        before = len(hub.requests)
+        assert sorted(read(name)) == list(range(40))
+        paths = [request.path for request in hub.requests[before:]]
+        resolved = len([path for path in paths if "/resolve/" in path and "train-" in path])
+        assert resolved == 0 if known else 2 <= resolved <= 5  # two files, in five requests at the same time
+    assert len([path for path in paths if "/_large/" in path]) in (5, 6)  # of the second pass: no footer
+
+
+def test_an_expired_address_is_resolved_again(hub, pushed):
+    name = pushed()
+    assert sorted(read(name)) == list(range(40))
+    expired = hub.faults.add(path="^/_large/", status=403)
+    before = len(hub.requests)
+    assert sorted(read(name)) == list(range(40))
+    paths = [request.path for request in hub.requests[before:]]
+    assert expired.hits == 1 and any("/resolve/" in path and "train-" in path for path in paths)
 
 
 def test_both_kinds_of_shards_stream_from_a_hub(pushed):
@@ -99,6 +122,7 @@ def test_transient_errors_while_reading_do_not_change_the_batches(hub, pushed, k
         if path == "/resolve/" and ("truncate" in fault or fault.get("drop") == 60):
             continue  # a redirect has no body to truncate
         happened = hub.faults.add(method="GET", path=path, **fault)
+        remote_files._addresses.clear()
         assert labels(loader_of(data)) == wanted, fault
         assert happened.hits == fault.get("times", 1)
 
@@ -121,6 +145,7 @@ def test_the_error_names_a_shard_that_cannot_be_read(hub, pushed, monkeypatch):
     for status, said in ((404, "choose a revision that has the file"), (500, "--resume"), (403, "hf auth login")):
         fault = hub.faults.add(path="/resolve/.*train-00001", status=status, times=None)
         for workers in (0, 2):
+            remote_files._addresses.clear()
             message = refused(list, loader_of(data, workers=workers))
             assert (
                 f"{data.path}@{data.revision}/train-00001-of-00002.parquet cannot be read" in message
@@ -133,7 +158,7 @@ def test_the_error_names_a_shard_that_cannot_be_read(hub, pushed, monkeypatch):
 
 def test_ctrl_c_works_during_a_retry(hub, pushed, monkeypatch):
     data = open_stream(pushed())
-    hub.faults.add(path="/resolve/", status=503, times=None)
+    hub.faults.add(path="^/_large/", status=503, times=None)
     monkeypatch.setattr(retry, "WAIT", 60.0)
     monkeypatch.setattr(session, "MAX_WAIT", 60.0)
 
@@ -200,6 +225,7 @@ def test_losing_access_while_reading_is_an_error(hub, pushed, monkeypatch, tmp_p
     data = open_stream(name)
     HfApi(endpoint=hub.url, token=hub.token).update_repo_settings(name, private=True, repo_type="dataset")
     monkeypatch.delenv("HF_TOKEN")
+    hub.faults.add(path="^/_large/", status=403, times=None)  # the addresses expire
     said = refused(list, loader_of(data))
     assert "train-0000" in said and "hf auth login" in said
 

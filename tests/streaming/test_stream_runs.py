@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 from hf_mixup.config import MixupConfig
 from hf_mixup.data import DataError, load_data
 from hf_mixup.runs.run import make_trainer
+from hf_mixup.trainer import data_order
 from hf_mixup.trainer.callbacks import DataOrderCallback
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import kill_and_resume
 
-FIELDS = {"streaming": True, "shuffle_block": 16, "num_train_epochs": 4, "gradient_accumulation_steps": 2}
+FIELDS = {"streaming": True, "shuffle_memory": "20KB", "num_train_epochs": 4, "gradient_accumulation_steps": 2}
 FIELDS |= {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None, "eval_strategy": "no"}
 FIELDS |= {"method": "cutmix", "random_resized_crop": [0.5, 1.0], "per_device_train_batch_size": 4}
 STEPS = 48  # 96 rows, twelve steps of two batches of four in each epoch
@@ -85,10 +86,11 @@ def test_a_missing_shard_ends_the_run_with_one_message(hub, root, tmp_path, caps
 def test_a_resumed_epoch_reads_from_the_step_of_the_checkpoint(root, tmp_path):
     trainer = trainer_of(root, tmp_path)
     loader, state = trainer.get_train_dataloader(), trainer.state
+    trainer.start = data_order.start(trainer, root / "whole" / "checkpoint-15")
     state.global_step, state.epoch = 15, 15 / 12
     DataOrderCallback(trainer).on_epoch_begin(trainer.args, state, None, train_dataloader=loader)
     sampler = loader.batch_sampler
-    assert (sampler.epoch, sampler.skipped) == (1, 2 * 3)  # three steps of two batches each
+    assert (sampler.epoch, sampler.empty) == (1, 2 * 3)  # three steps of two batches each
 
 
 def trainer_of(root, folder, **changes):
@@ -100,13 +102,12 @@ def trainer_of(root, folder, **changes):
 
 def test_a_trainer_refuses_a_checkpoint_of_another_order(root, tmp_path):
     trainer = trainer_of(root, tmp_path, seed=1)
-    assert trainer.train_dataset.block == 16
-    with pytest.raises(
-        DataError, match="The run started with seed 0 and cannot be resumed exactly with 1: use 0 again."
-    ):
+    assert trainer.train_dataset.memory == 20_000
+    with pytest.raises(DataError, match="The run started with seed 0 and cannot be resumed with 1: use 0 again."):
         trainer.train(resume_from_checkpoint=str(root / "whole" / "checkpoint-5"))
-    order = json.loads((root / "whole" / "checkpoint-5" / "stream.json").read_text())
-    assert order["gradient accumulation"] == 2 and len(order["data revision"]) == 40
+    order = json.loads((root / "whole" / "checkpoint-5" / "data_order.json").read_text())
+    assert order["steps"] == 12 and order["epoch"] == 0 and len(order["data"]["data revision"]) == 40
+    assert order["parts"][0]["batches"] == 10
 
 
 @pytest.fixture(scope="module")

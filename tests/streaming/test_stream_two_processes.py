@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from fixtures.cli import hub_environment, python, recipe_of, record_of, start
-from fixtures.streams import point_to, write_parquet
+from fixtures.streams import point_to, recorded_rows, write_parquet
 from huggingface_hub import HfApi, constants
 from safetensors.torch import load_file
 
@@ -25,11 +25,17 @@ def runs(tmp_path_factory, hub):
             api.create_repo(f"user/shards{number}", repo_type="dataset")
             folder = write_parquet(root / f"data{number}", shards, 5)
             api.upload_folder(repo_id=f"user/shards{number}", folder_path=folder, repo_type="dataset")
-    fields = {"streaming": True, "shuffle_block": 8, "save_strategy": "steps", "save_steps": 3, "num_train_epochs": 5}
+    fields = {
+        "streaming": True,
+        "shuffle_memory": 8 * 675,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "num_train_epochs": 5,
+    }
     fields |= {"gradient_accumulation_steps": 2, "dataloader_num_workers": 1, "method": "cutmix", "eval_strategy": "no"}
     recipe_of(root / "recipe.yaml", "user/shards3", **fields, random_resized_crop=[0.5, 1.0])
     environment = hub_environment(hub, root / "home") | {"RESULTS": str(root)}
-    two = python(*LAUNCH, WORKER, "seen", "resumed", environment=environment)
+    two = python(*LAUNCH, WORKER, "seen", "resumed", "stopped", environment=environment)
     said = two.communicate()[1]
     assert two.returncode == 0, said
     return root
@@ -61,11 +67,16 @@ def test_a_killed_and_resumed_run_of_two_processes_ends_with_the_same_weights(ru
     assert record_of(runs / "whole")["steps"] == record_of(runs / "killed")["steps"] == 15
 
 
-def test_a_checkpoint_of_two_processes_cannot_be_resumed_by_one(runs, hub, monkeypatch, tmp_path, capsys):
+def test_one_process_continues_with_the_rows_that_neither_of_two_had(runs, results, hub, monkeypatch, tmp_path):
     point_to(hub, monkeypatch, tmp_path / "home", hub.token)
-    file = runs / "killed" / "run.json"
-    file.write_text(file.read_text().replace('"finished"', '"running"'))
-    assert start(runs / "recipe.yaml", "--output_dir", runs / "killed", "--resume") == 2
-    assert (
-        "The run started with processes 2 and cannot be resumed exactly with 1: use 2 again." in capsys.readouterr().err
-    )
+    with recorded_rows() as seen:
+        assert start(runs / "recipe.yaml", "--save_steps", 1, "--output_dir", runs / "fewer", "--resume") == 0
+    # an epoch of two processes has 3 steps of 2 x 2 x 4 rows; the last checkpoint is that of step 5, in the second one
+    before = [row for rank in results("stopped") for step, rows in rank["rows"] if step in (3, 4) for row in rows]
+    rest = [row for step, rows in seen if step < 5 + 2 for row in rows]  # 18 rows left: 2 steps of 2 x 4 rows
+    assert len(before) == 32 and len(rest) == 16 and len(set(before + rest)) == 48
+    for epoch in range(3):
+        steps = range(7 + 6 * epoch, 7 + 6 * (epoch + 1))
+        assert len({row for step, rows in seen if step in steps for row in rows}) == 48
+    record = record_of(runs / "fewer")
+    assert record["steps"] == 7 + 3 * 6 and record["world_size"] == 1

@@ -172,7 +172,7 @@ def gradients_of(method: str, accumulation: int, **fields) -> dict[str, torch.Te
     partners = torch.arange(size).view(-1, 8).flip(1).flatten()
 
     def fixed(net, x, y, rng):
-        first = ((trainer._micro_batch - 1) * world + trainer.args.process_index) * size
+        first = ((trainer.micro_batch - 1) * world + trainer.args.process_index) * size
         draws = lams[first : first + size], partners
         return mixup(x, *draws) if method == "mixup" else cutmix(x, *draws, centres[first : first + size])
 

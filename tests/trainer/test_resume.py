@@ -277,3 +277,20 @@ def test_a_step_does_not_change_its_batch(make_net, images):
     before = {name: value.clone() for name, value in batch.items()}
     step((0, 0, 0, 0), **batch)
     assert alike(before, batch)
+
+
+def test_the_training_loss_of_a_resumed_run_is_the_mean_of_its_own_steps(tmp_path):
+    saving = {"max_steps": 8, "save_strategy": "steps", "save_steps": 3, "save_total_limit": None}
+
+    def run(folder, logging_steps, resume=None):
+        trainer = make(folder, **saving, logging_steps=logging_steps)
+        return trainer, trainer.train(resume_from_checkpoint=resume).training_loss
+
+    each = [entry["loss"] for entry in run(tmp_path / "each", 1)[0].state.log_history if "loss" in entry]
+    trainer, loss = run(tmp_path / "run", 5)
+    assert loss == pytest.approx(sum(each) / 8, rel=1e-4)
+    resumed, loss = run(tmp_path / "run", 5, str(tmp_path / "run" / "checkpoint-3"))
+    # older transformers divide by all steps
+    assert any(loss == pytest.approx(sum(each[3:]) / steps, rel=1e-4) for steps in (5, 8))
+    logged = [[entry["loss"] for entry in one.state.log_history if "loss" in entry] for one in (trainer, resumed)]
+    assert logged[0] == pytest.approx(logged[1], rel=1e-4)

@@ -121,7 +121,7 @@ def test_labels_of_other_shapes_are_refused_in_trainer_task_and_collators(tmp_pa
         "two columns of integers": torch.ones(4, 2, dtype=torch.long),
         "a number": torch.rand(4),
         "rows of another length": torch.rand(4, CLASSES + 1),
-        "truth values": torch.ones(4, CLASSES, dtype=torch.bool),
+        "truth values": torch.ones(4, CLASSES + 1, dtype=torch.bool),
     }
     images, net = torch.rand(4, 3, SIDE, SIDE), Net(timm_resnet())
     for labels in wrong.values():

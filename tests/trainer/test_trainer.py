@@ -19,6 +19,7 @@ from fixtures.training import (
     native_vit,
     timm_resnet,
     timm_vit,
+    wrapped,
 )
 from transformers import TrainingArguments
 
@@ -253,9 +254,19 @@ def test_settings_that_would_give_wrong_gradients_are_refused(tmp_path, changes,
         make(tmp_path, **changes)
 
 
-def test_a_batch_of_one_with_batchnorm_is_refused(tmp_path):
+def test_a_batch_of_one_is_refused_if_a_batchnorm_gets_one_value_per_channel(tmp_path):
     with pytest.raises(ValueError, match="one image.*BatchNorm.*per_device_train_batch_size"):
-        make(tmp_path, method="mixup", per_device_train_batch_size=1).train()
+        make(tmp_path, wrapped(side=16)[0], method="mixup", per_device_train_batch_size=1).train()
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix", "puzzlemix", "manifoldmix", "transmix"])
+def test_a_last_batch_of_one_trains_as_in_the_stock_trainer(tmp_path, name):
+    model = timm_vit() if name == "transmix" else wrapped(side=64)[0]  # two values per channel in the last BatchNorm
+    side = 16 if name == "transmix" else 64
+    data = [{"pixel_values": torch.rand(3, side, side), "labels": row % CLASSES} for row in range(9)]
+    trainer = make(tmp_path, model, data, method=name, max_steps=-1, num_train_epochs=1, per_device_train_batch_size=4)
+    trainer.train()
+    assert trainer.state.global_step == 3
 
 
 def test_arguments_that_the_loss_would_ignore_are_refused(tmp_path):

@@ -1,53 +1,54 @@
-"""The cache of streamed data: the row counts of files, and the evaluation split as a Dataset."""
+"""The cache of streamed data: the units of a split, and the evaluation split as a Dataset."""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import asdict
 
 import datasets
 from filelock import FileLock
-from huggingface_hub import constants
 
 from ...errors import DataError
-from ...files import atomic_write
+from ...files import atomic_write, cache_folder
 from ...hub.retry import reason, retried
 from ..open_dataset import OPEN_ERRORS, network_error
+from .units import Unit
 
-RowCounts = list[tuple[str, int, list[int]]]  # of each file: path, bytes, rows of each of its units
+VERSION = 2  # of the cached units
 
 
-class RowCountCache:
-    """The row counts of the files of a split in one JSON file, written by one process of a machine at a time."""
+class UnitCache:
+    """The units of a split in one JSON file, written by one process of a machine at a time."""
 
     def __init__(self, key: str, files: list[str]):
-        name = hashlib.sha256(key.encode()).hexdigest()[:24]
-        self.files, self.path = files, Path(constants.HF_HOME) / "hf_mixup" / "rows" / f"{name}.json"
+        name = hashlib.sha256(f"{VERSION} {key}".encode()).hexdigest()[:24]
+        self.files, self.path = files, cache_folder("units") / f"{name}.json"
 
-    def get(self, count: Callable[[], RowCounts]) -> RowCounts:
-        """The cached counts. If there are none, `count` is called and its result is cached."""
+    def get(self, find: Callable[[], list[Unit]]) -> list[Unit]:
+        """The cached units. If there are none, `find` is called and its result is cached."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError:
-            return count()  # the cache is read-only
+            return find()  # the cache is read-only
         with FileLock(f"{self.path}.lock"):
-            counts = self._read()
-            if counts is None:
-                counts = count()
-                self._write(counts)
-        return counts
+            units = self._read()
+            if units is None:
+                units = find()
+                self._write(units)
+        return units
 
-    def _read(self) -> RowCounts | None:
+    def _read(self) -> list[Unit] | None:
         try:
-            counts = [tuple(entry) for entry in json.loads(self.path.read_text())["files"]]
-            return counts if [path for path, _, _ in counts] == self.files else None
+            cached = json.loads(self.path.read_text())
+            units = [unit | {"labels": unit["labels"] and tuple(unit["labels"])} for unit in cached["units"]]
+            return [Unit(**unit) for unit in units] if cached["files"] == self.files else None
         except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
             return None
 
-    def _write(self, counts: RowCounts) -> None:
+    def _write(self, units: list[Unit]) -> None:
         with suppress(OSError):  # the disk is full: counted again next time
-            atomic_write(self.path, json.dumps({"files": counts}))
+            atomic_write(self.path, json.dumps({"files": self.files, "units": [asdict(unit) for unit in units]}))
 
 
 def cache_split(split: Iterable, features: datasets.Features, name: str, key: str, where: str) -> datasets.Dataset:

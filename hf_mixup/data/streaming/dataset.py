@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import datasets
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -13,22 +14,25 @@ from ...errors import DataError
 from ..images import THREADS, centre_crop, collate, ignore_sigterm, in_views
 from ..labels import NONE, Labels, value_encoder
 from ..transforms import ImageDecodeError, Transform, borrowed_generators, decode
-from .order import StreamPlan
+from .class_spread import ClassWatch, class_numbers
+from .disk_cache import DiskCache
+from .order import StreamPlan, piece_bytes
 from .planned_sampler import EncodedRow, PlannedSampler
-from .sequential_sampler import SequentialSampler, SizedSequentialSampler
+from .sequential_sampler import SequentialSampler, Share, SizedSequentialSampler
 from .shards import Shards
 
 logger = logging.getLogger(__name__)
 
-BLOCK = 2048
+MEMORY = 2**30  # bytes
 
 
 class Stream(Dataset):
     """A streamed split for a `StreamLoader`: decodes and transforms the encoded rows that the loader's sampler reads.
 
     `source` is `load_data(streaming=True).train`: `Shards`, read in a planned order that can be resumed at any step, or
-    a datasets.IterableDataset if the row counts of its files are not known; `rows` is its length, if known. Rows are
-    shuffled in blocks of `block` rows; two blocks of encoded images are in memory. Images are prepared as by `Images`.
+    a datasets.IterableDataset if the row counts of its files are not known; `rows` is its length, if known. Batches are
+    drawn at random from a buffer of `memory` bytes of encoded images. Images are prepared as by `Images`. `cache`: a
+    folder and bytes; the encoded images are kept there for later epochs, and with `Shards` for other processes.
 
     An image that cannot be decoded raises a DataError that names file and row. With `skip_corrupt`, the next good row
     of its batch replaces it, and `skipped` counts such rows in all worker processes. `home`: `Data.home`; image paths
@@ -45,7 +49,8 @@ class Stream(Dataset):
         labels: Labels | None = None,
         classes: Sequence[str] = (),
         rows: int | None = None,
-        block: int = BLOCK,
+        memory: int = MEMORY,
+        cache: tuple[str, int] | None = None,
         prepare: Transform | None = None,
         transform: Transform | None = None,
         skip_corrupt: bool = False,
@@ -60,14 +65,21 @@ class Stream(Dataset):
         self.encode = None if label_column is None else value_encoder(source.features[label_column], self.label_info)
         self.resumable = isinstance(source, Shards)
         self.rows = len(source) if self.resumable else rows
-        self.block, self.skip_corrupt, self.random = block, skip_corrupt, transform is not None
+        self.memory, self.skip_corrupt, self.random = memory, skip_corrupt, transform is not None
         self.home = home
+        self.cache = DiskCache(*cache, source.cache_key()) if cache and self.resumable else None
         self.transform = in_views(transform, views) if transform else prepare or centre_crop(size, size)
         # In shared memory, to count the rows that worker processes cannot decode: a flag per row, so that none counts
         # twice; one counter if rows have no fixed numbers.
         flags, counter = (self.rows, torch.bool), (1, torch.int64)
         size, dtype = flags if self.resumable else counter
         self.bad = torch.zeros(size, dtype=dtype).share_memory_()
+
+    @property
+    def resident(self) -> bool:
+        """Whether all encoded images fit into memory or cache, where they are kept: see StreamPlan."""
+        size = sum(unit.bytes for unit in self.source.units) if self.resumable else float("inf")
+        return size <= max(self.memory, self.cache.size if self.cache else 0)
 
     def __len__(self) -> int:
         """Rows of the split; TypeError if unknown."""
@@ -82,13 +94,26 @@ class Stream(Dataset):
 
     def sampler(self, batch_size: int, *, seed: int, rank: int = 0, world: int = 1):
         """The batch sampler that reads this rank's rows."""
+        sampler = self._sampler(batch_size, seed=seed, rank=rank, world=world)
+        if rank == 0 and self.label_info.kind in ("class", "classes"):
+            sampler.watch = ClassWatch(self._classes, self.memory)
+        return sampler
+
+    def _sampler(self, batch_size: int, *, seed: int, rank: int, world: int):
         if self.resumable:
-            rows = tuple(unit.rows for unit in self.source.units)
-            plan = StreamPlan(rows, batch_size, seed, rank, world, self.block)
-            return PlannedSampler(self.source, plan, self.home)
-        rows, sampler = (None, SequentialSampler) if self.rows is None else ((self.rows,), SizedSequentialSampler)
-        plan = StreamPlan(rows, batch_size, seed, rank, world, self.block)
-        return sampler(self.source, self.columns, plan, self.home)
+            plan = self.plan(batch_size, seed=seed, rank=rank, world=world, memory=self.memory, resident=self.resident)
+            return PlannedSampler(self.source.merged(piece_bytes(self.memory)), plan, self.home, self.cache)
+        sampler = SequentialSampler if self.rows is None else SizedSequentialSampler
+        share = Share(batch_size, seed, rank, world, self.rows)
+        return sampler(self.source, self.columns, share, self.memory, self.home)
+
+    def plan(self, batch_size: int, *, seed: int, rank: int, world: int, memory: int, resident: bool) -> StreamPlan:
+        """The order of the rows with `memory` bytes; Shards only."""
+        sizes = self.source.merged(piece_bytes(memory)).sizes()
+        return StreamPlan(sizes, batch_size, seed, rank, world, memory, resident)
+
+    def _classes(self, rows: Sequence[EncodedRow]) -> list[np.ndarray]:
+        return [class_numbers(self.encode(row.label, _location(row))) for row in rows]
 
     def __getitems__(self, rows: Sequence[EncodedRow] | DataError) -> list[dict]:
         """`{"pixel_values": uint8 (3, size, size), "labels": ...}` of each row; raises `rows` if it is an error."""
@@ -144,7 +169,7 @@ class StreamLoader(DataLoader):
     """Batches `{"pixel_values": uint8 (B, 3, H, W), "labels": ...}` of this rank, equal for any `num_workers`.
 
     A thread of this process reads rows; worker processes only decode images. accelerate's `skip_first_batches` discards
-    batches: call `start(epoch, skipped)` before, so that the discarded ones are not read.
+    batches: call `start(epoch, empty)` before, so that the discarded ones are not read.
     """
 
     def __init__(
@@ -183,6 +208,6 @@ class StreamLoader(DataLoader):
         """Set the epoch of the next iteration."""
         self.batch_sampler.set_epoch(epoch)
 
-    def start(self, epoch: int, skipped: int = 0) -> None:
-        """Set the epoch of the next iteration; its first `skipped` batches are empty and not read."""
-        self.batch_sampler.start(epoch, skipped)
+    def start(self, epoch: int, empty: int = 0, done: int | None = None, left: np.ndarray | None = None) -> None:
+        """Set where the next iteration starts: see PlannedSampler."""
+        self.batch_sampler.start(epoch, empty, done, left)

@@ -16,13 +16,13 @@ class PrefetchCancelled(Exception):
     """Raised inside the background thread after its iterator was closed."""
 
 
-def prefetch(make: Callable[[Callable[[float], None]], Iterator[Item]]) -> Iterator[Item]:
-    """The items of the iterator `make(sleep)`, which runs in a background thread, one item ahead.
+def prefetch(make: Callable[[Callable[[float], None]], Iterator[Item]], ahead: int = 1) -> Iterator[Item]:
+    """The items of the iterator `make(sleep)`, which runs in a background thread, up to `ahead` items ahead.
 
     Its exceptions are raised here. The iterator must wait with `sleep(seconds)`, which raises PrefetchCancelled as soon
     as this generator is closed.
     """
-    items, allowed, closed = Queue(), Semaphore(1), Event()
+    items, allowed, closed = Queue(), Semaphore(ahead), Event()
 
     def sleep(seconds: float) -> None:
         if closed.wait(seconds):

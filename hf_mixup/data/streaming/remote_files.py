@@ -20,7 +20,9 @@ TRIES, PATIENCE = 14, 300.0
 READ_TIMEOUT = 60.0  # seconds without a byte
 REQUEST_BYTES = 2**25  # of one request at most: a broken connection discards no more than this
 PATHS_PER_REQUEST = 500
+EXPIRED = (400, 401, 403, 404, 410)  # statuses of signed addresses that are no longer valid
 Sleep = Callable[[float], object]
+_addresses: dict[str, str] = {}  # the signed address of each file of the Hub, valid for this process
 
 
 def file_sizes(paths: list[str], token: str | None = None) -> dict[str, int]:
@@ -73,14 +75,25 @@ def read_range(path: str, start: int, stop: int, token: str | None = None, sleep
 
 
 def _request_range(url: str, start: int, stop: int, token: str | None) -> bytes:
-    headers = {**build_hf_headers(token=token), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-    response = get_session().get(url, headers=headers, timeout=READ_TIMEOUT, follow_redirects=True)
+    """The bytes of a range, from the address that the Hub redirects to. It is kept until it is refused as expired."""
+    wanted = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+    response = None
+    if address := _addresses.get(url):
+        response = get_session().get(address, headers=wanted, timeout=READ_TIMEOUT)
+        if response.status_code in EXPIRED:
+            _addresses.pop(url, None)
+            response = None
+    if response is None:
+        headers = build_hf_headers(token=token) | wanted
+        response = get_session().get(url, headers=headers, timeout=READ_TIMEOUT, follow_redirects=True)
     hf_raise_for_status(response)
     content = response.content
     if response.status_code == 200:  # a server without range requests sends the whole file
         content = content[start:stop]
     if len(content) != stop - start:
         raise ConnectionError(f"received {len(content)} of {stop - start} bytes")
+    if response.history:
+        _addresses[url] = str(response.url)
     return content
 
 
@@ -102,20 +115,26 @@ def _check_length(path: str, wanted: int, content: bytes) -> bytes:
 
 
 class RemoteFile(io.RawIOBase):
-    """A file that is read once from start to end, `request_bytes` at a time."""
+    """The bytes [start, stop) of a file, which are read once and in order, `request_bytes` at a time."""
 
     def __init__(
-        self, path: str, size: int, token: str | None = None, sleep: Sleep = time.sleep, request_bytes: int = 2**23
+        self,
+        path: str,
+        start: int,
+        stop: int,
+        token: str | None = None,
+        sleep: Sleep = time.sleep,
+        request_bytes: int = 2**23,
     ):
-        self.path, self.size, self.token, self.sleep, self.request_bytes = path, size, token, sleep, request_bytes
-        self.position, self.buffer = 0, memoryview(b"")
+        self.path, self.position, self.stop, self.token = path, start, stop, token
+        self.sleep, self.request_bytes, self.buffer = sleep, request_bytes, memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, target) -> int:
-        if not self.buffer and self.position < self.size:
-            stop = min(self.position + self.request_bytes, self.size)
+        if not self.buffer and self.position < self.stop:
+            stop = min(self.position + self.request_bytes, self.stop)
             self.buffer = memoryview(read_range(self.path, self.position, stop, self.token, self.sleep))
             self.position = stop
         count = min(len(target), len(self.buffer))

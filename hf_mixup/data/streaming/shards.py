@@ -1,7 +1,7 @@
 """A streamed split as units with known row counts, each of which can be read without the others.
 
 Row counts come from the footers of parquet files; for WebDataset tar files from `rows_per_shard`, or from reading
-the files once. Counts are cached by repository, commit, configuration and split.
+the files once. The units are cached by repository, commit, configuration and split.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from threading import Lock
 
 from datasets import Features, IterableDataset
@@ -17,24 +18,14 @@ from ...errors import DataError
 from ..open_dataset import OpenedDataset, Split
 from ..parquet_classes import class_numbers
 from . import parquet, webdataset
-from .cache import RowCountCache, RowCounts
+from .cache import UnitCache
 from .prefetch import parallel_map
 from .remote_files import RemoteFile, Sleep, file_sizes, read_range
+from .units import ROW_BYTES, Unit, UnitSizes, merged, mixed
 
 THREADS = 8  # files counted at the same time
 COUNT = "count"
 Row = tuple[dict | None, object]
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Rows that are read together: a row group of a parquet file, or a tar file."""
-
-    file: str
-    size: int  # bytes of the file
-    number: int  # index of the row group in its file; 0 for a tar file
-    first: int  # row number of the unit's first row in its file
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -55,21 +46,38 @@ class Shards:
     def __len__(self) -> int:
         return sum(unit.rows for unit in self.units)
 
+    def merged(self, target: int) -> "Shards":
+        """The same rows in larger units: neighbours in a file are merged up to `target` bytes."""
+        return replace(self, units=merged(self.units, target))
+
+    def sizes(self) -> UnitSizes:
+        """What the order of the rows depends on."""
+        whole_tars = self.format == "webdataset" and any(
+            not unit.start and unit.stop == unit.size for unit in self.units
+        )
+        rows, sizes = ([getattr(unit, name) for unit in self.units] for name in ("rows", "bytes"))
+        return UnitSizes(tuple(rows), tuple(sizes), whole_tars, mixed(self.units))
+
     def digest(self) -> str:
         """16 hexadecimal digits of the files' names and row counts, in order."""
         listed = [(unit.file.rpartition("@")[2], unit.rows) for unit in self.units]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
-    def open(self, unit: Unit, sleep: Sleep = time.sleep) -> parquet.RowGroup | webdataset.TarRows:
+    def cache_key(self) -> str:
+        """What the rows of a unit depend on, beside the unit."""
+        return json.dumps([self.revision, self.image_column, self.label_column])
+
+    def open(self, unit: Unit, sleep: Sleep = time.sleep) -> parquet.RowGroups | webdataset.TarRows:
         """A reader of the unit: `rows(first, stop)`, where `first` must not be below its `position`."""
         columns = (self.image_column, *([] if self.label_column is None else [self.label_column]))
         if self.format == "webdataset":
-            file = RemoteFile(unit.file, unit.size, self.token, sleep)
+            file = RemoteFile(unit.file, unit.start, unit.stop, self.token, sleep)
             return webdataset.TarRows(unit.file, file, columns, unit.rows)
         footer = self.footer(unit.file, unit.size, sleep)
         schema, feature = footer.schema.to_arrow_schema(), self.features.get(self.label_column)
         numbers = class_numbers(schema, self.label_column, feature, unit.file)
-        return parquet.RowGroup(unit.file, footer, unit.number, columns, self._reader(unit.file, sleep), numbers)
+        groups = range(unit.start, unit.stop)
+        return parquet.RowGroups(unit.file, footer, groups, columns, self._reader(unit.file, sleep), numbers)
 
     def footer(self, file: str, size: int, sleep: Sleep = time.sleep):
         """The footer of a parquet file, which is read once."""
@@ -116,10 +124,10 @@ def find_shards(
     image, label = (*columns, None)[:2]
     shards = Shards(source.format, (), split.features, image, label, source.revision, where, token)
     if source.format == "webdataset" and rows_per_shard != COUNT:
-        counts = _configured_counts(shards, files, rows_per_shard)
+        units = _configured_units(shards, files, rows_per_shard)
     else:
-        counts = RowCountCache(f"{key} {name}", files).get(lambda: _count_rows(shards, files))
-    shards = replace(shards, units=tuple(unit for file in counts for unit in _units(*file)))
+        units = UnitCache(f"{key} {name}", files).get(lambda: _find_units(shards, files))
+    shards = replace(shards, units=tuple(units))
     if not len(shards):
         raise DataError(f"The {where} is empty: check the files, or choose another split.")
     return shards
@@ -136,32 +144,38 @@ def _check_rows_per_shard(value: int | list[int] | str, format: str) -> None:
         raise DataError(f"rows_per_shard={value!r}: give a number of rows, a list of numbers, or {COUNT!r}.")
 
 
-def _units(path: str, size: int, rows: list[int]) -> Iterator[Unit]:
-    first = 0
-    for number, count in enumerate(rows):
-        yield Unit(path, size, number, first, count)
-        first += count
-
-
-def _configured_counts(shards: Shards, files: list[str], rows_per_shard: int | list[int]) -> RowCounts:
-    """The row counts that `rows_per_shard` gives, with the sizes of the files."""
+def _configured_units(shards: Shards, files: list[str], rows_per_shard: int | list[int]) -> list[Unit]:
+    """A unit for each tar file, with the row counts that `rows_per_shard` gives."""
     numbers = [rows_per_shard] * len(files) if isinstance(rows_per_shard, int) else rows_per_shard
     if len(numbers) != len(files):
         raise DataError(
             f"rows_per_shard has {len(numbers)} numbers, but the {shards.where} has {len(files)} shards: give one "
             f"number per shard, in the order of their names, one number for all, or {COUNT!r}."
         )
-    return [(path, size, [rows]) for (path, size), rows in zip(file_sizes(files, shards.token).items(), numbers)]
+    sizes = file_sizes(files, shards.token).items()
+    return [Unit(path, size, 0, rows, size + ROW_BYTES * rows, 0, size) for (path, size), rows in zip(sizes, numbers)]
 
 
-def _count_rows(shards: Shards, files: list[str]) -> RowCounts:
-    """The row counts of the files, read from parquet footers or counted in tar files."""
+def _find_units(shards: Shards, files: list[str]) -> list[Unit]:
+    """The row groups of parquet files, from their footers, or the sections of tar files, which are read once."""
     sizes = file_sizes(files, shards.token)
 
-    def rows(path: str) -> list[int]:
+    def units(path: str) -> list[Unit]:
+        size = sizes[path]
         if shards.format == "webdataset":
-            return [webdataset.count_rows(path, RemoteFile(path, sizes[path], shards.token))]
-        footer = shards.footer(path, sizes[path])
-        return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+            found = webdataset.find_sections(path, RemoteFile(path, 0, size, shards.token), size)
+            parts = [(rows, stop - start + ROW_BYTES * rows, start, stop) for rows, start, stop in found]
+        else:
+            parts = list(_row_groups(shards, path, size))
+        firsts = accumulate((rows for rows, *_ in parts), initial=0)
+        return [Unit(path, size, first, *part) for first, part in zip(firsts, parts)]
 
-    return [(path, sizes[path], counts) for path, counts in zip(files, parallel_map(rows, files, THREADS))]
+    return [unit for found in parallel_map(units, files, THREADS) for unit in found]
+
+
+def _row_groups(shards: Shards, path: str, size: int) -> Iterator[tuple[int, int, int, int, tuple[int, int] | None]]:
+    footer = shards.footer(path, size)
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        size = parquet.image_bytes(group, shards.image_column) + ROW_BYTES * group.num_rows
+        yield group.num_rows, size, number, number + 1, parquet.label_limits(group, shards.label_column)

@@ -15,6 +15,7 @@ from datasets.utils.file_utils import xbasename
 
 from ...errors import DataError
 
+SECTION_BYTES = 2**18
 END_MARK_BYTES = 1024  # zeros at the end of a tar file
 HIDDEN_PREFIXES = (".", "__")  # members that `datasets` ignores as well
 
@@ -48,7 +49,8 @@ class TarRows:
 
 
 def examples(path: str, file: BinaryIO, columns: tuple[str, ...]) -> Iterator[dict]:
-    """For each row, the content of its members that `columns` name, not decoded, and the row's name as "__key__"."""
+    """For each row, the content of its members that `columns` name, not decoded; the row's name as "__key__", and its
+    first byte in the file as "__start__"."""
     wanted, row = {*columns, *(name.partition(".")[0] for name in columns)}, {}
     try:
         with tarfile.open(fileobj=file, mode="r|*") as tar:
@@ -62,6 +64,7 @@ def examples(path: str, file: BinaryIO, columns: tuple[str, ...]) -> Iterator[di
                 if row and row["__key__"] != key:
                     yield row
                     row = {}
+                row.setdefault("__start__", member.offset)
                 row["__key__"] = key
                 if extension in wanted:
                     row[extension] = tar.extractfile(member).read()
@@ -72,15 +75,28 @@ def examples(path: str, file: BinaryIO, columns: tuple[str, ...]) -> Iterator[di
         yield row
 
 
-def count_rows(path: str, raw: io.RawIOBase) -> int:
-    """The rows of a shard, which is read once from start to end; DataError if it is truncated."""
-    file = TailRecorder(raw)
-    rows = sum(1 for _ in examples(path, io.BufferedReader(file, 2**20), ()))
+def find_sections(path: str, raw: io.RawIOBase, size: int) -> list[tuple[int, int, int]]:
+    """Rows, first byte and end of the sections of a shard, each of SECTION_BYTES or more, which can be read by
+    themselves. A compressed shard is one section.
+
+    The shard is read once from start to end; DataError if it is truncated.
+    """
+    file, starts = TailRecorder(raw), []
+    for row in examples(path, io.BufferedReader(file, 2**20), ()):
+        starts.append(row["__start__"])
     while file.read(2**20):  # tarfile stops at the end mark, but padding follows
         pass
-    if not path.endswith("gz") and file.tail != bytes(END_MARK_BYTES):
+    if path.endswith("gz"):
+        return [(len(starts), 0, size)]
+    if file.tail != bytes(END_MARK_BYTES):
         raise DataError(f"{path} has no end mark of a tar file, so rows may be missing: upload it again.")
-    return rows
+    sections, first = [], 0
+    for row in range(1, len(starts) + 1):
+        stop = starts[row] if row < len(starts) else size
+        if stop - starts[first] >= SECTION_BYTES or row == len(starts):
+            sections.append((row - first, starts[first], stop))
+            first = row
+    return sections or [(0, 0, size)]
 
 
 class TailRecorder(io.RawIOBase):
