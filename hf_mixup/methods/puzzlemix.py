@@ -1,7 +1,7 @@
 """PuzzleMix: blocks of two images, selected by saliency and transported (Kim et al., 2020, sections 3, 4).
 
-Unlike in the authors' code, the labelling is solved exactly (theirs stops at a local minimum and truncates costs), with
-equal or lower energy; a place to which no block moves keeps its block; the saliency leaves no gradients.
+Unlike in the authors' code, which stops at a local minimum and truncates costs, the labelling is solved exactly with up
+to 8 blocks per side, and nearly with 16. A place to which no block moves keeps its block; saliency leaves no gradients.
 """
 
 import math
