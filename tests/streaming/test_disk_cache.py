@@ -4,11 +4,13 @@ import os
 
 import datasets
 import pytest
+from filelock import FileLock
 from fixtures.streams import MEMORY, NAMES, labels, loader_of, open_stream, write_parquet, write_tars
 from huggingface_hub import constants
 
 from hf_mixup.data import DataError
 from hf_mixup.data.streaming.disk_cache import DiskCache, StoredRows
+from hf_mixup.data.streaming.prefetch import parallel_map
 from hf_mixup.data.streaming.shards import Shards
 
 TARS = {"image_column": "png", "label_column": "cls", "class_names": NAMES, "rows_per_shard": "count"}
@@ -96,6 +98,28 @@ def test_splits_that_were_used_longest_ago_are_deleted_first(tmp_path):
         assert list(cache.rows(str(unit), lambda: rows)) == rows
     assert [DiskCache(tmp_path, 1, key).folder.exists() for key in "abc"] == [False] * 3
     assert len(list(tmp_path.rglob("*.rows"))) == 4  # the fifth does not fit
+
+
+def test_threads_and_splits_share_one_folder_without_exceeding_its_size(tmp_path):
+    rows = [({"bytes": bytes(1000), "path": None}, 0)]
+    size, numbers, used = 9000, range(60), []
+
+    def store(number: int) -> None:
+        found = DiskCache(tmp_path, size, "abc"[number % 3]).rows(str(number // 3), lambda: rows)
+        assert list(found) == rows
+        with FileLock(tmp_path / "space.lock"):
+            used.append(sum(path.stat().st_size for path in tmp_path.glob("*/*")))
+
+    parallel_map(store, [*numbers, *numbers], 16)
+    assert len(used) == 120 and max(used) <= size
+
+
+def test_files_that_a_killed_process_left_unfinished_are_deleted(tmp_path):
+    cache = DiskCache(tmp_path, 10_000, "key")
+    cache.rows("unit", lambda: ROWS)
+    (cache.folder / ".unit.rows.1.new").write_bytes(bytes(9900))
+    assert list(cache.rows("other", lambda: ROWS)) == ROWS
+    assert [path.suffix for path in cache.folder.iterdir()] == [".rows"] * 2
 
 
 def test_what_cannot_be_stored_is_an_error_only_where_it_must_be_stored(tmp_path):

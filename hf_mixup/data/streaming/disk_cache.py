@@ -35,8 +35,8 @@ class DiskCache:
         not."""
         file = self.folder / f"{hashlib.sha256(unit.encode()).hexdigest()[:24]}.rows"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / f"{int(file.stem, 16) % LOCKS}.lock"):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.root / f"{int(file.stem, 16) % LOCKS}.lock"):
                 with suppress(OSError, ValueError, KeyError):  # missing or damaged
                     return StoredRows(file)
                 rows = read()
@@ -46,40 +46,43 @@ class DiskCache:
                 f"The stream_cache {self.root} cannot be used ({error}): make space, choose another folder, or leave "
                 "it out."
             ) from error
-        if required and not stored:
+        if required and stored is None:
             raise DataError(
                 f"The stream_cache {self.root} cannot hold all rows, though stream_cache_size is {self.size:,} bytes: "
                 "other splits use its space, or labels are no plain data. Choose another folder, or leave it out."
             )
-        return StoredRows(file) if stored else rows
+        return rows if stored is None else stored
 
-    def _store(self, file: Path, rows: list[Row]) -> bool:
-        """Whether the rows were written: they fit, and JSON can hold their labels."""
+    def _store(self, file: Path, rows: list[Row]) -> "StoredRows | None":
+        """The rows as they were written; None if they do not fit, or JSON cannot hold their labels."""
         contents = [(cell or {}).get("bytes") for cell, _ in rows]
         paths = [None if cell is None else cell.get("path") for cell, _ in rows]
         lengths = [-1 if content is None else len(content) for content in contents]
         try:
             head = json.dumps({"lengths": lengths, "paths": paths, "labels": [label for _, label in rows]}).encode()
         except (TypeError, ValueError):
-            return False
+            return None
         start = len(head).to_bytes(8, "little")
-        if not self._make_space(sum(map(len, (start, head, *filter(None, contents))))):
-            return False
-        write_bytes(file, start, head, *filter(None, contents))
-        return True
+        parts = (start, head, *filter(None, contents))
+        with FileLock(self.root / "space.lock"):  # files are written and deleted by one process at a time
+            if not self._make_space(sum(map(len, parts))):
+                return None
+            write_bytes(file, *parts)
+            return StoredRows(file)
 
     def _make_space(self, size: int) -> bool:
-        with FileLock(self.root / "space.lock"):
-            os.utime(self.folder)  # used now
-            folders = sorted(
-                (path for path in self.root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime
-            )
-            used = {folder: sum(entry.stat().st_size for entry in os.scandir(folder)) for folder in folders}
-            for folder in folders:
-                if sum(used.values()) + size <= self.size or folder == self.folder:
-                    break
-                shutil.rmtree(folder, ignore_errors=True)
-                del used[folder]
+        """Whether `size` bytes fit, after deleting splits if need be, and the unfinished files of killed processes."""
+        self.folder.mkdir(exist_ok=True)
+        os.utime(self.folder)  # used now
+        for unfinished in self.root.glob("*/.*.new"):
+            unfinished.unlink()
+        folders = sorted((path for path in self.root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+        used = {folder: sum(entry.stat().st_size for entry in os.scandir(folder)) for folder in folders}
+        for folder in folders:
+            if sum(used.values()) + size <= self.size or folder == self.folder:
+                break
+            shutil.rmtree(folder, ignore_errors=True)
+            del used[folder]
         return sum(used.values()) + size <= self.size
 
 
