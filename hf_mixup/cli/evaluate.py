@@ -50,6 +50,8 @@ def _parser() -> Parser:
     parser.add_argument("--label_column", default="label", help="column of the labels (default: label)")
     parser.add_argument("--task", help="a task, module:Class or file.py:Class (default: that of the model)")
     parser.add_argument("--ignore_names", action="store_true", help="the classes have other names, in the same order")
+    parser.add_argument("--max_pixels", type=int, help="pixels of an image at most (default: Pillow's limit)")
+    parser.add_argument("--allow_outside_files", action="store_true", help="read files and URLs outside the data set")
     parser.add_argument("--batch_size", type=int, default=BATCH_SIZE, help=f"images in a batch (default: {BATCH_SIZE})")
     parser.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics to this file too")

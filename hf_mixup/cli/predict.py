@@ -18,7 +18,9 @@ def main(argv: list[str]) -> int:
 
 def run(options: argparse.Namespace) -> None:
     """Print file, class and probability, or JSON."""
-    results = predict(options.model, options.images, top_k=options.top_k, device=options.device)
+    results = predict(
+        options.model, options.images, top_k=options.top_k, device=options.device, max_pixels=options.max_pixels
+    )
     if options.json:
         print(json.dumps(results, indent=2))
         return
@@ -35,11 +37,12 @@ def _parser() -> Parser:
     parser.add_argument("images", nargs="+", help="image files, and folders of them")
     parser.add_argument("--top_k", type=_positive, default=5, help="classes of each image (default: 5)")
     parser.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
+    parser.add_argument("--max_pixels", type=_positive, help="pixels of an image at most (default: Pillow's limit)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} classes: give a number, 1 or more")
+        raise argparse.ArgumentTypeError(f"{text}: give a number, 1 or more")
     return int(text)

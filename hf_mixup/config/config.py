@@ -53,6 +53,8 @@ class MixupConfig(TrainingArguments):
     stream_cache: str | None = option(None, "Folder that keeps the images of a stream for later epochs and other runs")
     stream_cache_size: str | int = option("100GB", "Space that stream_cache may use: bytes, or text as 500GB")
     class_names: list[str] | None = option(None, "Class names in the order of their numbers; if null, the data's")
+    max_pixels: int | None = option(None, "Pixels of an image at most; if null, Pillow's limit", "[1, inf)")
+    allow_outside_files: bool = option(False, "Read files and URLs outside the data set that its rows or card name")
     skip_corrupt: bool = option(False, "Skip and count images that cannot be decoded, instead of raising")
 
     image_size: int = option(32, "Height and width of training images, pixels", "[1, inf)")

@@ -120,9 +120,15 @@ def read_recipe(path: Path, fields: Fields, above: tuple[Path, ...] = ()) -> dic
 
 
 def check_published(path: Path, recipe: dict[str, Any]) -> None:
-    """Raise ConfigError if the recipe of a run's folder, which may have been downloaded, names Python code."""
+    """Raise ConfigError if the recipe of a run's folder, which may have been downloaded, names Python code, or lets
+    data read any file."""
     if not (path.parent / "run.json").is_file():
         return
+    if recipe.get("allow_outside_files"):
+        raise ConfigError(
+            f"{path} sets allow_outside_files, and is in the folder of a run, which may have been downloaded. If you "
+            "trust its data, pass --allow_outside_files true on the command line."
+        )
     for name in ("task", "method"):
         for value in references([recipe.get(name), recipe.get(f"{name}_args")]):
             raise ConfigError(

@@ -12,7 +12,7 @@ RECORDED = tuple(
     lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay max_grad_norm seed""".split()
 )
 # Fields added after version 0.1: in the recipe dict only if they are set, so that recipe hashes stay the same.
-LATER = ("class_names", "class_weights", "freeze", "class_balanced", "shuffle_memory", "eval_fraction")
+LATER = ("class_names", "class_weights", "freeze", "class_balanced", "shuffle_memory", "eval_fraction", "max_pixels")
 # Fields of 0.1 that no longer exist, with their defaults: in the recipe hash for the same reason.
 FORMER_FIELDS = {"shuffle_block": 2048}
 # Values of 0.1 for fields that now are null by default: those of classification.
@@ -23,7 +23,7 @@ EXCLUDED = tuple(
     hub_ push_to_hub trackio_ include_num_input skip_memory do_ local_ use_cpu ddp_ fsdp parallelism_config dataloader_
     stream_cache torch_compile torch_empty enable_jit activation_checkpointing gradient_checkpointing resume_from
     restore_callback per_device_eval eval_accumulation eval_do_concat eval_use_gather batch_eval prediction_loss
-    include_for""".split()
+    include_for allow_outside_files""".split()
 )
 # Prefixes that are excluded only if the last checkpoint is published, not the best one.
 CADENCE = (

@@ -14,13 +14,14 @@ loader = StreamLoader(stream, 128, seed=0, rank=0, world=1, num_workers=2)
 from ..errors import DataError, DataUnreachable
 from .augment import augment, normalise
 from .batch_sampler import BatchPlan, ImageLoader, TrainLoader, eval_loader, train_loader
+from .decode import to_rgb
 from .images import Images, collate
 from .labels import Labels
 from .load import Data, load_data
 from .streaming.dataset import Stream, StreamLoader
 from .streaming.order import StreamPlan
 from .streaming.shards import Shards
-from .transforms import Transform, borrowed_generators, crop_share, eval_transform, to_rgb, train_transform
+from .transforms import Transform, borrowed_generators, crop_share, eval_transform, train_transform
 
 __all__ = [
     "BatchPlan",

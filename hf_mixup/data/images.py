@@ -5,19 +5,19 @@ import os
 import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import datasets
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
-from torchvision import transforms
-from torchvision.transforms import InterpolationMode
 
 from ..errors import DataError
+from .decode import Decoder
+from .image_paths import ImageDecodeError, shortened
 from .labels import NONE, Labels, column_labels
-from .transforms import ImageDecodeError, Transform, borrowed_generators, decode, to_rgb
+from .pixel_range import DeepImages
+from .transforms import Transform, borrowed_generators, centre_crop, in_views
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ class Images(Dataset):
     An image that cannot be decoded raises a DataError that names split and row. With `skip_corrupt`, a kept split omits
     such rows (`rows` holds the remaining row numbers); otherwise the next good row replaces them, so that the length
     does not change. `skipped` counts them in all worker processes. `home`: `Data.home`; image paths outside it are
-    refused.
+    refused. `max_pixels`: of an image; if None, Pillow's limit. `deep`: `Data.deep`, which counts images of more than 8
+    bits.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class Images(Dataset):
         skip_corrupt: bool = False,
         keep: bool | str = "auto",
         home: str | None = None,
+        max_pixels: int | None = None,
+        deep: DeepImages | None = None,
         views: int = 1,
     ):
         if sum(option is not None for option in (resize, prepare, transform)) > 1:
@@ -69,7 +72,8 @@ class Images(Dataset):
         if keep not in (True, False, "auto") or (keep is True and transform is not None):
             raise DataError(f"keep={keep!r}: choose 'auto', False, or (without a transform) True.")
         self.split = str(dataset.split or "data")
-        self.size, self.skip_corrupt, self.image_column, self.home = size, skip_corrupt, image_column, home
+        self.size, self.skip_corrupt, self.image_column = size, skip_corrupt, image_column
+        self.decode = Decoder(home, max_pixels, deep or DeepImages())
         self.label_info = labels or _class_labels(dataset, label_column)
         self.labels = column_labels(dataset, label_column, self.label_info)
         self.cells = _encoded_images(dataset, image_column)
@@ -162,13 +166,14 @@ class Images(Dataset):
 
     def _image(self, cell: dict | None, row: int, seed: int | None = None) -> Tensor | None:
         """The prepared image, or None if it cannot be decoded and `skip_corrupt` is set."""
+        where = location(row, self.split, cell)
         try:
-            image = decode(cell, self.home)
+            image = self.decode(cell, where)
         except ImageDecodeError as error:
             if not self.skip_corrupt:
                 raise DataError(
-                    f"Row {row} of split {self.split!r} cannot be decoded as an image ({error}). Replace it, or pass "
-                    "skip_corrupt=True to skip such rows."
+                    f"{where} cannot be decoded as an image ({error}). Replace it, or pass skip_corrupt=True to skip "
+                    "such rows."
                 ) from error
             self.bad[row] = True
             return None
@@ -195,6 +200,12 @@ class Images(Dataset):
         )
 
 
+def location(row: int, split: str, cell: dict | None) -> str:
+    """A row in words, with the name of its file if the cell has one."""
+    path = (cell or {}).get("path")
+    return f"Row {row} of split {split!r}" + (f" ({shortened(path)})" if path else "")
+
+
 def _class_labels(dataset: datasets.Dataset, column: str | None) -> Labels:
     """Labels of a column of class indices; NONE without a column."""
     if column is None:
@@ -206,23 +217,6 @@ def _class_labels(dataset: datasets.Dataset, column: str | None) -> Labels:
 def _encoded_images(dataset: datasets.Dataset, column: str) -> datasets.Dataset:
     """The data set with the image column only; its rows are not decoded."""
     return dataset.with_format(None).select_columns([column]).cast_column(column, datasets.Image(decode=False))
-
-
-def centre_crop(size: int, resize: int) -> Transform:
-    """A callable from a PIL image to uint8 (3, size, size): shorter side resized to `resize`, bicubic; centre crop."""
-    if resize < size:
-        raise DataError(f"resize={resize} is smaller than the crop: give at least size={size}.")
-    steps = [transforms.Resize(resize, InterpolationMode.BICUBIC), transforms.CenterCrop(size)]
-    return transforms.Compose([to_rgb, *steps, transforms.PILToTensor()])
-
-
-def in_views(transform: Transform, views: int) -> Transform:
-    """A callable that runs a random transform `views` times on an image: uint8 (views, 3, H, W), or once."""
-    return transform if views == 1 else partial(_views, transform, views)
-
-
-def _views(transform: Transform, views: int, image) -> Tensor:
-    return torch.stack([transform(image) for _ in range(views)])
 
 
 def ignore_sigterm(worker: int) -> None:

@@ -1,17 +1,20 @@
 """`load_data`: two checked splits and their class names, from the built-in sample, a local folder or the Hub."""
 
-import re
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 
 import datasets
 
 from ..errors import DataError, did_you_mean
-from .columns import check_columns, with_labels
+from .columns import add_nested_column, check_columns, classes_in, unseen_classes, with_labels
 from .labels import NONE, Labels, check_kind, column_values, describe_labels
 from .open_dataset import OpenedDataset, Split, Splits, open_splits
 from .parts import check_fraction, held_out, sliced
+from .pixel_range import DeepImages
 from .streaming.cache import cache_split
 from .streaming.shards import Shards, find_shards
+
+logger = logging.getLogger(__name__)
 
 # The default evaluation split is the first of these names that exists.
 EVAL_SPLITS = ("validation", "valid", "val", "test")
@@ -33,6 +36,8 @@ class Data:
     train_split: str
     eval_split: str
     skip_corrupt: bool  # an option of Images and Stream; load_data itself decodes no images
+    home: str | None = None  # folder of local data, or URL prefix of the files of a Hub data set; None allows any file
+    deep: DeepImages = field(default_factory=DeepImages, compare=False, repr=False)  # what Images and Stream tell
 
     @property
     def classes(self) -> list[str]:
@@ -45,10 +50,11 @@ class Data:
         return len(self.classes)
 
     @property
-    def home(self) -> str | None:
-        """URL prefix of all files of a Hub data set; None for local data, whose image paths may be any file."""
-        on_hub = re.fullmatch(r"[0-9a-f]{40}", self.revision)
-        return f"hf://datasets/{self.path}@{self.revision}/" if on_hub else None
+    def eval_classes(self) -> dict[int, str]:
+        """Number and name of the classes that occur in the evaluation split."""
+        if self.labels.kind not in ("class", "classes"):
+            return {}
+        return {number: self.classes[number] for number in sorted(classes_in(self.eval, self.label_column))}
 
     @property
     def train_rows(self) -> int | None:
@@ -74,6 +80,7 @@ def load_data(
     labels: str = "class",
     class_names: list[str] | None = None,
     unlabelled: bool = False,
+    allow_outside_files: bool = False,
 ) -> Data:
     """Both splits, checked and with encoded labels; `data` is "sample", a folder or a Hub id.
 
@@ -86,6 +93,7 @@ def load_data(
     A folder holds `train/cat/1.png` or parquet files named after their splits; "train+validation" concatenates splits,
     and "train[:90%]" is a part of a stored one. `eval_fraction`, between 0 and 1, holds out this share of the rows of
     each class of the training split for evaluation, always the same ones.
+    Files and URLs outside the data set, named by its card or rows, are refused without `allow_outside_files`.
     `revision` pins a Hub commit (its sha is looked up) or the fingerprint of local files.
 
     With `streaming` the training split is read during training: as `Shards` from parquet files, or from WebDataset tar
@@ -98,11 +106,12 @@ def load_data(
     if eval_fraction is not None:
         check_fraction(eval_fraction, eval_split, streaming)
         eval_split = train_split
-    source = open_splits(data, data_config, revision, streaming, token)
-    names = (train_split, eval_split or _default_eval_split(source.splits, data))
     columns = (image_column, None if labels == "none" else label_column)
+    options = {"label": columns[1], "outside": allow_outside_files}
+    source = open_splits(data, data_config, revision, streaming, token, **options)
+    names = (train_split, eval_split or _default_eval_split(source.splits, data))
     where = [_describe(name, data) for name in names]
-    train, evaluation, rows = _two_splits(source.splits, names, columns, data)
+    train, evaluation, rows = _two_splits(source, names, columns, data)
     if streaming:
         key = str((data, data_config, source.revision))
         options = {"columns": columns, "key": key, "token": token}
@@ -119,7 +128,16 @@ def load_data(
         train, evaluation = held_out(train, eval_fraction, columns[1] if found.kind == "class" else None)
         rows[train_split], names = len(train), (train_split, f"{eval_fraction:g} of {train_split}")
     rows[names[1]] = len(evaluation)
-    return Data(train, evaluation, found, data, data_config, source.revision, rows, *columns, *names, skip_corrupt)
+    described = (data, data_config, source.revision, rows, *columns, *names)
+    return _told_of_unseen(Data(train, evaluation, found, *described, skip_corrupt, source.home), where[0])
+
+
+def _told_of_unseen(data: Data, where: str) -> Data:
+    """The data, after a warning if a stored training split lacks classes of the evaluation split."""
+    if isinstance(data.train, datasets.Dataset) and (wanted := data.eval_classes):
+        for message in unseen_classes(wanted, classes_in(data.train, data.label_column), where):
+            logger.warning(message)
+    return data
 
 
 def _stream_splits(
@@ -139,13 +157,15 @@ def _is_stream(split: object) -> bool:
     return isinstance(split, datasets.IterableDataset)
 
 
-def _two_splits(splits: Splits, names: tuple[str, str], columns: tuple[str, str], data: str) -> tuple:
+def _two_splits(source: OpenedDataset, names: tuple[str, str], columns: tuple[str, str], data: str) -> tuple:
     """The training and the evaluation split with their two columns, and the number of rows of all splits."""
     train, evaluation = (
-        _select_columns(_select_split(splits, name, data, option), *columns, _describe(name, data))
+        _select_columns(
+            _select_split(source.splits, name, data, option), *columns, _describe(name, data), source.advice
+        )
         for name, option in zip(names, ("train_split", "eval_split"), strict=True)
     )
-    return train, evaluation, {name: _num_rows(split) for name, split in splits.items()}
+    return train, evaluation, {name: _num_rows(split) for name, split in source.splits.items()}
 
 
 def _describe_labels(
@@ -189,7 +209,7 @@ def _select_split(splits: Splits, split: str, data: str, option: str) -> Split:
     return datasets.concatenate_datasets([splits[part] for part in parts])
 
 
-def _select_columns(split: Split, image: str, label: str | None, where: str) -> Split:
+def _select_columns(split: Split, image: str, label: str | None, where: str, label_advice: str) -> Split:
     """The split with its image column, cast to Image, and its label column if there is one."""
     if isinstance(split, datasets.Dataset) and not len(split):
         raise DataError(f"The {where} is empty: check the files, or choose another split.")
@@ -198,31 +218,12 @@ def _select_columns(split: Split, image: str, label: str | None, where: str) -> 
         split = split._resolve_features()
     columns = [image] if label is None else [image, label]
     for column in columns:
-        split = _add_nested_column(split, column)
-    check_columns(split.features, list(split.features or {}), image, label, where)
+        split = add_nested_column(split, column)
+    check_columns(split.features, list(split.features or {}), image, label, where, label_advice)
     split = split.select_columns(columns)
     if not isinstance(split.features[image], datasets.Image):
         split = split.cast_column(image, datasets.Image())
     return split
-
-
-def _add_nested_column(split: Split, column: str) -> Split:
-    """The split; a nested `column` is added, such as "json.label": the values of key "label" of column "json"."""
-    name, *keys = column.split(".")
-    feature = (split.features or {}).get(name)
-    for key in keys:
-        feature = feature.get(key) if isinstance(feature, dict) else None
-    if column in split.features or feature is None:
-        return split
-    features = datasets.Features({**split.features, column: feature})
-    return split.map(_nested_value, fn_kwargs={"column": column}, features=features)
-
-
-def _nested_value(row: dict, column: str) -> dict:
-    value = row
-    for key in column.split("."):
-        value = value[key]
-    return {column: value}
 
 
 def _num_rows(split: Split | Shards) -> int | None:

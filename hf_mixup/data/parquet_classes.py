@@ -1,6 +1,5 @@
 """ClassLabel columns of parquet files: `datasets` gives all files the names of the first one, here each has its own."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,11 +25,11 @@ def file_classes(schema: pa.Schema) -> Classes:
 
 
 def with_own_classes(
-    splits: dict[str, datasets.Dataset], path: str, commit: str | None, builder: Callable[[], datasets.DatasetBuilder]
+    splits: dict[str, datasets.Dataset], path: str, commit: str | None, builder: datasets.DatasetBuilder
 ) -> dict[str, datasets.Dataset]:
     """The splits, each with the class names of its own files.
 
-    They were loaded from the folder `path`, or from a commit on the Hub. `builder` is called only if the files differ.
+    `builder` loaded them from the folder `path`, or from a commit on the Hub.
     DataError if those of one split differ.
     """
     first = next(iter(splits.values()))
@@ -42,7 +41,7 @@ def with_own_classes(
             found[file.resolve()] = file_classes(pq.read_schema(file))
     if all(classes == next(iter(found.values())) for classes in found.values()):
         return dict(splits)
-    files = builder().config.data_files or {}
+    files = builder.config.data_files or {}
     return {
         name: _restore(split, _classes_of_split(files.get(name, []), root, found)) for name, split in splits.items()
     }

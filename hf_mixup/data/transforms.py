@@ -1,4 +1,4 @@
-"""Decoding of images, the evaluation transform, and random transforms of single images, all to uint8 tensors.
+"""The evaluation transform and random transforms of single images, from PIL images to uint8 tensors.
 
 All functions use PIL, as timm's evaluation transform and transformers' pipeline do: another decoder or another resize
 differs by a few grey levels, which can change a prediction.
@@ -9,99 +9,26 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from io import BytesIO
-from pathlib import Path
+from functools import partial
 
-import datasets
 import numpy as np
 import torch
-from datasets import DownloadConfig
-from datasets.utils.file_utils import xopen
-from huggingface_hub import constants
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from timm.data.auto_augment import LEVEL_TO_ARG, posterize, rand_augment_transform
 from timm.data.transforms import str_to_interp_mode, str_to_pil_interp
 from torch import Tensor
 from torchvision import transforms
+from torchvision.transforms import InterpolationMode
 
 from ..errors import DataError
+from .decode import to_rgb
 
 Transform = Callable[[Image.Image], Tensor]
 
 # timm's limit of RandAugment's translations: share of the image's side.
 TRANSLATE_SHARE, MAX_MAGNITUDE = 0.45, 30
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-
-class ImageDecodeError(Exception):
-    """An image that cannot be decoded; the caller raises a DataError that names split and row."""
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB, with its EXIF orientation applied.
-
-    As in `transformers.pipeline`, PIL's `convert("RGB")` drops an alpha channel and does not composite on a background.
-    One exception: 16-bit grey (PIL modes I;16 and I) is scaled to 8 bits, because PIL would clip every value above 255
-    to white.
-    """
-    # Load now, so that a broken file raises inside `decode`. Steps that change nothing are skipped: PIL would copy.
-    image.load()
-    if image.getexif().get(ExifTags.Base.Orientation) is not None:
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        # convert("RGB") alone gives the same pixels, but PIL warns.
-        image = image.convert("RGBA")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def decode(value: dict | None, home: str | None = None) -> Image.Image:
-    """The RGB image of one encoded cell `{"bytes", "path"}` of an Image column. Raises ImageDecodeError.
-
-    With `home`, a path outside it raises a DataError: see `read_image_file`.
-    """
-    if not value or (value.get("bytes") is None and value.get("path") is None):
-        raise ImageDecodeError("the cell is empty")
-    content = value["bytes"] if value.get("bytes") is not None else read_image_file(value["path"], home)
-    try:
-        return to_rgb(Image.open(BytesIO(content)))
-    except MemoryError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageDecodeError(f"{len(content)} bytes in no known image format") from error
-    except (
-        Exception
-    ) as error:  # PIL raises nearly any exception on broken files: OSError, SyntaxError, struct.error ...
-        raise ImageDecodeError(f"{type(error).__name__}: {error}") from error
-
-
-def read_image_file(path: str, home: str | None = None) -> bytes:
-    """The content of a local or remote file. ImageDecodeError if it does not exist; network errors are raised as is.
-
-    `home` is the URL prefix of all files of a Hub data set. Its image column may hold paths of these files and of files
-    that `datasets` downloaded; any other local path or URL raises a DataError, because the data set may be malicious.
-    """
-    if home is not None and not _is_allowed(path, home):
-        raise DataError(
-            f"The image column holds the path {path!r}, which is not a file of the data set: do not use this data set."
-        )
-    try:
-        with xopen(path, "rb", download_config=DownloadConfig()) as file:
-            return file.read()
-    except FileNotFoundError as error:
-        raise ImageDecodeError(f"{path} does not exist") from error
-
-
-def _is_allowed(path: str, home: str) -> bool:
-    """Whether a path is below `home`, in an archive below `home`, or in a cache of downloaded files."""
-    outermost = path.rpartition("::")[2]
-    if "://" in outermost:
-        return outermost.startswith(home) and ".." not in outermost.split("/")
-    caches = (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
-    return any(Path(outermost).resolve().is_relative_to(Path(cache).resolve()) for cache in caches)
 
 
 def eval_transform(pretrained_cfg: dict) -> Transform:
@@ -112,6 +39,23 @@ def eval_transform(pretrained_cfg: dict) -> Transform:
     """
     steps = create_transform(**resolve_data_config(pretrained_cfg), is_training=False, normalize=False)
     return transforms.Compose([to_rgb, *steps.transforms])
+
+
+def centre_crop(size: int, resize: int) -> Transform:
+    """A callable from a PIL image to uint8 (3, size, size): shorter side resized to `resize`, bicubic; centre crop."""
+    if resize < size:
+        raise DataError(f"resize={resize} is smaller than the crop: give at least size={size}.")
+    steps = [transforms.Resize(resize, InterpolationMode.BICUBIC), transforms.CenterCrop(size)]
+    return transforms.Compose([to_rgb, *steps, transforms.PILToTensor()])
+
+
+def in_views(transform: Transform, views: int) -> Transform:
+    """A callable that runs a random transform `views` times on an image: uint8 (views, 3, H, W), or once."""
+    return transform if views == 1 else partial(_views, transform, views)
+
+
+def _views(transform: Transform, views: int, image) -> Tensor:
+    return torch.stack([transform(image) for _ in range(views)])
 
 
 def train_transform(

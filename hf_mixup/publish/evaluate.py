@@ -37,6 +37,8 @@ def evaluate(
     train_split: str = "train",
     task: str | None = None,
     ignore_names: bool = False,
+    max_pixels: int | None = None,
+    allow_outside_files: bool = False,
     batch_size: int = BATCH_SIZE,
     device: str | None = None,
 ) -> dict:
@@ -45,10 +47,10 @@ def evaluate(
     `model`: a run's folder, any folder or Hub repository (also `user/name@revision`) of an image classifier of
     transformers or timm; only safetensors and JSON are read. Images are prepared by its image processor, and nothing is
     mixed. `data`, `data_config`, `revision` (of the data), `split` (by default the validation or test split) and the
-    columns as in recipes; without class names in the data, `train_split` defines the classes. `task`: by default that
-    of the run record if the package has it, else that of the model's problem_type. The classes of model and data must
-    have the same names, in any order; `ignore_names` compares their numbers only. `device`: "cpu", or by default the
-    GPU if there is one. Raises MixupError.
+    columns as in recipes, as are `max_pixels` and `allow_outside_files`; without class names in the data, `train_split`
+    defines the classes. `task`: by default that of the run record if the package has it, else that of the model's
+    problem_type. The classes of model and data must have the same names, in any order; `ignore_names` compares their
+    numbers only. `device`: "cpu", or by default the GPU if there is one. Raises MixupError.
     """
     name = fspath(model)
     folder = fetch(name)
@@ -57,9 +59,10 @@ def evaluate(
     config = _config(run, network, task, batch_size, device)
     source = {"data": fspath(data), "data_config": data_config, "revision": revision, "eval_split": split}
     source |= {"image_column": image_column, "label_column": label_column, "train_split": train_split}
+    source["allow_outside_files"] = allow_outside_files
     learned = make_task(config)
     labelled = _data(name, network, learned, source, ignore_names)
-    images = processed_images(processor, labelled)
+    images = processed_images(processor, labelled, max_pixels)
     with temporary_output_dir(config), as_run_error():
         trainer = MixupTrainer(
             network, config, eval_dataset=images, processing_class=processor, method="erm", task=learned

@@ -43,6 +43,7 @@ def model_card(
         "pipeline_code": code(use_code(place, record["task"], own_architecture), "python"),
         "pipeline": record["task"]["pipeline_tag"],
         "loading_code": code(loading_code(place, library), "python"),
+        "deep": record["data"].get("scaled_to_8_bits") is True,
         "local": place[0] is None,
         "own_architecture": own_architecture,
         "results": results(same_recipe([record, *others])),

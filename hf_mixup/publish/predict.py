@@ -7,15 +7,16 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from PIL import Image
+from PIL.Image import Image
 
-from ..data import to_rgb
+from ..data.decode import Decoder
+from ..data.image_paths import ImageDecodeError
+from ..data.local_files import IMAGE_SUFFIXES, files_of
 from ..errors import ConfigError, DataError, ModelError
 from ..hub.download import fetch
 from ..models.safe_load import load_network, load_processor
 
 BATCH = 32
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # of images in folders
 ACTIVATIONS = {"multi_label_classification": torch.sigmoid, "regression": lambda outputs: outputs}
 
 logger = logging.getLogger(__name__)
@@ -27,13 +28,14 @@ def predict(
     *,
     top_k: int = 5,
     device: str | None = None,
+    max_pixels: int | None = None,
 ) -> list[dict]:
     """The `top_k` classes of each image: `{"file": path, "classes": [{"label", "score"}, ...]}`, highest score first.
 
     `model` as in `evaluate`. `images`: a file or folder, or several; a folder stands for the image files in it, sorted.
     Scores are probabilities of a softmax, or of a sigmoid for each class of a multi-label model; outputs of a
-    regression. Files that are no images are logged as warnings and left out. Raises DataError if none can be read, and
-    ModelError.
+    regression. `max_pixels`: of an image; if None, Pillow's limit. Files that are no images are logged as warnings and
+    left out. Raises DataError if none can be read, and ModelError.
     """
     images = [images] if isinstance(images, str | PathLike) else images
     if top_k < 1:
@@ -45,7 +47,7 @@ def predict(
         raise ModelError(f"{name!r} has no classifier: give a model that was trained for image classification.")
     network.to(chosen_device(device))
     results = []
-    for batch in _batches(image_files(images)):
+    for batch in _batches(image_files(images), Decoder(max_pixels=max_pixels)):
         scores = _scores(network, processor, [image for _, image in batch])
         results += [_result(file, row, network.config.id2label, top_k) for (file, _), row in zip(batch, scores)]
     if not results:
@@ -65,21 +67,19 @@ def image_files(paths: Iterable[str | PathLike]) -> list[Path]:
     """The files, with the image files of each folder in its place."""
     found = []
     for path in map(Path, paths):
-        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        found += [file for file in inside if not path.is_dir() or file.suffix.lower() in SUFFIXES]
+        inside = files_of(path) if path.is_dir() else [path]
+        found += [file for file in inside if not path.is_dir() or file.suffix.lower() in IMAGE_SUFFIXES]
     return found
 
 
-def _batches(files: Sequence[Path]) -> Iterator[list[tuple[Path, Image.Image]]]:
+def _batches(files: Sequence[Path], decode: Decoder) -> Iterator[list[tuple[Path, Image]]]:
     """Batches of files with their RGB images; a warning for each file that cannot be read."""
     batch = []
     for file in files:
         try:
-            with Image.open(file) as opened:
-                batch.append((file, to_rgb(opened).copy()))
-        except Exception as error:  # PIL raises nearly any exception on broken files
-            reason = getattr(error, "strerror", None) or "it is not an image that PIL can read"
-            logger.warning("%s is skipped: %s.", file, reason)
+            batch.append((file, decode({"bytes": file.read_bytes()}, str(file))))
+        except (OSError, ImageDecodeError) as error:
+            logger.warning("%s is skipped: %s.", file, getattr(error, "strerror", None) or error)
         if len(batch) == BATCH:
             yield batch
             batch = []
@@ -88,7 +88,7 @@ def _batches(files: Sequence[Path]) -> Iterator[list[tuple[Path, Image.Image]]]:
 
 
 @torch.no_grad()
-def _scores(network, processor, images: list[Image.Image]) -> torch.Tensor:
+def _scores(network, processor, images: list[Image]) -> torch.Tensor:
     """(B, K) scores of the classes."""
     inputs = torch.as_tensor(processor(images, return_tensors="pt")["pixel_values"])
     outputs = network(pixel_values=inputs.to(network.device)).logits.float().cpu()

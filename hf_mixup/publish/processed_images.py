@@ -6,8 +6,10 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..data import Data, DataError, Images
+from ..data.decode import Decoder
+from ..data.image_paths import ImageDecodeError
+from ..data.images import location
 from ..data.labels import column_labels
-from ..data.transforms import ImageDecodeError, decode
 from ..runs.images import prepare
 from ..trainer.preprocessing import preprocessing
 
@@ -15,13 +17,13 @@ TOLERANCE = 1e-4  # between our input of the network and that of the image proce
 EXAMPLE = 320  # pixels of the image on which both are compared
 
 
-def processed_images(processor, data: Data) -> Dataset:
+def processed_images(processor, data: Data, max_pixels: int | None = None) -> Dataset:
     """The evaluation split: as in a run if the processor resizes, crops, scales to [0, 1] and normalises only."""
     side = side_of(processor)
     if side is None:
-        return ProcessedImages(processor, data)
-    options = {"labels": data.labels, "home": data.home, "prepare": prepare(processor)}
-    return Images(data.eval, data.image_column, data.label_column, side, **options)
+        return ProcessedImages(processor, data, max_pixels)
+    options = {"labels": data.labels, "home": data.home, "deep": data.deep, "max_pixels": max_pixels}
+    return Images(data.eval, data.image_column, data.label_column, side, prepare=prepare(processor), **options)
 
 
 def side_of(processor) -> int | None:
@@ -45,8 +47,9 @@ class ProcessedImages(Dataset):
 
     skipped = 0
 
-    def __init__(self, processor, data: Data):
-        self.processor, self.home, self.column, self.split = processor, data.home, data.image_column, data.eval_split
+    def __init__(self, processor, data: Data, max_pixels: int | None = None):
+        self.processor, self.column, self.split = processor, data.image_column, data.eval_split
+        self.decode = Decoder(data.home, max_pixels, data.deep)
         self.labels = column_labels(data.eval, data.label_column, data.labels)
         cells = data.eval.with_format(None).select_columns([self.column])
         self.cells = cells.cast_column(self.column, datasets.Image(decode=False))
@@ -55,10 +58,12 @@ class ProcessedImages(Dataset):
         return len(self.cells)
 
     def __getitem__(self, row: int) -> dict:
+        cell = self.cells[row][self.column]
+        where = location(row, self.split, cell)
         try:
-            image = decode(self.cells[row][self.column], self.home)
+            image = self.decode(cell, where)
         except ImageDecodeError as error:
-            raise DataError(f"Row {row} of split {self.split!r} cannot be decoded as an image ({error}).") from error
+            raise DataError(f"{where} cannot be decoded as an image ({error}).") from error
         item = {"pixel_values": torch.as_tensor(self.processor(image, return_tensors="pt")["pixel_values"])[0]}
         if self.labels is None:
             return item

@@ -4,14 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets.table import embed_table_storage
 from huggingface_hub import HfApi
 
+from ..data.image_paths import check_path
 from ..data.open_dataset import open_splits
 from ..errors import DataError, PushError, PushRefused, SaveError, did_you_mean
 from ..hub.destination import FAILURES, Destination, explain
 
 FILE_BYTES, GROUP_BYTES = 500 * 2**20, 2**22  # of a parquet file, and of a row group
+ROWS = 1000  # rows whose paths are checked together
 SAMPLE = 100  # rows whose mean size is taken for all
 
 
@@ -27,15 +31,39 @@ def shuffled_copy(
 
     `data`, `config` and `revision` as for `load_data`. DataError for a split that does not exist.
     """
-    found = open_splits(data, config, revision, streaming=False, token=None).splits
+    source = open_splits(data, config, revision, streaming=False, token=None)
+    found = source.splits
     for name in splits:
         if name not in found:
             raise DataError(
                 f"{data!r} has no split {name!r}.{did_you_mean(name, found)} Choose of: {', '.join(found)}."
             )
+    for rows in found.values():
+        _check_paths(rows, source.home)
     return datasets.DatasetDict(
         {name: rows.shuffle(seed=seed) if name in splits else rows for name, rows in found.items()}
     )
+
+
+def _check_paths(rows: datasets.Dataset, home: str) -> None:
+    """DataError if a cell names a file outside the data set: `datasets` would read it and write it into the copy."""
+    for column in rows.with_format("arrow").iter(ROWS):
+        for array in column.itercolumns():
+            for path in _paths(array.combine_chunks()):
+                check_path(path, home, "A cell")
+
+
+def _paths(array: pa.Array) -> list[str]:
+    """The paths of files that are not stored in the cells of an Arrow array, also in nested ones."""
+    if isinstance(array, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        return _paths(array.flatten())
+    if not isinstance(array, pa.StructArray):
+        return []
+    names = [array.type.field(number).name for number in range(array.type.num_fields)]
+    if {"bytes", "path"} <= {*names}:
+        missing = pc.and_(pc.is_null(array.field("bytes")), pc.is_valid(array.field("path")))
+        return array.field("path").filter(missing).to_pylist()
+    return [path for name in names for path in _paths(array.field(name))]
 
 
 def write_folder(copy: datasets.DatasetDict, folder: Path) -> None:

@@ -68,7 +68,7 @@ def _train(config: MixupConfig, data: Data, folder: Path, previous: dict | None,
     with checkpoint_uploads(config, trainer, start):
         fit(trainer, folder, start)
         skipped = {"train": trainer.train_dataset.skipped, "eval": trainer.eval_dataset.skipped}
-        finished = record.finished(started, trainer, final_metrics(trainer), skipped)
+        finished = record.finished(started, trainer, final_metrics(trainer), skipped, data.deep.seen)
         fsdp.gather(trainer)
         if trainer.args.should_save:
             with (

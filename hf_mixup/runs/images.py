@@ -10,8 +10,12 @@ from ..data import Data, Images, Stream, Transform, eval_transform, to_rgb, trai
 def eval_images(config: MixupConfig, data: Data, processor) -> Images:
     """The evaluation split as uint8 images, resized and cropped as by the saved image processor."""
     columns = (data.image_column, data.label_column, config.eval_image_size or config.image_size)
-    options = {"labels": data.labels, "skip_corrupt": config.skip_corrupt, "home": data.home}
-    return Images(data.eval, *columns, prepare=prepare(processor), **options)
+    return Images(data.eval, *columns, prepare=prepare(processor), **_options(config, data))
+
+
+def _options(config: MixupConfig, data: Data) -> dict:
+    reading = {"skip_corrupt": config.skip_corrupt, "max_pixels": config.max_pixels}
+    return reading | {"labels": data.labels, "home": data.home, "deep": data.deep}
 
 
 def prepare(processor, size: int | None = None):
@@ -41,12 +45,13 @@ def image_transform(config: MixupConfig) -> Transform | None:
 def train_images(config: MixupConfig, data: Data, processor, views: int = 1) -> Images | Stream:
     """The training split as uint8 batches, with transforms of single images only if the recipe sets them."""
     transform = image_transform(config)
-    shared = {"transform": transform, "skip_corrupt": config.skip_corrupt, "home": data.home}
-    shared |= {"labels": data.labels, "views": views}
+    shared = _options(config, data) | {"transform": transform, "views": views}
     shared["prepare"] = None if transform else prepare(processor, config.eval_image_size and config.image_size)
     columns = (data.image_column, data.label_column, config.image_size)
     if not config.streaming:
         return Images(data.train, *columns, **shared)
     memory, space = (size_in_bytes(name, getattr(config, name)) for name in ("shuffle_memory", "stream_cache_size"))
     cache = config.stream_cache and (config.stream_cache, space)
-    return Stream(data.train, *columns, rows=data.train_rows, memory=memory, cache=cache, **shared)
+    return Stream(
+        data.train, *columns, rows=data.train_rows, memory=memory, cache=cache, eval_classes=data.eval_classes, **shared
+    )

@@ -94,9 +94,10 @@ def _loading_class(config) -> dict[str, str]:
     return {} if config.num_labels else {"auto_class": auto_class(config).__name__}
 
 
-def finished(record: dict, trainer, final: dict[str, float], skipped: dict[str, int]) -> dict:
+def finished(record: dict, trainer, final: dict[str, float], skipped: dict[str, int], deep: bool) -> dict:
     """`record` with the results of a finished run: metrics, images/s of training, seconds, peak MB, device.
 
+    `deep`: whether images of more than 8 bits were scaled.
     `peak_mb` is the first process's, over all processes that the run was resumed in.
     """
     history, device = trainer.state.log_history, trainer.args.device
@@ -106,7 +107,7 @@ def finished(record: dict, trainer, final: dict[str, float], skipped: dict[str, 
     return {
         **record,
         "status": "finished",
-        "data": {**record["data"], "skipped": skipped},
+        "data": {**record["data"], "skipped": skipped, **({"scaled_to_8_bits": True} if deep else {})},
         "epochs": epochs(history, record["task"]),
         "final": metrics(final, record["task"]),
         "images": images,

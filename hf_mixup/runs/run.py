@@ -65,7 +65,7 @@ def load_run_data(config: MixupConfig) -> Data:
     """The data of a recipe, as its task reads it; a resumed run reads the commit that it started with."""
     task = choose_task(config)
     names = "data data_config revision streaming image_column label_column train_split eval_split eval_fraction".split()
-    names += ("num_examples", "rows_per_shard", "skip_corrupt", "class_names")
+    names += ("num_examples", "rows_per_shard", "skip_corrupt", "class_names", "allow_outside_files")
     values = {name: getattr(config, name) for name in names} | {"labels": task.reads, "unlabelled": task.unlabelled}
     return load_data(**values | {"revision": original_data_commit(config) or config.revision})
 

@@ -139,6 +139,8 @@ def test_the_recipe_dict_is_json_and_contains_our_fields_that_determine_the_resu
         "class_balanced",
         "shuffle_memory",
         "eval_fraction",
+        "max_pixels",
+        "allow_outside_files",
         "stream_cache",
         "stream_cache_size",
         "freeze",

@@ -15,6 +15,7 @@ from ...hub.retry import reason, retried
 from ..open_dataset import OPEN_ERRORS, network_error
 from .units import Unit
 
+ENCODED = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
 VERSION = 2  # of the cached units
 
 
@@ -62,14 +63,21 @@ def cache_split(split: Iterable, features: datasets.Features, name: str, key: st
     # a tuple, because from_generator passes the items of a list one by one
     arguments = {"source": source, "columns": tuple(features)}
 
+    images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+
     def make() -> datasets.Dataset:
-        return datasets.Dataset.from_generator(
+        # not as images, since `datasets` would replace bytes whose path happens to be a file of the working directory
+        stored = datasets.Features({**features, **dict.fromkeys(images, ENCODED)})
+        rows = datasets.Dataset.from_generator(
             _rows,
-            datasets.Features({column: features[column] for column in arguments["columns"]}),
+            stored,
             gen_kwargs=arguments,
             split=datasets.NamedSplit(name),
             fingerprint=datasets.fingerprint.Hasher.hash(key),
         )
+        for column in images:
+            rows = rows.cast_column(column, datasets.Image())
+        return rows
 
     try:
         return retried(make, f"store the {where}")

@@ -7,6 +7,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from ..columns import unseen_classes
+
 logger = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch")
@@ -45,20 +47,38 @@ class ClassSpread:
 class ClassWatch:
     """Passes batches on; logs one warning if they hold less than LOWEST of the classes of independent draws.
 
-    `classes`: the class numbers of each row of a batch; `memory`: bytes, for the warning.
+    `classes`: the class numbers of each row of a batch; `memory`: bytes, for the warning. `wanted`: number and name of
+    the classes of the evaluation split; after an epoch of `rows` rows, a warning names those that were not among them.
     """
 
-    def __init__(self, classes: Callable[[Batch], list[np.ndarray]], memory: int):
-        self.classes, self.memory, self.warned = classes, memory, False
+    def __init__(
+        self,
+        classes: Callable[[Batch], list[np.ndarray]],
+        memory: int,
+        wanted: dict[int, str] | None = None,
+        rows: int | None = None,
+    ):
+        self.classes, self.memory, self.wanted, self.rows = classes, memory, wanted or {}, rows
+        self.warned = False
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         spread = ClassSpread()
         for batch in batches:
-            if batch and not self.warned:
+            if batch and (self.wanted or not self.warned):
                 spread.add(self.classes(batch))
-                if spread.batches % CHECK_EVERY == 0 and spread.mean() < LOWEST * spread.expected():
+                sparse = spread.batches % CHECK_EVERY == 0 and spread.mean() < LOWEST * spread.expected()
+                if sparse and not self.warned:
                     self._warn(spread)
             yield batch
+        if self.rows and spread.batches and spread.size + spread.size // spread.batches > self.rows:
+            self._tell_unseen(spread)
+
+    def _tell_unseen(self, spread: ClassSpread) -> None:
+        """Warn if an epoch lacked classes of the evaluation split, once."""
+        seen, where = np.flatnonzero(spread.rows).tolist(), f"{spread.size:,} images of an epoch of this stream"
+        for message in unseen_classes(self.wanted, seen, where):
+            logger.warning(message)
+        self.wanted = {}
 
     def _warn(self, spread: ClassSpread) -> None:
         self.warned = True

@@ -11,9 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ...errors import DataError
-from ..images import THREADS, centre_crop, collate, ignore_sigterm, in_views
+from ..decode import Decoder
+from ..image_paths import ImageDecodeError, shortened
+from ..images import THREADS, collate, ignore_sigterm
 from ..labels import NONE, Labels, value_encoder
-from ..transforms import ImageDecodeError, Transform, borrowed_generators, decode
+from ..pixel_range import DeepImages
+from ..transforms import Transform, borrowed_generators, centre_crop, in_views
 from .class_spread import ClassWatch, class_numbers
 from .disk_cache import DiskCache
 from .order import StreamPlan, piece_bytes
@@ -36,7 +39,8 @@ class Stream(Dataset):
 
     An image that cannot be decoded raises a DataError that names file and row. With `skip_corrupt`, the next good row
     of its batch replaces it, and `skipped` counts such rows in all worker processes. `home`: `Data.home`; image paths
-    outside it are refused. `labels`: `Data.labels`, or `classes`: the class names. `views`: see `Images`.
+    outside it are refused. `labels`: `Data.labels`, or `classes`: the class names. `max_pixels`, `deep`, `views`: see
+    `Images`. `eval_classes`: `Data.eval_classes`; an epoch without one of them logs a warning, in one process.
     """
 
     def __init__(
@@ -55,6 +59,9 @@ class Stream(Dataset):
         transform: Transform | None = None,
         skip_corrupt: bool = False,
         home: str | None = None,
+        max_pixels: int | None = None,
+        deep: DeepImages | None = None,
+        eval_classes: dict[int, str] | None = None,
         views: int = 1,
     ):
         if prepare and transform:
@@ -66,7 +73,8 @@ class Stream(Dataset):
         self.resumable = isinstance(source, Shards)
         self.rows = len(source) if self.resumable else rows
         self.memory, self.skip_corrupt, self.random = memory, skip_corrupt, transform is not None
-        self.home = home
+        self.eval_classes = eval_classes
+        self.home, self.decode = home, Decoder(home, max_pixels, deep or DeepImages())
         self.cache = DiskCache(*cache, source.cache_key()) if cache and self.resumable else None
         self.transform = in_views(transform, views) if transform else prepare or centre_crop(size, size)
         # In shared memory, to count the rows that worker processes cannot decode: a flag per row, so that none counts
@@ -96,7 +104,7 @@ class Stream(Dataset):
         """The batch sampler that reads this rank's rows."""
         sampler = self._sampler(batch_size, seed=seed, rank=rank, world=world)
         if rank == 0 and self.label_info.kind in ("class", "classes"):
-            sampler.watch = ClassWatch(self._classes, self.memory)
+            sampler.watch = ClassWatch(self._classes, self.memory, self.eval_classes if world == 1 else None, self.rows)
         return sampler
 
     def _sampler(self, batch_size: int, *, seed: int, rank: int, world: int):
@@ -135,7 +143,7 @@ class Stream(Dataset):
 
     def _image(self, row: EncodedRow) -> Tensor | None:
         try:
-            image = decode(row.cell, self.home)
+            image = self.decode(row.cell, _location(row))
         except ImageDecodeError as error:
             if not self.skip_corrupt:
                 raise DataError(
@@ -162,7 +170,7 @@ def _location(row: EncodedRow) -> str:
     if row.file is not None:
         return f"Row {row.number} of {row.file}"
     path = (row.cell or {}).get("path")
-    return f"Row {row.number} of this pass" + (f" ({path})" if path else "")
+    return f"Row {row.number} of this pass" + (f" ({shortened(path)})" if path else "")
 
 
 class StreamLoader(DataLoader):

@@ -7,7 +7,7 @@ from functools import partial
 from huggingface_hub.errors import HTTPError
 
 from ...hub.retry import retried
-from ..transforms import ImageDecodeError, read_image_file
+from ..image_paths import ImageDecodeError, read_image_file
 from .disk_cache import DiskCache, Row
 from .order import Read
 from .prefetch import parallel_map
