@@ -1,9 +1,42 @@
-"""The errors that hf_mixup raises for its users, each with the exit status of a command that ends with it."""
+"""The errors that hf_mixup raises for its users, each with the exit status of a command that ends with it.
 
+Their messages contain no secrets, also where they quote what a user typed or another library's message.
+"""
+
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from huggingface_hub import get_token
+
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+NO_TOKENS = r"(?:datasets|transfer|download|accelerate)\b"  # common in names of files
+TOKEN = re.compile(rf"(?<![A-Za-z0-9])(hf_|api_org_)(?!{NO_TOKENS})[A-Za-z0-9]{{8,}}")
+CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+QUERY = re.compile(r"(https?://[^\s?'\"<>]+)\?[^\s'\"<>)]+")  # may hold a signature
+TOKEN_LENGTH = 8  # a shorter "token" is not a real one, and could occur in any text
+
+
+def token_in_use() -> str | None:
+    """The token of the environment or the login, None if there is none of at least TOKEN_LENGTH characters."""
+    try:
+        token = get_token() or ""
+    except (OSError, ValueError):  # the file of the login cannot be read
+        return None
+    return token if len(token) >= TOKEN_LENGTH else None
+
+
+def redacted(text: str) -> str:
+    """The text without tokens of the Hub, user names and passwords in URLs, and parameters of URLs."""
+    if token := token_in_use():
+        text = text.replace(token, "***")
+    return QUERY.sub(r"\1", CREDENTIALS.sub("", TOKEN.sub(r"\1***", text)))
+
+
+def one_paragraph(text: object) -> str:
+    """The text on one line, without secrets and with single spaces."""
+    return redacted(" ".join(str(text).split()))
 
 
 class MixupError(Exception):
@@ -11,6 +44,9 @@ class MixupError(Exception):
 
     exit_status = BAD_INPUT
     every_rank = False  # whether each rank prints the message; by default, one rank per machine does
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class ConfigError(MixupError, ValueError):

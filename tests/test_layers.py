@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parents[1] / "hf_mixup"
 
 # from the bottom up; a file may import from rows below its own, and from its own folder or root module
 LAYERS = [
-    ["errors", "files", "mix", "version"],
+    ["errors", "files", "mix", "plain_data", "version"],
     ["components"],
     ["distributed", "metrics", "ops"],
     ["hub"],

@@ -1,11 +1,11 @@
-"""What the commands share: a parser whose errors are one line, exit statuses, and tables of text."""
+"""What the commands share: a parser whose errors are one line, and tables of text."""
 
 import argparse
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from ..errors import INTERRUPTED, ConfigError, MixupError
+from ..errors import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,19 +31,6 @@ class Parser(argparse.ArgumentParser):
         option, equals, value = word.partition("=")
         known = self.spellings.get(option.replace("-", "_")) if option.startswith("--") else None
         return word if known is None else known + equals + value
-
-
-def exit_status(action: Callable[[], object]) -> int:
-    """Run `action`; 0, or the status of its error, which is printed on stderr without a traceback."""
-    try:
-        action()
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return INTERRUPTED
-    except MixupError as error:
-        print(error, file=sys.stderr)
-        return error.exit_status
-    return 0
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> str:

@@ -9,7 +9,8 @@ from transformers.utils import logging
 from ..errors import SaveError
 from ..files import atomic_write
 from ..publish.evaluate import BATCH_SIZE, evaluate
-from ._parser import Parser, exit_status
+from ._errors import exit_status
+from ._parser import Parser
 
 
 def main(argv: list[str]) -> int:

@@ -2,11 +2,13 @@
 
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 
 from ..config.parser import find_recipe
 from ..errors import BAD_INPUT, FAILED, INTERRUPTED, ConfigError, did_you_mean
 from ..version import __version__
+from ._output import redacted_output
 
 COMMANDS = {
     "train": "train a recipe, evaluate it, and export the model with its card",
@@ -23,23 +25,38 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; return 0, 1 (disk, network or another process failed), 2 (bad input) or 130 (interrupted)."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Run a command; return 0, 1 (disk, network or another process failed), 2 (bad input) or 130 (interrupted).
+
+    No secret is printed, also not by the libraries in use. Nothing is, if the reader of stdout or stderr has ended.
+    """
+    try:
+        with redacted_output():
+            status = _run(sys.argv[1:] if argv is None else argv)
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:  # as in `hf-mixup recipes | head`
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # streams of a test have no descriptor
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return FAILED
+
+
+def _run(argv: list[str]) -> int:
+    """Run a command and return its exit status."""
     try:
         if argv[:1] in (["-h"], ["--help"], ["help"], ["--version"]):
-            print(__version__ if argv[0] == "--version" else usage(), flush=True)
+            print(__version__ if argv[0] == "--version" else usage())
             return 0
         name, *rest = chosen_command(argv)
         return import_module(f".{name}", __package__).main(rest)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
+    except SystemExit as end:  # --help
+        return end.code or 0
     except KeyboardInterrupt:  # while modules are imported; the commands handle all later ones
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of stdout ended, as in `hf-mixup recipes | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
 
 
 def usage() -> str:

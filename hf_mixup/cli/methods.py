@@ -2,7 +2,8 @@
 
 from ..benchmark.descriptions import method_description, method_summaries
 from ._descriptions import argument_table, facts
-from ._parser import Parser, exit_status, table
+from ._errors import exit_status
+from ._parser import Parser, table
 
 HEAD = ("method", "name", "group", "needs", "what it does")
 

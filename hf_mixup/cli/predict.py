@@ -6,7 +6,8 @@ import json
 from transformers.utils import logging
 
 from ..publish.predict import predict
-from ._parser import Parser, exit_status, table
+from ._errors import exit_status
+from ._parser import Parser, table
 
 
 def main(argv: list[str]) -> int:

@@ -5,7 +5,7 @@ from transformers.utils import logging
 from ..config import parse
 from ..errors import ConfigError
 from ..publish.preview import preview
-from ._parser import exit_status
+from ._errors import exit_status
 
 OUT = "preview.png"
 HELP = f"""usage: hf-mixup preview RECIPE [--out {OUT}] [--field value ...]

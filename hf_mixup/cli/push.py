@@ -1,36 +1,35 @@
 """`hf-mixup push FOLDER`: push a finished run to the Hub."""
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from transformers.utils import logging
 
-from ..errors import INTERRUPTED, MixupError, PushRefused
+from ..errors import PushRefused
 from ..hub.destination import Destination, check_access
 from ..publish.push import files_to_push, push
+from ._errors import exit_status
 from ._parser import Parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Return the exit status: 0, 2 if the folder or destination is invalid, 1 if a request to the Hub failed."""
     logging.disable_progress_bar()
-    try:
-        options = _parser().parse_args(argv)
-        files_to_push(options.folder)
-        destination = check_access(_destination(options))
-        url = push(options.folder, destination, options.seeds)
-    except KeyboardInterrupt:
-        print("Interrupted. The run's folder is complete: push it again with the same command.", file=sys.stderr)
-        return INTERRUPTED
-    except MixupError as error:
-        print(error, file=sys.stderr)
-        return error.exit_status
+    return exit_status(
+        lambda: run(_parser().parse_args(argv)),
+        interrupted="Interrupted. The run's folder is complete: push it again with the same command.",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Push the folder, and print where it is."""
+    files_to_push(options.folder)
+    destination = check_access(_destination(options))
+    url = push(options.folder, destination, options.seeds)
     if Destination.load(options.folder) is None:  # keep the destination that the run was trained with
         destination.save(options.folder)
     print(f"Pushed to {url}")
-    return 0
 
 
 def _parser() -> Parser:

@@ -3,7 +3,8 @@
 from ..config.catalog import packaged_recipes
 from ..config.parser import recipe_names
 from ..errors import ConfigError, did_you_mean
-from ._parser import Parser, exit_status, table
+from ._errors import exit_status
+from ._parser import Parser, table
 
 
 def main(argv: list[str]) -> int:

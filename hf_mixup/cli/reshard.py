@@ -6,7 +6,8 @@ from pathlib import Path
 from ..errors import PushRefused
 from ..hub.destination import Destination
 from ..publish.reshard import push_copy, shuffled_copy, write_folder
-from ._parser import Parser, exit_status
+from ._errors import exit_status
+from ._parser import Parser
 
 
 def main(argv: list[str]) -> int:

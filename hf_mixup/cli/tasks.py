@@ -2,7 +2,8 @@
 
 from ..benchmark.descriptions import task_description, task_summaries
 from ._descriptions import argument_table, facts
-from ._parser import Parser, exit_status, table
+from ._errors import exit_status
+from ._parser import Parser, table
 
 HEAD = ("task", "labels", "metrics", "what is learned")
 FACTS = ("labels", "metrics", "best", "views", "provides")

@@ -8,10 +8,11 @@ from accelerate import PartialState
 from transformers.utils import logging
 
 from ..config import MixupConfig, parse
-from ..errors import INTERRUPTED, ConfigError, DataError, ExistingRunError, MixupError, PeerProcessDied
+from ..errors import INTERRUPTED, ConfigError, DataError, ExistingRunError, MixupError, PeerProcessDied, redacted
 from ..publish.workflow import check_login, publish, run
 from ..runs.dry_run import dry_run
 from ..runs.run import load_run_data
+from ._errors import in_words
 from ._launcher import launcher, print_last, start_command
 
 
@@ -20,17 +21,18 @@ def main(argv: list[str]) -> int:
     logging.disable_progress_bar()  # transformers' bars for files; the training bar stays
     data, parent = None, launcher()
     try:
-        config = parse(argv)
-        report_processes(argv)
-        check_login(config)
-        data = load_run_data(config)
-        if config.dry_run:
-            print_plan(dry_run(config, data))
+        with in_words():
+            config = parse(argv)
+            report_processes(argv)
+            check_login(config)
+            data = load_run_data(config)
+            if config.dry_run:
+                print_plan(dry_run(config, data))
+                return 0
+            print_results(config, run(config, data))
+            if config.push_to_hub and PartialState().is_main_process:
+                print(f"Pushed to {publish(config)}")
             return 0
-        print_results(config, run(config, data))
-        if config.push_to_hub and PartialState().is_main_process:
-            print(f"Pushed to {publish(config)}")
-        return 0
     except KeyboardInterrupt as interrupt:
         print_error(f"{str(interrupt) or 'Interrupted.'}\nContinue with: {resume_command(argv)}", parent)
         return INTERRUPTED
@@ -113,4 +115,4 @@ def print_error(text: str, launched_by: int | None = None, every_rank: bool = Fa
     """Print `text` on stderr by `print_last`: once on each machine, or on every rank that calls this."""
     first = PartialState().is_local_main_process and os.environ.get("LOCAL_RANK", "0") == "0"
     if every_rank or first:
-        print_last(text, launched_by)
+        print_last(redacted(text), launched_by)

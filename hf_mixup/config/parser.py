@@ -8,10 +8,9 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import yaml
-
 from ..components.references import references
 from ..errors import ConfigError
+from ..plain_data import Damaged, parse_yaml, read_text
 from .types import accepted_types, convert, expected, is_enum, short_repr
 
 Fields = Mapping[str, Field]
@@ -34,31 +33,12 @@ SYNONYMS = {  # names in other libraries, and the field or argument here
 }
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys; PyYAML accepts them, although YAML forbids them."""
-
-    def compose_mapping_node(self, anchor):
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"the key {key.value!r} is given twice"
-                raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else key)
-        return node
-
-
 def load_yaml(text: str, where: str) -> Any:
     """The value of a YAML text: plain data only, no code runs. `where` is for messages. Raises ConfigError."""
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        # the message does not quote the lines, because they may contain a secret
-        mark = error.problem_mark
-        line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{where}{line}: this is not valid YAML: {error.problem}.") from None
-    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
-        raise ConfigError(f"{where}: this is not valid YAML ({type(error).__name__}).") from None
+        return parse_yaml(text)
+    except Damaged as error:
+        raise ConfigError(f"{where}{error}.") from None
 
 
 def recipes_folder() -> Path:
@@ -97,11 +77,10 @@ def read_recipe(path: Path, fields: Fields, above: tuple[Path, ...] = ()) -> dic
             f"The bases of these recipes form a cycle: {' -> '.join(map(str, chain))}. Remove one `base`."
         )
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
+        text = read_text(path)
+    except Damaged as error:
         base = f" It is the base of {above[-1]}; the path is relative to that file." if above else ""
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"Cannot read the recipe {chain[-1]}: {reason}.{base}") from None
+        raise ConfigError(f"Cannot read the recipe {chain[-1]}: {error}.{base}") from None
     values = load_yaml(text, str(path))
     if not isinstance(values, dict):
         found = "empty" if values is None else f"a {type(values).__name__}"

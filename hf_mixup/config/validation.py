@@ -1,13 +1,14 @@
 """Refused fields and values, and combinations of fields that exclude each other."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import fields
+from typing import Any
 
 from datasets.utils.py_utils import convert_file_size_to_int
-from huggingface_hub import get_token
 from transformers import TrainingArguments
 
-from ..errors import ConfigError
+from ..errors import ConfigError, token_in_use
 from .parser import ARGUMENTS
 
 REFUSED = {
@@ -18,7 +19,6 @@ REFUSED = {
     "warmup_ratio": "newer transformers do not have it. Use warmup_steps; a value below 1 is a share of all steps",
 }
 SECRET = re.compile(r"\bhf_[A-Za-z0-9]{20,}|://[^/\s]*:[^/\s]*@")  # a user's token, a password in a URL
-TOKEN_LENGTH = 8  # a shorter "token" is not a real one, and could occur in any value
 SECRETS = {"token", "hub_token", "use_auth_token", "api_key"}
 MIN_LR_SCHEDULES = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
 
@@ -54,12 +54,22 @@ def size_in_bytes(name: str, value: str | int) -> int:
 
 def _check_secrets(values: dict) -> None:
     """Raise ConfigError, without the value, for a value that contains a secret, because run records contain values."""
-    token = get_token() or ""
+    token = token_in_use()
     for name, value in values.items():
-        if isinstance(value, dict):
-            _check_secrets(value)
-        elif isinstance(value, str) and (SECRET.search(value) or (len(token) >= TOKEN_LENGTH and token in value)):
+        texts = [str(part) for part in _leaves(value)]
+        if any(SECRET.search(text) or (token and token in text) for text in texts):
             raise ConfigError(f"{name} is refused, because it contains a token or a password: {REFUSED['hub_token']}.")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """The keys and values inside nested mappings and lists."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _leaves(part)
+    else:
+        yield value
 
 
 def _check_images(config: TrainingArguments) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from .retry import redacted, retried
+from ..errors import redacted
+from .retry import retried
 
 MOVED = (409, 412)  # the branch has a newer commit: another client's, or ours if its response was lost
 TEXT = (".json", ".md", ".yaml")  # uploaded with the commit, not before it

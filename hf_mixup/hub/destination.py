@@ -19,10 +19,11 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from ..errors import PushRefused
+from ..errors import PushRefused, redacted
 from ..files import atomic_write
+from ..plain_data import read_json
 from .commits import MOVED, make_branch
-from .retry import is_transient, reason, redacted, retried, status_of
+from .retry import is_transient, reason, retried, status_of
 
 NAME = ".hub.json"
 INVALID_BRANCH = re.compile(r"^[-/.]|[/.]$|\.lock$|//|\.\.|/\.|@\{|[\s~^:?*\[\\\x00-\x1f\x7f]|^$")  # git's rules
@@ -50,11 +51,11 @@ class Destination:
     def load(cls, folder: Path) -> "Destination | None":
         """Read the file that `save` wrote; None if there is none, PushRefused if it is damaged."""
         try:
-            values = json.loads((folder / NAME).read_text())
+            if not (folder / NAME).exists():
+                return None
+            values = read_json(folder / NAME)
             return cls(**{item.name: values[item.name] for item in fields(cls)})
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (ValueError, KeyError) as error:
             raise PushRefused(f"{folder / NAME} could not be read ({error}): remove it, and give --repo.") from error
 
 

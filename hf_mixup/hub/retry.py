@@ -1,12 +1,10 @@
 """Retry requests after transient errors, and describe errors in one line without secrets."""
 
 import logging
-import re
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from huggingface_hub import get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HTTPError,
@@ -15,6 +13,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
+from ..errors import redacted
 from . import session
 
 Result = TypeVar("Result")
@@ -23,7 +22,6 @@ logger = logging.getLogger(__name__)
 TRIES = 5
 WAIT = 1.0  # seconds before the second try, doubled each time
 PATIENCE = 45.0  # seconds after which no try starts; includes huggingface_hub's own retries, up to 23 s
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def retried(
@@ -84,12 +82,6 @@ def reason(error: BaseException) -> str:
     text = " ".join(str(message or error).split()).split("?", 1)[0]
     status = status_of(error)
     return redacted(f"{type(error).__name__}{f' {status}' if status else ''}: {text}")
-
-
-def redacted(text: str) -> str:
-    """The text without the token in use, which a server may repeat, and without user names and passwords in URLs."""
-    token = get_token()
-    return CREDENTIALS.sub("", text.replace(token, "***") if token else text)
 
 
 def _cause(error: BaseException) -> BaseException:

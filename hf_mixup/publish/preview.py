@@ -1,6 +1,7 @@
 """A picture of a recipe's training images: prepared, augmented and mixed, without training."""
 
 import copy
+import errno
 import logging
 from os import PathLike, fspath
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..config.config import SETTABLE
 from ..config.parser import check_key, merge
 from ..config.types import check_value, convert
 from ..data import Data, Images, Labels, borrowed_generators
-from ..errors import RunError
+from ..errors import RunError, SaveError
 from ..methods import Method
 from ..mix import Mix
 from ..ops.flags import evaluating
@@ -26,6 +27,7 @@ from ..trainer.sample_grid import COLUMNS, MAX_DRAWS, draws, pixel_function, res
 from .labelled_grid import Row, labelled_grid
 
 SHOWN_DRAWS = 3
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)  # errors of a full or failing disk
 SEPARATOR, MAX_LINES = ", ", 6  # between the classes of an image; lines of classes below an image
 UNTRANSFORMED = {"resize": None, "random_resized_crop": None, "randaugment": None, "randaugment_ops": None}
 
@@ -164,4 +166,6 @@ def _save(image: Image.Image, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in FULL:
+            raise SaveError(f"The picture could not be saved as {str(path)!r} ({error}): make space.") from error
         raise RunError(f"The picture could not be saved as {str(path)!r} ({error}): give out a name.png.") from error

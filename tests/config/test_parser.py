@@ -52,7 +52,7 @@ def test_1e_3_is_a_number(write):
         ("label_column: no", ["label_column is False", "text (in quotes)"]),
         ("method_args: 0.2", ["method_args is 0.2", "a mapping"]),
         ("method_args: {when: 2020-01-01}", ["method_args is", "plain data"]),
-        ("model_args: &a {inside: *a}", ["model_args is", "plain data"]),
+        ("model_args: &a {inside: *a}", ["not valid YAML", "an alias refers to a value that contains it"]),
         ("num_examples: .inf", ["num_examples is inf", "an integer"]),
         ("optim: best", ["optim is 'best'", "adamw_torch"]),
     ],
