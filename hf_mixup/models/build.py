@@ -16,10 +16,9 @@ from . import architectures as networks  # noqa: F401  registers them with timm
 from .finetune import load_checkpoint
 from .load_errors import as_model_error
 from .processors import CHANNELS, check_fixed_size, pretrained_cfg, registered_cfg, timm_processor
-from .safe_load import auto_class
+from .safe_load import auto_class, other_sources
 
 RANDOM_WEIGHTS_CFG = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
-RESERVED = {"num_classes", "pretrained", "pretrained_cfg", "checkpoint_path", "features_only"}  # not in model_args
 
 
 def build_model(
@@ -53,7 +52,7 @@ def build_model(
     """
     args = dict(model_args or {})
     reset = args.pop("reset_classifier", None)
-    if reserved := sorted(RESERVED & args.keys()):
+    if reserved := sorted({"num_classes"} & args.keys()) + other_sources(args):
         raise ModelError(f"model_args: {reserved} are not arguments of the network. Use `classes` and `pretrained`.")
     preprocessing = {"mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop_pct}
     preprocessing["size"] = eval_size or image_size

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
 
-from ..errors import ModelError
+from ..errors import ModelError, one_paragraph
 
 # raised by constructors of networks for arguments of a wrong type or value
 BUILD_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError)
@@ -22,11 +22,15 @@ def as_model_error(name: str, args: dict, alternative: str = "") -> Iterator[Non
     """
     try:
         yield
+    except ModelError:
+        raise
     except SafetensorError as error:
-        raise ModelError(f"The weights of {name!r} are damaged ({error}). Download or save them again.") from error
+        raise ModelError(
+            f"The weights of {name!r} are damaged ({one_paragraph(error)}). Download or save them again."
+        ) from error
     except (OSError, HfHubHTTPError) as error:
         if not alternative:
-            raise ModelError(f"{name!r} could not be loaded: {error}") from error
+            raise ModelError(f"{name!r} could not be loaded: {one_paragraph(error)}") from error
         raise ModelError(
             f"{name!r} could not be loaded: it is not in the local cache and the download failed "
             f"({type(error).__name__}). Check the name and the connection, or run `hf download` on a machine that has "
@@ -36,4 +40,4 @@ def as_model_error(name: str, args: dict, alternative: str = "") -> Iterator[Non
         if unknown := re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)):
             network, key = unknown.groups()
             raise ModelError(f"model_args: {name!r} ({network}) has no argument {key!r}. Leave it out.") from error
-        raise ModelError(f"{name!r} could not be built with model_args {args}: {error}") from error
+        raise ModelError(f"{name!r} could not be built with model_args {args}: {one_paragraph(error)}") from error

@@ -1,7 +1,7 @@
 """Loading of saved networks and image processors without running code of the folder or repository."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import timm
@@ -20,11 +20,14 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..errors import ModelError
 from ..hub.download import check_saved, fetch
+from .bounds import bounded, check_numbers
 from .load_errors import BUILD_ERRORS, as_model_error
 
-WEIGHT_SOURCES = {"pretrained", "pretrained_cfg", "checkpoint_path", "features_only"}  # arguments of timm.create_model
-EXTERNAL = ("transformers_weights", "quantization_config")  # keys that refer to other files or code
-SPARE = 10**7  # parameters a configuration may have beyond four times the bytes of its weights
+# arguments of timm.create_model, and keys of its configurations, by which it downloads or reads other files
+CREATE_ARGUMENTS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "features_only"}
+CREATE_ARGUMENTS |= {"cache_dir", "pretrained_strict", "pretrained_filter_fn", "pretrained_model_args", "pruned"}
+SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "custom_load", "source"}
+EXTERNAL = ("transformers_weights", "quantization_config", "use_pretrained_backbone")  # refer to other files or code
 
 
 def auto_class(config) -> type:
@@ -63,7 +66,7 @@ def load_weights(
 
     `args` are model_args, for messages; `options` are arguments of transformers' `from_pretrained`.
     """
-    with as_model_error(name, args):
+    with as_model_error(name, args), nullcontext() if code else bounded(name, folder):
         model, report = auto_class(config).from_pretrained(
             folder, config=config, trust_remote_code=code, use_safetensors=True, output_loading_info=True, **options
         )
@@ -95,6 +98,8 @@ def read_config(name: str, folder: Path, code: bool):
         )
     if "architecture" in saved:
         _check_timm(name, saved)
+    if not code:
+        check_numbers(name, saved)
     with as_model_error(name, {}):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=code)
         if isinstance(config, TimmWrapperConfig):  # timm repeats num_classes here, which transformers refuses
@@ -122,16 +127,12 @@ def _external_keys(saved: dict) -> list[str]:
 def _check_size(name: str, folder: Path, config) -> None:
     """Raise ModelError, before memory is allocated, if the network is far larger than its weights."""
     try:
-        with torch.random.fork_rng(devices=[]), meta_device():
-            count = sum(p.numel() for p in auto_class(config).from_config(config).parameters())
+        with torch.random.fork_rng(devices=[]), bounded(name, folder), meta_device():
+            auto_class(config).from_config(config)
+    except ModelError:
+        raise
     except BUILD_ERRORS:  # not every network can be built on the meta device; loading reports a wrong configuration
         return
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    if count > 4 * size + SPARE:
-        raise ModelError(
-            f"The configuration of {name!r} describes {count:,} parameters, but its weights have {size:,} bytes. Do "
-            "not use it."
-        )
 
 
 @contextmanager
@@ -156,6 +157,21 @@ def _check_timm(name: str, saved: dict) -> None:
             f"{name!r} has the architecture {architecture!r}, which timm {timm.__version__} does not have. "
             "Update timm, or import the package that registers it."
         )
-    refused = sorted(WEIGHT_SOURCES & args.keys()) if isinstance(args, dict) else args
+    refused = not isinstance(args, dict) or other_sources(args) or source_keys(saved.get("pretrained_cfg"))
     if refused:
-        raise ModelError(f"The model_args of {name!r} are not those of a network: {refused}. Do not use it.")
+        what = args if refused is True else refused
+        raise ModelError(f"The model_args of {name!r} are not those of a network: {what}. Do not use it.")
+
+
+def other_sources(args: dict) -> list[str]:
+    """Keys in model_args for which timm would download or read files, or build something else than the network."""
+    return sorted(CREATE_ARGUMENTS & args.keys()) or source_keys(args)
+
+
+def source_keys(values: object) -> list[str]:
+    """Keys, at any depth, of places that timm loads weights from, unless they are empty."""
+    if isinstance(values, list | tuple):
+        return [key for value in values for key in source_keys(value)]
+    if not isinstance(values, dict):
+        return []
+    return sorted(key for key in values if key in SOURCES and values[key]) + source_keys(list(values.values()))
