@@ -1,4 +1,7 @@
-"""Files of hub_cards/, and writing files so that a killed process or a power failure leaves the old or new content."""
+"""Files of hub_cards/, names without local folders, and writing files.
+
+A killed process or a power failure leaves the old or the new content of a file.
+"""
 
 import os
 import shutil
@@ -23,6 +26,20 @@ def hub_card(name: str) -> Path:
 def cache_folder(name: str) -> Path:
     """The folder `name` of the package's cache."""
     return Path(constants.HF_HOME) / "hf_mixup" / name
+
+
+def portable(value):
+    """`value` as JSON data without local paths: an absolute path is shortened to its last part, as `./name`."""
+    if isinstance(value, dict):
+        return {key: portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    return local_name(value) if isinstance(value, str) and value.startswith(("/", "~")) else value
+
+
+def local_name(path: str) -> str:
+    """The name of a local folder, without its parents, as `./name`."""
+    return f"./{Path(path).expanduser().resolve().name}"
 
 
 def atomic_write(file: Path, text: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import atomic_write
+from ..plain_data import read_json
 from .batch_sampler import BatchPlan
 from .images import Images
 from .streaming.dataset import Stream
@@ -54,10 +55,10 @@ class Position:
     def read(cls, folder: Path) -> "Position | None":
         """The position in a checkpoint; None if it has none. DataError if the file is damaged."""
         try:
-            values = json.loads((folder / FILE).read_text())
+            if not (folder / FILE).exists():
+                return None
+            values = read_json(folder / FILE)
             return cls(**values | {"parts": tuple(Part(**part) for part in values["parts"])})
-        except FileNotFoundError:
-            return None
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{folder / FILE} is damaged ({error}): delete this checkpoint to continue from the one before it."

@@ -5,11 +5,10 @@ name exists, relative to the working directory, it is used; any other name with 
 """
 
 import difflib
-import json
 import re
 from pathlib import Path
 
-from huggingface_hub import metadata_load, snapshot_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -19,9 +18,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from yaml import YAMLError
 
+from .. import plain_data
 from ..errors import ModelError
+from .card_section import read_card, split
 from .retry import reason, retried, status_of
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -31,7 +31,6 @@ DOWNLOADED = (CONFIG, *PROCESSORS, WEIGHTS, INDEX, "model-*.safetensors", *RUN_F
 IN_SUBFOLDERS = ("*/*", "*\\*")  # never downloaded; the * of DOWNLOADED matches slashes too
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 CACHED = re.compile(r"models--([^/]+)--([^/]+)/snapshots/[0-9a-f]{40}")
-MAX_JSON = 16 * 2**20  # bytes
 MAX_CLASSES = 10**6
 LOGIN = "log in (`hf auth login`, or HF_TOKEN)"
 
@@ -127,16 +126,9 @@ def check_saved(name: str, folder: Path) -> dict:
 def read_json(file: Path, name: str) -> dict:
     """Return the mapping in a JSON file of the model `name`; ModelError for anything else."""
     try:
-        if file.stat().st_size > MAX_JSON:
-            raise ModelError(f"{file.name} of {name!r} is larger than {MAX_JSON >> 20} MiB: it is not a configuration.")
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, ModelError):
-            raise
+        return plain_data.read_json(file)
+    except plain_data.Damaged as error:
         raise ModelError(f"{file.name} of {name!r} is damaged ({error}): download it again.") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"{file.name} of {name!r} is not a JSON mapping: do not use it.")
-    return values
 
 
 def origin(name: str) -> str | None:
@@ -156,8 +148,8 @@ def origin(name: str) -> str | None:
 def _base_model(file: Path) -> str | None:
     """The base model in the model card's metadata."""
     try:
-        base = (metadata_load(file) or {}).get("base_model") if file.is_file() else None
-    except (OSError, ValueError, YAMLError):
+        base = split(read_card(file))[0].get("base_model") if file.is_file() else None
+    except OSError:
         return None
     base = base[0] if isinstance(base, list) and base else base
     return base if isinstance(base, str) else None

@@ -4,11 +4,12 @@ from contextlib import suppress
 from os import PathLike, fspath
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback
 
 from ..config import MixupConfig
 from ..data import Data, DataError, load_data
-from ..errors import ConfigError, ModelError
+from ..errors import CheckpointError, ConfigError, ModelError, one_paragraph
 from ..hub.download import fetch, read_json
 from ..models.safe_load import load_network, load_processor
 from ..runs import record
@@ -17,7 +18,7 @@ from ..runs.run import as_run_error, make_task
 from ..tasks import Task, available_tasks, task_of_network
 from ..trainer import MixupTrainer
 from ..trainer.task import UNNAMED
-from ..trainer.weights import load_extra
+from ..trainer.weights import TASK, load_extra
 from .predict import chosen_device
 from .processed_images import processed_images
 
@@ -70,17 +71,30 @@ def evaluate(
         for callback in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(callback)
         if learned.state_dict():
-            load_extra(folder, trainer.step, None)
+            _load_task(name, folder, trainer)
         metrics = record.metrics(trainer.evaluate(), record.task_entry(learned))
     described = {"path": labelled.path, "config": labelled.config, "revision": labelled.revision}
     described |= {"split": labelled.eval_split, "rows": len(images), "skipped": images.skipped}
     return {"model": name, "task": learned.name, "data": described, "metrics": metrics}
 
 
+def _load_task(name: str, folder: Path, trainer: MixupTrainer) -> None:
+    """Load the networks of the task; ModelError if their file is missing, damaged or of another task."""
+    try:
+        load_extra(folder, trainer.step, None)
+    except (CheckpointError, OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{TASK} of {name!r} is missing or damaged ({one_paragraph(error)[:300]}).") from error
+
+
 def _run_record(name: str, folder: Path) -> dict:
     """The run record in the model's folder; empty if there is none that this version reads."""
-    run = read_json(folder / record.NAME, name) if (folder / record.NAME).is_file() else {}
-    return run if run.get("schema_version") in record.READABLE else {}
+    run = read_json(folder / record.NAME, name) if (folder / record.NAME).exists() else {}
+    if run.get("schema_version") not in record.READABLE:
+        return {}
+    for key in ("recipe", "task"):
+        if not isinstance(run.get(key, {}), dict):
+            raise ModelError(f"{record.NAME} of {name!r} is damaged ({key} is not a mapping): download it again.")
+    return run
 
 
 def _config(run: dict, network: PreTrainedModel, task: str | None, batch_size: int, device: str | None) -> MixupConfig:

@@ -9,8 +9,9 @@ from huggingface_hub.errors import HTTPError
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..components.references import nested_names, only_given
-from ..errors import CardError
+from ..errors import CardError, one_paragraph
 from ..files import atomic_write
+from ..hub.card_section import CARD, Card, in_folder, merged
 from ..hub.download import CONFIG, read_json
 from ..methods import available, load
 from ..models import architectures as networks
@@ -20,7 +21,7 @@ from ..trainer.sample_grid import NAME, write_picture
 from ..trainer.weights import save_extra
 from .model_card import eval_results, hub_id, model_card, recipe
 
-CARD, RECIPE, EVAL_RESULTS = "README.md", "recipe.yaml", ".eval_results/hf_mixup.yaml"
+RECIPE, EVAL_RESULTS = "recipe.yaml", ".eval_results/hf_mixup.yaml"
 LINK = re.compile(r"https://[\w./%-]+")
 TIMEOUT = 10.0  # seconds, of the request that checks whether a data set is public
 
@@ -32,7 +33,7 @@ def export(folder: Path, trainer, processor: BaseImageProcessor, config, run: di
     else:
         with trainer.ema.swapped():
             _write_model(folder, trainer, processor, config, run)
-    _write_card(folder, run)
+    _write_card(folder, run, cards=in_folder(Path(config.output_dir)))
     record.write(run, folder)
 
 
@@ -65,14 +66,23 @@ def rewrite_card(
     others: Sequence[str | Path | dict] = (),
     *,
     revision: str | None = None,
+    published: Sequence[Card] = (),
 ) -> None:
-    """Write the model card of a finished run again, from the files in its folder.
+    """Write the model card of a finished run again, from the files in its folder; what a person wrote in it is kept.
 
     With `repo` (and `revision`), the code in the card loads the model from there. `others`: runs of the same recipe
-    with other seeds, as folders or records; the card then has mean and standard deviation. Raises CardError.
+    with other seeds, as folders or records; the card then has mean and standard deviation. `published`: the card in
+    the repository, in which a person may have written. Raises CardError.
     """
     runs = [_finished(folder), *(record.with_task(run) if isinstance(run, dict) else _finished(run) for run in others)]
-    _write_card(Path(folder), runs[0], (repo, revision), runs[1:])
+    cards = [*in_folder(Path(folder)), *published]
+    try:
+        _write_card(Path(folder), runs[0], (repo, revision), runs[1:], cards)
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise CardError(
+            f"The card of {folder} cannot be written, because its {record.NAME} or {CONFIG} lacks entries or has wrong "
+            f"ones ({type(error).__name__}: {one_paragraph(error)[:200]}): restore the file, or train again."
+        ) from error
 
 
 def _finished(folder: str | Path) -> dict:
@@ -82,8 +92,13 @@ def _finished(folder: str | Path) -> dict:
     return run
 
 
-def _write_card(folder: Path, run: dict, place: tuple = (None, None), others: Sequence[dict] = ()) -> None:
-    """Write README.md, recipe.yaml and .eval_results of a finished run whose model is in `folder`."""
+def _write_card(
+    folder: Path, run: dict, place: tuple = (None, None), others: Sequence[dict] = (), cards: Sequence[Card] = ()
+) -> None:
+    """Write README.md, recipe.yaml and .eval_results of a finished run whose model is in `folder`.
+
+    `cards`: those whose text of a person is kept.
+    """
     title, link = method_title(run["method"])
     network = read_json(folder / CONFIG, str(folder))
     card = model_card(
@@ -97,7 +112,7 @@ def _write_card(folder: Path, run: dict, place: tuple = (None, None), others: Se
         place=place,
         others=others,
     )
-    atomic_write(folder / CARD, str(card))
+    atomic_write(folder / CARD, merged(card.text, card.data.to_dict(), cards))
     atomic_write(folder / RECIPE, recipe(run))
     if (results := eval_results(run)) is not None:
         atomic_write(folder / EVAL_RESULTS, results)

@@ -75,7 +75,7 @@ def _built(method: Method | None, repo: str, folder: Path, model: PreTrainedMode
 
 def _recorded_method(repo: str, folder: Path, own: Sequence[type[Method]]) -> Method | None:
     """The method of the run record in `folder`, without weights; None if there is no run record of hf_mixup."""
-    run = read_json(folder / NAME, repo) if (folder / NAME).is_file() else {}
+    run = read_json(folder / NAME, repo) if (folder / NAME).exists() else {}
     if not {"schema_version", "recipe_hash", "method"} <= run.keys():
         return None
     if run["schema_version"] not in READABLE:

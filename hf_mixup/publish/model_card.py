@@ -10,7 +10,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..files import hub_card
-from .markdown import clean, code, escaped
+from ..hub.markdown import clean, code, escaped
 from .seeds import results, same_recipe
 
 SAMPLE_OF = "zalando-datasets/fashion_mnist"  # the packaged sample is a subset of it

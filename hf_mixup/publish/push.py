@@ -1,6 +1,5 @@
 """Push a finished run to the Hub: check that its folder is complete, and commit its files."""
 
-import json
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,10 +8,12 @@ from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CardError, PushError, PushRefused
+from ..hub.card_section import on_hub
 from ..hub.commits import commit
 from ..hub.destination import FAILURES, Destination, ensure_repo, explain
 from ..hub.published_files import CHECKPOINT, REQUIRED, is_published
 from ..hub.retry import retried
+from ..plain_data import read_json
 from ..runs import record
 from .export import rewrite_card
 
@@ -23,13 +24,14 @@ def push(folder: Path, destination: Destination, others: Sequence[Path] = ()) ->
     The token is that of the environment or the login. Transient errors are retried. Files of an earlier run in the
     repository that this run does not have are deleted. The code in the card then loads the model from the repository,
     and its results include mean and standard deviation over `others`, folders of runs of the same recipe with other
-    seeds (CardError for other runs).
+    seeds (CardError for other runs). What a person wrote in the card of the folder or repository is kept.
     """
     files_to_push(folder)
     api = HfApi()
     try:
         resolved = retried(lambda: ensure_repo(api, destination), "create the repository")
-        rewrite_card(folder, resolved.repo, others, revision=resolved.revision)
+        published = on_hub(api, resolved.repo, resolved.revision)
+        rewrite_card(folder, resolved.repo, others, revision=resolved.revision, published=published)
         files = files_to_push(folder)
         return commit(api, resolved.repo, files, is_published, "Run", resolved.revision, resolved.create_pr)
     except CardError:
@@ -83,12 +85,11 @@ def _problems(folder: Path, files: dict[str, Path]) -> Iterator[str]:
     for name, path in files.items():
         try:
             if name.endswith(".json"):
-                values = json.loads(path.read_text())
-                values.keys()  # AttributeError unless it is a mapping
+                values = read_json(path)
                 weights = sorted(set(values["weight_map"].values())) if path == index else weights
             elif name.endswith(".safetensors"):
                 with safe_open(path, "pt"):
                     pass
-        except (SafetensorError, ValueError, KeyError, AttributeError) as error:
+        except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             yield f"{name} is damaged ({' '.join(str(error).split())})"
     yield from (f"{name} is missing" for name in weights if name not in files)

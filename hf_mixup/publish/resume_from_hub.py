@@ -13,6 +13,7 @@ from ..files import atomic_write
 from ..hub.destination import CHECKPOINTS, FAILURES, Destination, check_access, explain
 from ..hub.published_files import CHECKPOINT
 from ..hub.retry import is_transient, retried
+from ..plain_data import read_json
 from ..runs import record
 from ..trainer import manifest
 from ..trainer.checkpoint_snapshot import best_name
@@ -62,7 +63,8 @@ def _download(repo: str, folder: Path, recipe_hash: str) -> str | None:
     downloads = folder / DOWNLOADS
     if record.NAME in names:
         hf_hub_download(repo, record.NAME, revision=head.sha, local_dir=downloads)
-    if (record.read(downloads) or {}).get("recipe_hash") != recipe_hash:
+    recorded = read_json(downloads / record.NAME) if record.NAME in names else {}
+    if recorded.get("recipe_hash") != recipe_hash:
         print(f"The checkpoints of {repo} on the Hub are of another recipe: starting from the beginning.")
         return None
     newest = steps[max(steps)]
@@ -88,7 +90,7 @@ def _move_into_run(checkpoint: Path, folder: Path, best: str | None) -> None:
     """Verify a downloaded checkpoint, set the local path of the best one in it, and move it into `folder`."""
     if (checkpoint / manifest.NAME).is_file():
         manifest.verify(checkpoint)
-    state = json.loads((checkpoint / manifest.STATE).read_text())
+    state = read_json(checkpoint / manifest.STATE)
     has_best = best and ((folder / best).is_dir() or best == checkpoint.name)
     state["best_model_checkpoint"] = str(folder / best) if has_best else None
     atomic_write(checkpoint / manifest.STATE, json.dumps(state, indent=2))

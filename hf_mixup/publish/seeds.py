@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from ..errors import CardError
-from .markdown import escaped
+from ..hub.markdown import escaped
 
 TITLES = {"top1": "top-1", "top5": "top-5", "ece": "ECE (15 bins)"}  # of columns, if not the metric's title
 

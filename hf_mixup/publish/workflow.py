@@ -50,7 +50,7 @@ def run(config: MixupConfig, data: Data) -> dict:
     with lock_output_dir(folder) as separate_disks:
         resume_from_hub(config)
         previous = check_output_dir(config, folder)
-        finished = previous is not None and previous["status"] == "finished"
+        finished = previous is not None and previous.get("status") == "finished"
         return previous if finished else _train(config, data, folder, previous, separate_disks)
 
 

@@ -128,7 +128,7 @@ def check_output_dir(config, folder: Path) -> dict | None:
     """
     with raise_on_all_ranks():
         previous = _previous_run(config, folder)
-    finished = gather_object([previous is not None and previous["status"] == "finished"])
+    finished = gather_object([previous is not None and previous.get("status") == "finished"])
     return previous if previous is None or all(finished) else {**previous, "status": "running"}
 
 
@@ -138,16 +138,17 @@ def _previous_run(config, folder: Path) -> dict | None:
         if last_checkpoint(folder) is not None or (folder / "model.safetensors").exists():
             raise RunError(f"{folder} holds a model but no {record.NAME} with its recipe: choose another --output_dir.")
         return None
-    if previous["recipe_hash"] != config.recipe_hash():
+    if previous.get("recipe_hash") != config.recipe_hash():
+        differing = _differences(previous.get("recipe", {}), config.recipe_dict())
         raise RunError(
-            f"{folder} holds a run of another recipe: {_differences(previous['recipe'], config.recipe_dict())}. "
+            f"{folder} holds a run of another recipe: {differing}. "
             "Continue it with the same values, or choose another --output_dir."
         )
     if not config.resume:
         raise ExistingRunError(
             f"{folder} holds a run of this recipe: continue it with --resume, or choose another --output_dir."
         )
-    if previous["status"] == "finished" and not any(folder.glob("model*.safetensors*")):
+    if previous.get("status") == "finished" and not any(folder.glob("model*.safetensors*")):
         raise RunError(
             f"{folder} holds the record of a finished run, but its model.safetensors is gone: train again in another "
             "--output_dir."
@@ -158,9 +159,9 @@ def _previous_run(config, folder: Path) -> dict | None:
 def original_data_commit(config) -> str | None:
     """The commit of the Hub data set that the run to resume started with; None if `revision` was changed since."""
     previous = record.read(config.output_dir) if config.resume else None
-    if previous is None or previous["recipe"].get("revision") != config.revision:
+    if previous is None or previous.get("recipe", {}).get("revision") != config.revision:
         return None
-    commit = previous["data"]["revision"]
+    commit = str(previous.get("data", {}).get("revision"))
     return commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None
 
 
@@ -173,7 +174,7 @@ def common_checkpoint(folder: Path, previous: dict | None) -> str | None:
     state = PartialState()
     if state.is_local_main_process:
         warn_about_interrupted(folder)
-    recorded = previous["world_size"] if previous else state.num_processes
+    recorded = previous.get("world_size", 1) if previous else state.num_processes
     checkpoints = rank_checkpoints(folder, state.process_index, state.num_processes, recorded)
     steps_of_ranks = gather_object([sorted(checkpoints)])
     steps = set.intersection(*map(set, steps_of_ranks))
@@ -200,7 +201,7 @@ def check_same_run(previous: dict | None, now: dict) -> None:
     if previous is None:
         return
     for setting, old, new in (
-        ("data revision", previous["data"]["revision"], now["data"]["revision"]),
+        ("data revision", previous.get("data", {}).get("revision"), now["data"]["revision"]),
         ("mixed precision", previous.get("mixed_precision", now["mixed_precision"]), now["mixed_precision"]),
     ):
         if old != new:

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from ..errors import RecordError, RunError
-from ..files import atomic_write
+from ..files import atomic_write, local_name, portable
 from ..methods import Method
 from ..models.safe_load import auto_class
+from ..plain_data import Damaged, read_json
 from ..tasks import Task, load_task
 from ..trainer.callbacks import training_times
 from ..trainer.memory import peak_mb
@@ -22,6 +23,10 @@ SCHEMA_VERSION = 2
 READABLE = (1, SCHEMA_VERSION)
 NAME = "run.json"
 PACKAGES = ("torch", "torchvision", "transformers", "datasets", "accelerate", "timm", "evaluate", "huggingface_hub")
+# entries of both schema versions, and of a finished run
+ENTRIES = {"status": str, "recipe": dict, "recipe_hash": str, "world_size": int}
+ENTRIES |= {"data": dict, "method": dict, "model": dict}
+RESULTS = {"final": dict}
 # what transformers adds to the metrics of an evaluation
 TIMING = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation_time")
 
@@ -150,23 +155,9 @@ def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def portable(value):
-    """`value` as JSON data without local paths: an absolute path is shortened to its last part, as `./name`."""
-    if isinstance(value, dict):
-        return {key: portable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [portable(item) for item in value]
-    return local_name(value) if isinstance(value, str) and value.startswith(("/", "~")) else value
-
-
 def data_path(path: str) -> str:
     """The id of a data set on the Hub, `sample`, or the name of a local folder as `./name`."""
     return local_name(path) if path != "sample" and Path(path).expanduser().is_dir() else path
-
-
-def local_name(path: str) -> str:
-    """The name of a local folder, without its parents, as `./name`."""
-    return f"./{Path(path).expanduser().resolve().name}"
 
 
 def write(record: dict, folder: Path) -> None:
@@ -180,15 +171,22 @@ def read(folder: str | Path) -> dict | None:
     Records of schema version 1 get the entry `task`, which they lack.
     """
     file = Path(folder) / NAME
-    if not file.is_file():
+    if not file.exists():
         return None
     try:
-        record = json.loads(file.read_text())
-    except ValueError as error:  # includes text that is not UTF-8
-        raise RecordError(f"{file} is not valid JSON ({error}): move it away, or choose another output_dir.") from error
-    if not isinstance(record, dict) or record.get("schema_version") not in READABLE:
+        record = read_json(file)
+    except Damaged as error:
+        raise RecordError(f"{file} is damaged ({error}): move it away, or choose another output_dir.") from error
+    if record.get("schema_version") not in READABLE:
         versions = " or ".join(map(str, READABLE))
         raise RecordError(f"{file} is not a run record of schema version {versions}: choose another output_dir.")
+    finished = record.get("status") == "finished"
+    wanted = {k: v for k, v in (ENTRIES | RESULTS).items() if finished or k in record}
+    if wrong := [name for name, kind in wanted.items() if not isinstance(record.get(name), kind)]:
+        raise RecordError(
+            f"{file} is damaged ({wrong[0]} is {str(record.get(wrong[0]))[:40]!r}): restore it, move it away, or "
+            "choose another output_dir."
+        )
     return with_task(record)
 
 

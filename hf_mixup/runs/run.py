@@ -4,9 +4,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 
-from safetensors import SafetensorError
 from transformers import PrinterCallback, ProgressCallback, set_seed
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import SaveStrategy
@@ -28,8 +26,6 @@ from .progress import BarCallback, ReportCallback
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
-DAMAGED = (UnpicklingError, SafetensorError, RuntimeError)  # errors of reading a damaged checkpoint file
-
 
 def fit(trainer: MixupTrainer, folder: Path, start: str | None) -> None:
     """Train, from the checkpoint `start` if it is given; TrainingInterrupted after SIGINT or SIGTERM."""
@@ -37,13 +33,6 @@ def fit(trainer: MixupTrainer, folder: Path, start: str | None) -> None:
     trainer.add_callback(stop)
     try:
         trainer.train(resume_from_checkpoint=start)
-    except DAMAGED as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
-            raise
-        raise RunError(
-            f"A file of {start} is damaged, or is not a checkpoint file ({type(error).__name__}): delete this folder "
-            "to continue from the checkpoint before it, or start again in another --output_dir."
-        ) from None
     finally:
         stop.restore()
     if stop.stopped:

@@ -10,6 +10,7 @@ from huggingface_hub import HfApi
 from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy
 
+from ..hub.card_section import CARD, on_hub
 from ..hub.commits import commit, make_branch
 from ..hub.destination import CHECKPOINTS, Destination, ensure_repo, explain
 from ..hub.published_files import CHECKPOINT, is_published
@@ -40,6 +41,7 @@ class CheckpointPusher:
     ):
         self.destination, self.run, self._token, self.run_files = destination, run, token, run_files
         self._repo_exists, self._branch_exists, self._warned = repo_exists, False, False
+        self._keeps_card = False
         self._uploaded: set[str] = set()
         self._waiting: Snapshot | None = None
         self._has_new = self._closing = self._last_try = False
@@ -114,10 +116,13 @@ class CheckpointPusher:
         if not self._branch_exists:
             retried(lambda: make_branch(api, self.destination.repo, CHECKPOINTS), "create the branch of checkpoints")
             self._branch_exists = True
+            self._keeps_card = any(card.text for card in on_hub(api, self.destination.repo, CHECKPOINTS))
         unchanged = (self._uploaded & snapshot.existing) - snapshot.names  # stay in the repository
 
         def stale(name: str) -> bool:
             top = name.partition("/")[0]
+            if name == CARD and self._keeps_card:  # a person wrote in it
+                return False
             return is_published(name) or (CHECKPOINT.fullmatch(top) is not None and top not in unchanged)
 
         commit(api, self.destination.repo, snapshot.files(), stale, snapshot.name, CHECKPOINTS)

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ..files import atomic_write
+from ..plain_data import read_json
 from . import manifest
 
 SNAPSHOTS = ".pushing"
@@ -61,7 +62,7 @@ def take_snapshot(checkpoint: Path, run: Path, uploaded: set[str], run_files: tu
 
 def best_name(checkpoint: Path) -> str | None:
     """The folder name of the best checkpoint so far, None if the run does not select one."""
-    best = json.loads((checkpoint / manifest.STATE).read_text()).get("best_model_checkpoint")
+    best = read_json(checkpoint / manifest.STATE).get("best_model_checkpoint")
     return best and Path(best).name
 
 
@@ -75,7 +76,7 @@ def _link(path: Path, target: Path) -> None:
 
 def _remove_local_path(folder: Path) -> None:
     """Replace the local path of the best checkpoint by its name, and update the manifest; the linked files stay."""
-    state = json.loads((folder / manifest.STATE).read_text())
+    state = read_json(folder / manifest.STATE)
     if state.get("best_model_checkpoint"):
         state["best_model_checkpoint"] = Path(state["best_model_checkpoint"]).name
     atomic_write(folder / manifest.STATE, json.dumps(state, indent=2) + "\n")

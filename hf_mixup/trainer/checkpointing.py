@@ -15,6 +15,7 @@ from ..distributed import is_connection_lost, raise_on_all_ranks
 from ..errors import CheckpointError, SaveError
 from ..hub.published_files import CHECKPOINT
 from . import manifest
+from .checkpoint_files import check_files
 from .weights import save_rank_state
 
 REPLACED = ".replaced-"  # prefix of a complete checkpoint while its step is saved again
@@ -85,17 +86,18 @@ def checkpoint_to_resume(trainer, resume_from_checkpoint: str | bool | None) -> 
 
 def _verify(folder: Path) -> None:
     """Raise CheckpointError unless the checkpoint is complete and undamaged, or saved without a manifest."""
+    try:
+        if manifest.status(folder) == manifest.COMPLETE:
+            manifest.verify(folder)
+        check_files(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} The checkpoint cannot be used. {_alternative(folder)}") from None
     state = manifest.status(folder)
     if state == manifest.INTERRUPTED:
         raise CheckpointError(f"{folder} has no {manifest.NAME}: its saving was interrupted. {_alternative(folder)}")
     if state == manifest.UNVERIFIED:
         text = "%s has no %s: transformers' Trainer or hf_mixup 0.1 saved it. It is loaded without verification."
         logger.warning(text, folder, manifest.NAME)
-        return
-    try:
-        manifest.verify(folder)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error} The checkpoint cannot be used. {_alternative(folder)}") from None
 
 
 def _newest(run: Path) -> Path:

@@ -4,7 +4,6 @@ A run may be resumed with another number of processes, batch size or accumulatio
 rows that no process had, and its learning rates follow the epochs.
 """
 
-import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..data import Images, Stream
 from ..data.position import Part, Position, check_same, describe, rows_left
+from ..plain_data import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def _fitting(batches: int, length: int, accumulated: int) -> int:
 
 
 def _step(folder: Path) -> int:
-    return json.loads((folder / TRAINER_STATE_NAME).read_text())["global_step"]
+    return read_json(folder / TRAINER_STATE_NAME)["global_step"]
 
 
 def write(folder: Path, trainer) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..files import atomic_write, flush_to_disk
+from ..plain_data import Damaged, read_json
 
 NAME = "manifest.json"
 STATE = "trainer_state.json"
@@ -32,7 +33,7 @@ def update(folder: Path, changed: str) -> None:
     """Update the entry of the edited file `changed` and remove entries of missing files, if there is a manifest."""
     if not (folder / NAME).is_file():
         return
-    listed = json.loads((folder / NAME).read_text(encoding="utf-8"))["files"]
+    listed = read_json(folder / NAME)["files"]
     kept = {name: entry for name, entry in listed.items() if (folder / name).is_file()}
     kept[changed] = _entry(folder / changed)
     _write(folder, kept)
@@ -46,9 +47,9 @@ def status(folder: Path) -> str:
     if (folder / NAME).is_file():
         return COMPLETE
     try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        state = read_json(folder / STATE)
         ours = OWN_STATE in state.get("stateful_callbacks", {})
-    except (OSError, ValueError, AttributeError):
+    except (Damaged, AttributeError, TypeError):
         return INTERRUPTED
     weights = any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
     return UNVERIFIED if weights and not ours else INTERRUPTED
@@ -57,10 +58,12 @@ def status(folder: Path) -> str:
 def verify(folder: Path) -> None:
     """CheckpointError, with the name of the file, if a file of the manifest is missing or differs from it."""
     try:
-        listed = json.loads((folder / NAME).read_text(encoding="utf-8"))["files"]
+        listed = read_json(folder / NAME)["files"]
         expected = {name: (entry["size"], entry["sha256"]) for name, entry in listed.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / NAME} cannot be read ({type(error).__name__}).") from None
+    except Damaged as error:
+        raise CheckpointError(f"{folder / NAME} cannot be read: {error}.") from None
+    except (KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{folder / NAME} cannot be read: it does not list files with size and sha256.") from None
     for name, (size, sha256) in expected.items():
         path = folder / name
         if not path.is_file():

@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ..methods import Method, load
 from ..tasks import Task
-from . import checkpointing, data_order, evaluation, fsdp
+from . import checkpoint_files, checkpointing, data_order, evaluation, fsdp, script_card
 from .callbacks import add_callbacks
 from .checkpoint_pusher import push_checkpoint
 from .dataloaders import make_eval_loader, make_train_loader
@@ -39,6 +39,7 @@ class MixupTrainer(Trainer):
 
     loss_is_scaled_for_ga = False  # losses are batch means
     start = data_order.NEW_RUN  # where `train` begins in the training data
+    create_model_card, push_to_hub = script_card.create_model_card, script_card.push_to_hub
 
     def __init__(
         self,
@@ -147,8 +148,9 @@ class MixupTrainer(Trainer):
         Raises CheckpointError for a checkpoint whose saving was interrupted, or whose files differ from its manifest.
         """
         self.resumed_from = checkpointing.checkpoint_to_resume(self, resume_from_checkpoint)
-        self.start = data_order.start(self, self.resumed_from)
-        output = super().train(self.resumed_from and str(self.resumed_from), trial, ignore_keys_for_eval)
+        with checkpoint_files.load_errors(self):
+            self.start = data_order.start(self, self.resumed_from)
+            output = super().train(self.resumed_from and str(self.resumed_from), trial, ignore_keys_for_eval)
         if self.ema is not None and self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             self.ema.reset(self.model)
         return output
@@ -212,8 +214,7 @@ class MixupTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # overrides a private method: upstream writes training_args.bin (a pickle with the token), and no method state
-        folder = Path(output_dir or self.args.output_dir)
-        save_files(self, folder, as_checkpoint=self._saves_checkpoint, weights=self._full_state)
+        save_files(self, Path(output_dir or self.args.output_dir), self._saves_checkpoint, self._full_state)
 
     def _save_checkpoint(self, model, trial) -> None:
         # overrides a private method: the manifest must exist before old checkpoints are deleted and the new one pushed

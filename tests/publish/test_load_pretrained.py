@@ -188,7 +188,7 @@ RUN = {"schema_version": 1, "recipe_hash": "0" * 16}
         ("run", b"{", "run.json of .* is damaged"),
         ("run", b"[" * 99999, "run.json of .* is damaged"),
         ("run", b" " * (2**24 + 1), "larger than 16 MiB"),
-        ("run", [1], "is not a JSON mapping"),
+        ("run", [1], "holds a list, not a mapping"),
         ("run", RUN | {"schema_version": 3, "method": {}}, "another version of hf_mixup"),
         ("run", RUN | {"method": {"name": "warpmix", "args": {}}}, "method 'warpmix', which hf_mixup .* does not have"),
         ("run", RUN | {"method": {"name": "../../evil", "args": {}}}, "does not have: update"),

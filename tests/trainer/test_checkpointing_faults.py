@@ -273,7 +273,7 @@ def test_a_damaged_checkpoint_of_version_0_1_is_refused_and_its_pickle_is_not_ex
     (run / f"checkpoint-{STEPS - 1}" / name).write_bytes(pickle.dumps(Harm(tmp_path / "harm")))
     assert start(*argv, "--output_dir", run, "--resume") == 2
     errors = capsys.readouterr().err
-    assert f"checkpoint-{STEPS - 1} is damaged" in errors and "weights_only" not in errors
+    assert f"checkpoint-{STEPS - 1}/{name} is damaged" in errors and "weights_only" not in errors
     assert not (tmp_path / "harm").exists()
 
 
