@@ -3,10 +3,10 @@
 hub.faults.add(method="POST", path="/commit/", status=503, times=2, retry_after=1)
 hub.faults.add(path="/resolve/", slow=2.0)                  # the response is delayed by two seconds
 hub.faults.add(method="GET", path="^/_large/", drop=1000)   # the connection closes after 1000 bytes of the body
+hub.faults.add(path="/api/", body="<html>Log in</html>")    # 200, as from a login page of the network
 """
 
 import asyncio
-import json
 import re
 import threading
 import time
@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect
+
+from .faulty_responses import discard, send_error, send_page, send_redirect, trickled, truncated
 
 LOG_LENGTH = 10_000
 
@@ -43,6 +45,10 @@ class Fault:
     message: str
     drop: int | str | None
     truncate: int | None
+    body: str | None
+    content_type: str
+    redirect: str | None
+    trickle: float | None
     slow: float
     hits: int = 0
 
@@ -70,18 +76,38 @@ class Faults:
         message: str = "An injected fault",
         drop: int | str | None = None,
         truncate: int | None = None,
+        body: str | None = None,
+        content_type: str = "text/html",
+        redirect: str | None = None,
+        trickle: float | None = None,
         slow: float = 0.0,
     ) -> Fault:
         """Add a fault for the next `times` requests (None: all) of the method whose path and query match the regex.
 
         `status` replaces the response, with Retry-After if given. `drop="before"` closes the connection before the
         request is handled; `drop="after"` handles the request and closes without a response; `drop=k` closes after k
-        bytes of the response body. `truncate=k` sends k bytes with a matching Content-Length. `slow` is a delay in
-        seconds before the response, alone or with another fault. `hits` of the fault counts the requests it applied to.
+        bytes of the response body. `truncate=k` sends k bytes with a matching Content-Length. `body` replaces the
+        response by a 200 with this text. `redirect` replaces it by a redirect to this address. `trickle` sends the body
+        byte by byte, with so many seconds between. `slow` is a delay in seconds before the response, alone or with
+        another fault. `hits` of the fault counts the requests it applied to.
         """
-        _check(status, drop, truncate, slow)
-        method = method.upper() if method else None
-        fault = Fault(method, re.compile(path), times, status, retry_after, message, drop, truncate, slow)
+        kinds = {"status": status, "drop": drop, "truncate": truncate}
+        _check(kinds | {"body": body, "redirect": redirect, "trickle": trickle}, slow)
+        fault = Fault(
+            method=method.upper() if method else None,
+            path=re.compile(path),
+            times=times,
+            status=status,
+            retry_after=retry_after,
+            message=message,
+            drop=drop,
+            truncate=truncate,
+            body=body,
+            content_type=content_type,
+            redirect=redirect,
+            trickle=trickle,
+            slow=slow,
+        )
         with self._lock:
             self.pending.append(fault)
         return fault
@@ -103,10 +129,10 @@ class Faults:
             return fault
 
 
-def _check(status, drop, truncate, slow) -> None:
-    chosen = [name for name, value in (("status", status), ("drop", drop), ("truncate", truncate)) if value is not None]
+def _check(kinds: dict, slow: float) -> None:
+    chosen, status, drop = [name for name, value in kinds.items() if value is not None], kinds["status"], kinds["drop"]
     if len(chosen) > 1 or (not chosen and not slow):
-        raise ValueError(f"Choose one of status, drop and truncate, or slow=seconds; not {chosen or 'none of them'}.")
+        raise ValueError(f"Choose one of {', '.join(kinds)}, or slow=seconds; not {chosen or 'none of them'}.")
     numbers = isinstance(drop, int) and not isinstance(drop, bool) and drop >= 0
     if drop is not None and drop not in ("before", "after") and not numbers:
         raise ValueError(f"Unknown drop={drop!r}. Choose 'before', 'after', or a number of bytes of the response body.")
@@ -143,16 +169,22 @@ class FaultyApp:
         if fault.slow:
             await asyncio.sleep(fault.slow)
         if fault.status is not None:
-            await _send_error(fault, send)
+            await send_error(fault.status, fault.message, fault.retry_after, send)
+        elif fault.body is not None:
+            await send_page(fault.body, fault.content_type, send)
+        elif fault.redirect is not None:
+            await send_redirect(fault.redirect, send)
+        elif fault.trickle is not None:
+            await self.app(scope, receive, trickled(fault.trickle, send))
         elif fault.drop == "before":
             await self._close_connection(scope)
         elif fault.drop == "after":
-            await self.app(scope, receive, _discard)
+            await self.app(scope, receive, discard)
             await self._close_connection(scope)
         elif fault.drop is not None:
             await self.app(scope, receive, self._cut_after(fault.drop, scope, send))
         elif fault.truncate is not None:
-            await self.app(scope, receive, _truncated(fault.truncate, send))
+            await self.app(scope, receive, truncated(fault.truncate, send))
         else:
             await self.app(scope, receive, send)
 
@@ -199,35 +231,3 @@ def _recording_status(send, request: Request):
         await send(message)
 
     return send_and_record
-
-
-async def _discard(message) -> None:
-    pass
-
-
-async def _send_error(fault: Fault, send) -> None:
-    body = json.dumps({"error": fault.message}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if fault.retry_after is not None:
-        headers.append((b"retry-after", str(fault.retry_after).encode()))
-    await send({"type": "http.response.start", "status": fault.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _truncated(count: int, send):
-    """A `send` that limits body and Content-Length to `count` bytes."""
-    left = count
-
-    async def send_truncated(message) -> None:
-        nonlocal left
-        if message["type"] == "http.response.start":
-            headers = [
-                (key, str(min(count, int(value))).encode() if key.lower() == b"content-length" else value)
-                for key, value in message["headers"]
-            ]
-            return await send({**message, "headers": headers})
-        body = message.get("body", b"")[:left]
-        left -= len(body)
-        await send({**message, "body": body})
-
-    return send_truncated

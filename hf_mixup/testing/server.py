@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
@@ -17,6 +18,9 @@ from .store import Store
 from .web import HubState
 
 START_TIMEOUT, STOP_TIMEOUT = 10.0, 5.0  # seconds
+# Longer than clients keep idle connections (httpx: 5 s): a connection that both sides close at the same time is reset,
+# and with it the request that the client just sent.
+KEEP_ALIVE = 600
 PART_SIZE = 32 * 2**20  # bytes; longer files are uploaded in parts
 
 
@@ -48,6 +52,7 @@ class LocalHub:
         self._app = FaultyApp(make_app(HubState(self.store, self.accounts, part_size)), self.faults, self._connections)
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
+        self._listener: socket.socket | None = None
 
     @property
     def url(self) -> str:
@@ -91,10 +96,12 @@ class LocalHub:
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=1,
             )
             self._server = uvicorn.Server(config)
             run = self._server.run
+            self._listener = listener.dup()  # the server closes the other one
             self._thread = threading.Thread(target=run, args=([listener],), name="LocalHub", daemon=True)
             self._thread.start()
             self._wait_for_start()
@@ -127,6 +134,7 @@ class LocalHub:
 
             def connection_lost(self, error) -> None:
                 connections.pop(self.client, None)
+                _shut_down(self.transport.get_extra_info("socket"))
                 super().connection_lost(error)
 
         return Protocol
@@ -145,6 +153,10 @@ class LocalHub:
             if self._thread is not None and self._thread.ident is not None:
                 self._thread.join(STOP_TIMEOUT)
             self._server = self._thread = None
+        if self._listener is not None:
+            _shut_down(self._listener)
+            self._listener.close()
+            self._listener = None
         self.store.unlock()
 
     def __enter__(self) -> "LocalHub":
@@ -152,3 +164,9 @@ class LocalHub:
 
     def __exit__(self, *error) -> None:
         self.stop()
+
+
+def _shut_down(used: socket.socket) -> None:
+    """End a connection, or listening; a forked process, such as a loader's worker, may hold a copy that stays open."""
+    with suppress(OSError):  # closed already
+        used.shutdown(socket.SHUT_RDWR)

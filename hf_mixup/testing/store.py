@@ -57,6 +57,8 @@ class Store:
     def unlock(self) -> None:
         """Release the lock."""
         if self._lock is not None:
+            if fcntl is not None:  # closing does not unlock it while a forked process holds a copy
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
             self._lock.close()
             self._lock = None
 
