@@ -8,6 +8,7 @@ from importlib import import_module
 from ..config.parser import find_recipe
 from ..errors import BAD_INPUT, FAILED, INTERRUPTED, ConfigError, did_you_mean
 from ..version import __version__
+from ._interrupt import end, on_ctrl_c
 from ._output import redacted_output
 
 COMMANDS = {
@@ -22,6 +23,15 @@ COMMANDS = {
     "push": "push a finished run to the Hub",
     "hub": "start a local Hub, to try Hub commands without a network",
 }
+
+
+def start() -> int:
+    """`main` as a process of its own: Ctrl-C ends it within seconds."""
+    on_ctrl_c()
+    status = main()
+    if status == INTERRUPTED:
+        end()
+    return status
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -36,7 +36,7 @@ from .export import export
 from .push import push
 from .resume_from_hub import fetch_checkpoint
 
-STOP_TIMEOUT = 10.0  # seconds that an interrupted or failed run waits for its last upload
+STOP_TIMEOUT = 2.0  # seconds that an interrupted or failed run waits for its last upload
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from ..methods import Method, load
 from ..models.build import problem_type_of
 from ..tasks import DEFAULT, Task, load_task, task_of_network
 from ..trainer import MixupTrainer
-from ..trainer.callbacks import StopCallback
 from ..trainer.checkpointing import last_checkpoint
+from ..trainer.stop import StopCallback
 from . import record
 from .images import eval_images, train_images
 from .network import make_model
@@ -29,7 +29,7 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 
 def fit(trainer: MixupTrainer, folder: Path, start: str | None) -> None:
     """Train, from the checkpoint `start` if it is given; TrainingInterrupted after SIGINT or SIGTERM."""
-    stop = StopCallback(trainer.accelerator)
+    stop = StopCallback(trainer)
     trainer.add_callback(stop)
     try:
         trainer.train(resume_from_checkpoint=start)

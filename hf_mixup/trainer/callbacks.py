@@ -1,6 +1,5 @@
-"""The trainer's callbacks: method, data order, losses, training time, optimizer check, stop signals."""
+"""The trainer's callbacks: method, data order, losses, training time, optimizer check."""
 
-import signal
 import time
 
 import torch
@@ -166,51 +165,6 @@ class OptimizerCheckCallback(TrainerCallback):
         if not self.checked:
             self.checked = True
             check_optimizer(optimizer, self.trainer.step, self.trainer.optimizer_given)
-
-
-class StopCallback(TrainerCallback):
-    """On SIGINT (Ctrl-C) or SIGTERM, saves a checkpoint after the step and stops; a second signal stops at once."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-    CHECK_EVERY = 10  # steps between checks whether any rank received a signal
-
-    def __init__(self, accelerator):
-        self.accelerator, self.requested, self.stopped, self.previous = accelerator, False, False, {}
-
-    def on_train_begin(self, args, state, control, **_):
-        self.previous = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
-
-    def _on_signal(self, number, frame):
-        self.requested = True
-        signal.signal(number, self.previous[number])
-
-    def on_step_end(self, args, state, control, **_):
-        if self._any_rank_requested(state):
-            self.stopped = True
-            control.should_save = control.should_training_stop = True
-
-    def _any_rank_requested(self, state) -> bool:
-        """Whether any rank received a signal. With several ranks it is checked at every CHECK_EVERY-th step only."""
-        if self.accelerator.num_processes == 1:
-            return self.requested
-        if state.global_step % self.CHECK_EVERY:
-            return False
-        # all ranks wait for each other here
-        requested = torch.tensor([self.requested], dtype=torch.int32, device=self.accelerator.device)
-        return bool(self.accelerator.reduce(requested, "sum").item())
-
-    def on_epoch_end(self, args, state, control, **_):
-        if self.stopped:
-            control.should_evaluate = control.should_save = control.should_log = False
-
-    def on_train_end(self, args, state, control, **_):
-        self.restore()
-
-    def restore(self) -> None:
-        """Reinstall the signal handlers that were active before training."""
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-        self.previous = {}
 
 
 def add_callbacks(trainer) -> None:

@@ -11,6 +11,7 @@ from fixtures.cli import ROOT, folder_of, python, recipe_of
 import hf_mixup
 from hf_mixup.cli._parser import Parser
 from hf_mixup.cli.main import COMMANDS, main
+from hf_mixup.cli.main import start as start_process
 
 HEAVY = ("torch", "transformers", "timm", "datasets", "accelerate")
 MODULES = f"""
@@ -79,12 +80,12 @@ def test_public_names_are_imported_when_the_command_uses_them():
     assert printed.split() == ["preview", "mini_vit", str(len(hf_mixup.__all__))], errors
 
 
-def test_the_console_script_is_this_function():
+def test_the_console_script_is_the_function_that_ctrl_c_ends():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     name, _, place = setup["options.entry_points"]["console_scripts"].strip().partition(" = ")
     module, _, function = place.partition(":")
-    assert name == "hf-mixup" and getattr(import_module(module), function) is main
+    assert name == "hf-mixup" and getattr(import_module(module), function) is start_process
 
 
 def test_a_recipe_as_the_first_word_trains(tmp_path, capsys):

@@ -233,7 +233,7 @@ def test_ctrl_c_does_not_wait_for_a_slow_hub(hub, argv, monkeypatch, tmp_path, c
 TWO = """
 import os, sys
 from pathlib import Path
-from hf_mixup.__main__ import main
+from hf_mixup.cli.main import main
 found = [main([*sys.argv[2:], "--hub_model_id", repo]) for repo in ("bob/theirs", "a b", "user/two")]
 Path(sys.argv[1], "status-" + os.environ["RANK"]).write_text(str(found))
 """
