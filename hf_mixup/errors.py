@@ -80,6 +80,12 @@ class ModelError(MixupError, ValueError):
     """A model that could not be loaded or built as requested."""
 
 
+class ModelUnreachable(ModelError):
+    """A model could not be downloaded because of the network or the server; the request may be valid."""
+
+    exit_status = FAILED
+
+
 class TaskError(MixupError, ValueError):
     """A task, method or loss function that returns what cannot be used."""
 

@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from ..errors import DataError, DataUnreachable
+from ..hub.interruptible import interruptible
 from ..hub.retry import is_transient, retried
 from .image_paths import check_path
 from .local_files import check_card, fingerprint, label_advice, local_builder
@@ -85,7 +86,8 @@ def open_splits(
         commit = resolved
         home = None if outside else f"hf://datasets/{path}@{commit}/"
     try:
-        opened = retried(lambda: _load(path, config, commit, streaming, token, label, home), f"open data set {data!r}")
+        load = partial(_load, path, config, commit, streaming, token, label, home)
+        opened = retried(lambda: interruptible(load), f"open data set {data!r}")
     except DataError:
         raise
     except OPEN_ERRORS as error:

@@ -165,6 +165,7 @@ def explain(error: BaseException, destination: Destination) -> str:
     if status in MOVED:
         return f"it was changed by others at the same time ({reason(error)}): try again later"
     if is_transient(error):
-        state = f"{hub} is failing or busy" if status else f"{hub} could not be reached"
+        failing = status is not None and status >= 400
+        state = f"{hub} is failing or busy" if failing else f"{hub} could not be reached"
         return f"{state} ({reason(error)})"
     return reason(error)

@@ -8,7 +8,7 @@ import difflib
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -18,11 +18,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 
 from .. import plain_data
-from ..errors import ModelError
+from ..errors import ModelError, ModelUnreachable
 from .card_section import read_card, split
-from .retry import reason, retried, status_of
+from .interruptible import interruptible
+from .retry import INCONSISTENT, is_transient, reason, retried, status_of
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -58,9 +60,21 @@ def fetch(name: str, revision: str | None = None, *, code: bool = False) -> Path
     patterns = [*DOWNLOADED, "*.py"] if code else list(DOWNLOADED)
     options = {"revision": revision, "allow_patterns": patterns, "ignore_patterns": list(IN_SUBFOLDERS)}
     try:
-        return Path(retried(lambda: snapshot_download(name, **options), f"download {name}"))
+        return Path(retried(lambda: _download(name, options), f"download {name}"))
     except (OSError, HTTPError, RuntimeError, ValueError) as error:
-        raise ModelError(_failure_message(name, revision, error)) from None  # the error's text may contain the token
+        error_class = ModelUnreachable if is_transient(error) else ModelError
+        raise error_class(_failure_message(name, revision, error)) from None  # the error's text may contain the token
+
+
+def _download(name: str, options: dict) -> str:
+    try:
+        return interruptible(lambda: snapshot_download(name, **options))
+    except OSError as error:
+        if INCONSISTENT in str(error):  # huggingface_hub 1 would continue it, also if it is a page of another server
+            blobs = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "blobs")
+            for partial_file in blobs.glob("*.incomplete"):
+                partial_file.unlink(missing_ok=True)
+        raise
 
 
 def _suggestion(folder: Path) -> str:
@@ -89,7 +103,7 @@ def _failure_message(name: str, revision: str | None, error: Exception) -> str:
         return f"The Hub refuses access to {name!r} ({reason(error)}): {LOGIN} with a token that may read it."
     if isinstance(error, LocalEntryNotFoundError):
         offline = isinstance(error.__cause__, OfflineModeIsEnabled)
-        cause = "offline mode is on (HF_HUB_OFFLINE)" if offline else "the Hub did not return it"
+        cause = "offline mode is on (HF_HUB_OFFLINE)" if offline else f"the Hub did not return it ({reason(error)})"
         return (
             f"Could not load {name!r}: it is not in the local cache and {cause}. Check the name and the connection, or "
             f"run `hf download {name}` on a machine with a connection."

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from huggingface_hub.errors import (
+    FileMetadataError,
     HfHubHTTPError,
     HTTPError,
     LocalEntryNotFoundError,
@@ -15,6 +16,7 @@ from huggingface_hub.errors import (
 
 from ..errors import redacted
 from . import session
+from .answers import ForeignAnswer, foreign
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 TRIES = 5
 WAIT = 1.0  # seconds before the second try, doubled each time
 PATIENCE = 45.0  # seconds after which no try starts; includes huggingface_hub's own retries, up to 23 s
+# errors without a class of their own: a file that was cut, and a session that another thread closed after an error
+INCONSISTENT, CLOSED = "Consistency check failed", "client has been closed"
 
 
 def retried(
@@ -60,6 +64,8 @@ def is_transient(error: BaseException) -> bool:
         return False
     if isinstance(error.__cause__, OfflineModeIsEnabled):
         return False
+    if isinstance(error, (ForeignAnswer, FileMetadataError)) or INCONSISTENT in str(error) or CLOSED in str(error):
+        return True
     status = status_of(error)
     if status is not None:
         return status in (408, 429) or status >= 500
@@ -78,6 +84,12 @@ def status_of(error: BaseException) -> int | None:
 def reason(error: BaseException) -> str:
     """Error class, HTTP status and the server's message on one line, without secrets and URL parameters."""
     error = _cause(error)
+    if isinstance(error, ForeignAnswer):
+        return redacted(str(error))
+    if isinstance(error, FileMetadataError):
+        return redacted(foreign("a response without the name and version of the file"))
+    if INCONSISTENT in str(error):
+        return redacted(foreign(f"an incomplete file ({' '.join(str(error).split())})"))
     message = getattr(error, "server_message", None) if isinstance(error, HfHubHTTPError) else None
     text = " ".join(str(message or error).split()).split("?", 1)[0]
     status = status_of(error)

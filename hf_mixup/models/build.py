@@ -17,6 +17,7 @@ from .finetune import load_checkpoint
 from .load_errors import as_model_error
 from .processors import CHANNELS, check_fixed_size, pretrained_cfg, registered_cfg, timm_processor
 from .safe_load import auto_class, other_sources
+from .timm_weights import create_network
 
 RANDOM_WEIGHTS_CFG = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
 
@@ -121,7 +122,7 @@ def _build_architecture(name, head, image_size, args, reset, pretrained, preproc
         check_fixed_size(name, args, image_size, preprocessing)
     count = len(head["id2label"])
     with as_model_error(name, args, "pretrained=False starts from random weights"):
-        network = timm.create_model(name, pretrained=pretrained, num_classes=count, **args)
+        network = create_network(name, pretrained, num_classes=count, **args)
         if reset and pretrained:
             network.reset_classifier(count)
     config = TimmWrapperConfig(architecture=name, num_labels=count, model_args=args, **head)

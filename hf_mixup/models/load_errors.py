@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from huggingface_hub.errors import HTTPError, StrictDataclassError
 from safetensors import SafetensorError
 
-from ..errors import ModelError, one_paragraph
+from ..errors import ModelError, ModelUnreachable, one_paragraph
+from ..hub.retry import is_transient, reason
 
 # raised by constructors of networks for arguments of a wrong type or value
 BUILD_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError)
@@ -28,13 +29,14 @@ def as_model_error(name: str, args: dict, alternative: str = "") -> Iterator[Non
         raise ModelError(
             f"The weights of {name!r} are damaged ({one_paragraph(error)}). Download or save them again."
         ) from error
-    except (OSError, HfHubHTTPError) as error:
+    except (OSError, HTTPError) as error:
         if not alternative:
             raise ModelError(f"{name!r} could not be loaded: {one_paragraph(error)}") from error
-        raise ModelError(
+        transient = is_transient(error)
+        raise (ModelUnreachable if transient else ModelError)(
             f"{name!r} could not be loaded: it is not in the local cache and the download failed "
-            f"({type(error).__name__}). Check the name and the connection, or run `hf download` on a machine that has "
-            f"one; {alternative}."
+            f"({reason(error) if transient else type(error).__name__}). Check the name and the connection, or run "
+            f"`hf download` on a machine that has one; {alternative}."
         ) from error
     except BUILD_ERRORS as error:
         if unknown := re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)):

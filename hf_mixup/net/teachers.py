@@ -7,9 +7,11 @@ import torch
 from huggingface_hub.errors import HTTPError
 from torch import nn
 
-from ..errors import ModelError
+from ..errors import ModelError, ModelUnreachable
 from ..hub.download import fetch
+from ..hub.retry import is_transient
 from ..models.safe_load import load_network
+from ..models.timm_weights import create_network
 
 
 def teacher(name: str, pretrained: bool = True) -> nn.Module:
@@ -22,7 +24,7 @@ def teacher(name: str, pretrained: bool = True) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             if timm.is_model(name):
-                network = timm.create_model(name, pretrained=pretrained)
+                network = create_network(name, pretrained)
                 network.reloaded_by_name = pretrained
                 return network
             if "/" in name or Path(name).is_dir():
@@ -31,7 +33,8 @@ def teacher(name: str, pretrained: bool = True) -> nn.Module:
                 return network
     except (OSError, RuntimeError, HTTPError, ModelError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
+        unreachable = isinstance(error, ModelUnreachable) or is_transient(error)
+        raise (ModelUnreachable if unreachable else ValueError)(
             f"The weights of teacher {name!r} could not be loaded ({type(error).__name__}: {reason}). Check the "
             "connection, give a folder that contains them, or give teacher: null for a frozen copy of the network."
         ) from error

@@ -1,14 +1,18 @@
 """Timeouts and limits of requests inside `limited`, against a local Hub."""
 
+import gc
 import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from huggingface_hub import get_session
+from huggingface_hub import HfFileSystem, close_session, get_session
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
-from hf_mixup.hub import session
+from hf_mixup.hub import retry, session
 
 
 @pytest.mark.parametrize("timeout", [{}, {"timeout": None}])
@@ -66,3 +70,69 @@ def test_a_forked_process_does_not_close_the_inherited_connections(monkeypatch):
     if child == 0:
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_garbage_collection_in_the_connection_pool_may_close_an_unclosed_stream(hub, api, monkeypatch):
+    api.create_repo("user/stream", repo_type="dataset")
+    api.upload_file(repo_id="user/stream", repo_type="dataset", path_in_repo="a.bin", path_or_fileobj=os.urandom(2**22))
+    files = HfFileSystem(endpoint=hub.url, token=hub.token)
+    with session.limited():
+        pool = get_session()._transport._pool
+    assign = pool._assign_requests_to_connections  # runs while the pool's lock is held
+    monkeypatch.setattr(pool, "_assign_requests_to_connections", lambda: (gc.collect(), assign())[1])
+    statuses = []
+
+    def request():
+        file = files.open("datasets/user/stream/a.bin", block_size=0)
+        file.read(10)
+        file.myself = file  # a cycle, which only a garbage collection ends
+        del file
+        statuses.append(get_session().get(f"{hub.url}/api/whoami-v2").status_code)
+
+    thread = threading.Thread(target=request, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert statuses == [401]
+
+
+def test_a_forked_process_can_use_the_inherited_pool_although_a_thread_of_its_parent_held_the_lock():
+    with session.limited():
+        inherited = get_session()
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with inherited._transport._pool._optional_thread_lock:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold, daemon=True)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        with inherited._transport._pool._optional_thread_lock:
+            os._exit(0)
+    done.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_downloads_in_other_threads_have_timeouts_too(hub, monkeypatch):
+    monkeypatch.setitem(session.TIMEOUTS, "read", 0.1)
+    hub.faults.add(path="/whoami", slow=0.3, times=None)
+    with session.limited(), ThreadPoolExecutor(1) as pool, pytest.raises(HTTPError):
+        pool.submit(get_session().get, f"{hub.url}/api/whoami-v2").result()
+
+
+def test_a_session_that_another_thread_closed_is_used_again(hub, api, monkeypatch):
+    monkeypatch.setattr(retry, "WAIT", 0.0)
+    closed = []
+
+    def call():
+        client = get_session()
+        if not closed:
+            closed.append(close_session())
+        return client.get(f"{hub.url}/api/whoami-v2").status_code
+
+    assert retry.retried(call, "request the user") == 401

@@ -4,7 +4,7 @@ import io
 import re
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from urllib.parse import unquote
 
 from huggingface_hub import HfApi, hf_hub_url
@@ -12,6 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from ...errors import DataError, DataUnreachable
+from ...hub.answers import ForeignAnswer
 from ...hub.retry import is_transient, reason, retried, status_of
 
 HUB_FILE = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
@@ -22,7 +23,7 @@ REQUEST_BYTES = 2**25  # of one request at most: a broken connection discards no
 PATHS_PER_REQUEST = 500
 EXPIRED = (400, 401, 403, 404, 410)  # statuses of signed addresses that are no longer valid
 Sleep = Callable[[float], object]
-_addresses: dict[str, str] = {}  # the signed address of each file of the Hub, valid for this process
+_addresses: dict[str, str] = {}  # the signed address of each file of the Hub, as long as it works
 
 
 def file_sizes(paths: list[str], token: str | None = None) -> dict[str, int]:
@@ -66,7 +67,7 @@ def read_range(path: str, start: int, stop: int, token: str | None = None, sleep
     url = hf_hub_url(repo, name, repo_type="dataset", revision=unquote(revision))
     parts = []
     for first in range(start, stop, REQUEST_BYTES):
-        request = partial(_request_range, url, first, min(first + REQUEST_BYTES, stop), token)
+        request = partial(_request_range, path, url, first, min(first + REQUEST_BYTES, stop), token)
         try:
             parts.append(retried(request, f"read {path}", tries=TRIES, patience=PATIENCE, pause=sleep))
         except (HTTPError, OSError) as error:
@@ -74,27 +75,41 @@ def read_range(path: str, start: int, stop: int, token: str | None = None, sleep
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _request_range(url: str, start: int, stop: int, token: str | None) -> bytes:
-    """The bytes of a range, from the address that the Hub redirects to. It is kept until it is refused as expired."""
+def _request_range(path: str, url: str, start: int, stop: int, token: str | None) -> bytes:
+    """The bytes of a range, from the address that the Hub redirects to. It is kept until it fails."""
     wanted = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-    response = None
     if address := _addresses.get(url):
-        response = get_session().get(address, headers=wanted, timeout=READ_TIMEOUT)
-        if response.status_code in EXPIRED:
+        try:
+            response = get_session().get(address, headers=wanted, timeout=READ_TIMEOUT)
+            if response.status_code not in EXPIRED:
+                return _content(path, response, start, stop, token)
+        except (HTTPError, OSError):  # the server of this address may be gone: the next try resolves another
             _addresses.pop(url, None)
-            response = None
-    if response is None:
-        headers = build_hf_headers(token=token) | wanted
-        response = get_session().get(url, headers=headers, timeout=READ_TIMEOUT, follow_redirects=True)
-    hf_raise_for_status(response)
-    content = response.content
-    if response.status_code == 200:  # a server without range requests sends the whole file
-        content = content[start:stop]
-    if len(content) != stop - start:
-        raise ConnectionError(f"received {len(content)} of {stop - start} bytes")
+            raise
+        _addresses.pop(url, None)
+    headers = build_hf_headers(token=token) | wanted
+    response = get_session().get(url, headers=headers, timeout=READ_TIMEOUT, follow_redirects=True)
+    content = _content(path, response, start, stop, token)
     if response.history:
         _addresses[url] = str(response.url)
     return content
+
+
+def _content(path: str, response, start: int, stop: int, token: str | None) -> bytes:
+    """The range that was requested; ForeignAnswer if the response is not this range and not the whole file."""
+    hf_raise_for_status(response)
+    content, whole = response.content, response.status_code == 200  # from a server without range requests
+    wanted, sent = _size(path, token) if whole else stop - start, response.headers.get("Content-Range")
+    if len(content) != wanted:
+        raise ForeignAnswer(response, f"{len(content)} of {wanted} bytes")
+    if not (whole or sent is None or sent.startswith(f"bytes {start}-")):
+        raise ForeignAnswer(response, f"{sent} instead of the bytes from {start}")
+    return content[start:stop] if whole else content
+
+
+@lru_cache
+def _size(path: str, token: str | None) -> int:
+    return file_sizes([path], token)[path]
 
 
 def _read_local(path: str, use: Callable):
