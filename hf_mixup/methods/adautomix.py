@@ -2,7 +2,10 @@
 
 Differences from the authors' code: the encoder runs on clean images once instead of once per mixed image, and only in
 adversarial steps. In these steps, as in the code, the generator reduces the similarity of the encoder's outputs to
-those of the clean images; in the paper's text it increases the similarity (`cosine_sign=-1`).
+those of the clean images; in the paper's text it increases the similarity (`cosine_sign=-1`). Masks become constant
+where the first image's lam is within `lam_margin` of 0 or 1, as meant; the comparison in OpenMixup is inverted, which
+makes nearly all masks of three images constant. The golden values come from the toolbox (OpenMixup), without this
+comparison. In Swin the features are read before patch merging, as in `automix`.
 """
 
 from dataclasses import dataclass

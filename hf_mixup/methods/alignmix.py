@@ -1,7 +1,8 @@
 """AlignMix: mix two feature maps after aligning them by optimal transport (Venkataramanan et al., 2022, section 3).
 
 As the authors' code, without the paper's autoencoder. In networks with a class token, patches of the last map do not
-influence the logits: the map before the last block is used, and class tokens are mixed without alignment.
+influence the logits: the map before the last block is used, and class tokens are mixed without alignment. Batches that
+are not aligned use Mixup of the input, as in the authors' code; OpenMixup alternates with Manifold Mixup.
 """
 
 from dataclasses import dataclass

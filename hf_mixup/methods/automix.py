@@ -1,4 +1,8 @@
-"""AutoMix: a mask generator trained with a momentum encoder (Liu et al., 2022, section 3)."""
+"""AutoMix: a mask generator trained with a momentum encoder (Liu et al., 2022, section 3).
+
+In Swin the features are read before the patch merging that ends a stage (384 channels, 14 x 14 at 224 px); in the
+published configurations after it (768 channels, 7 x 7).
+"""
 
 import copy
 import math

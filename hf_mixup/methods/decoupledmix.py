@@ -1,7 +1,9 @@
 """Decoupled Mixup: a loss term per mixed class that excludes the other mixed classes (Liu et al., 2023, section 4.1).
 
 Computed per row, so that it supports a lam per row, and lam = 1/2, for which the authors' code omits the term. Their
-two-hot targets of a pair of one class may exceed one; here they are clipped to one.
+two-hot targets of a pair of one class may exceed one; here they are clipped to one. The terms of the row itself and of
+its partner have the weights of lam and 1 - lam; the authors' code assigns them by the order of the class numbers in
+the first row of the batch.
 """
 
 import math

@@ -1,7 +1,8 @@
 """SAMix: AutoMix with a mask generator that sees both images (Li et al., 2021, section 4).
 
 As the authors' code, except that the network's classifier is trained on mixed images, as in `automix`. The weight of
-negative classes is omitted: it has no effect with softmax cross-entropy.
+negative classes is omitted: it has no effect with softmax cross-entropy. In Swin the features are read before patch
+merging, as in `automix`.
 """
 
 import math

@@ -33,7 +33,7 @@ LEARNED = {  # a mask generator, its encoder and their losses
 }
 
 ROWS = {
-    "adautomix": {"golden": "JinXins/Adversarial-AutoMixup, AdaptiveMask, co_mixup and forward_k", **LEARNED},
+    "adautomix": {"golden": "Westlake-AI/openmixup, AdaptiveMask, co_mixup and forward_k", **LEARNED},
     "alignmix": {
         "golden": "shashankvkt/AlignMixup_CVPR22, mixup_aligned",
         "mask": False,
