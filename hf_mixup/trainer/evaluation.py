@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from transformers import EvalPrediction
-from transformers.trainer_pt_utils import nested_numpify
+from transformers.trainer_pt_utils import nested_detach, nested_numpify
 
 from ..tasks._function import FunctionTask
 from .task_results import checked_metrics
@@ -100,10 +100,11 @@ def mean_loss(rows: Tensor, accelerator: Accelerator) -> Tensor:
     return rows[: max(kept, 1)].mean()
 
 
-def step(trainer, model, inputs: dict, loss_only: bool) -> tuple | None:
+def step(trainer, model, inputs: dict, loss_only: bool, ignored: list[str] | None = None) -> tuple | None:
     """Loss, outputs and labels of a batch whose labels are missing, or are not gathered for the task's metrics.
 
-    Without labels in a task that reads them, there is no loss. Labels that are not gathered are zeros (B,). None for
+    Without labels in a task that reads them, there is no loss; further outputs of the network, except those `ignored`,
+    follow the outputs, as in transformers' Trainer. Labels that are not gathered are zeros (B,). None for
     any other batch, which upstream's step supports.
     """
     task, read = trainer.task, trainer.label_names
@@ -115,7 +116,10 @@ def step(trainer, model, inputs: dict, loss_only: bool) -> tuple | None:
         if missing:
             with trainer.accelerator.autocast():
                 outputs = trainer.step.predict(**inputs)
-            return None, None if loss_only else outputs, None
+            if ignored is None:
+                ignored = getattr(getattr(trainer.model, "config", None), "keys_to_ignore_at_inference", [])
+            further = [value for name, value in trainer.step.further.items() if name not in ignored]
+            return None, None if loss_only else nested_detach((outputs, *further) if further else outputs), None
         loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True)
     rows = len(next(iter(inputs.values())))
     return (loss, None, None) if loss_only else (loss, outputs["logits"], torch.zeros(rows, device=loss.device))

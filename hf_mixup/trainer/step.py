@@ -95,8 +95,10 @@ class MixupStep(nn.Module):
     @torch.no_grad()
     def predict(self, pixel_values: Tensor, **_) -> Tensor:
         """Outputs of the network for a batch without labels."""
-        with self._precision({"pixel_values": pixel_values}):
-            return self.net(self.prepare(pixel_values))
+        with self._precision({"pixel_values": pixel_values}), self._passes() as passes:
+            outputs = self.net(self.prepare(pixel_values))
+        self.further = further_outputs(passes[-1][0]) if passes else {}
+        return outputs
 
     @contextmanager
     def _precision(self, batch: dict) -> Iterator[None]:

@@ -134,7 +134,7 @@ class MixupTrainer(Trainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """As `Trainer.prediction_step`; also for batches without labels."""
-        result = evaluation.step(self, model, inputs, prediction_loss_only)
+        result = evaluation.step(self, model, inputs, prediction_loss_only, ignore_keys)
         return result or super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def next_seed(self) -> tuple[int, int, int, int]:
