@@ -100,6 +100,12 @@ class RunError(MixupError, ValueError):
     """A run that cannot start with these settings. No file was written."""
 
 
+class OutOfMemory(RunError):
+    """The settings need more memory than the machine or its GPU has."""
+
+    every_rank = True
+
+
 class ExistingRunError(RunError):
     """The output folder holds a run of the same recipe, and --resume was not given."""
 

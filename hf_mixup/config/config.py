@@ -14,7 +14,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from ..errors import ConfigError
 from .parser import check_published, find_recipe, merge, parse_options, read_recipe
 from .recorded import FORMER_FIELDS, default_of, json_value, recorded_values
-from .types import accepted_types, check_value, convert, option
+from .types import accepted_types, check_value, convert, option, short_repr
 from .validation import check_combinations, set_min_lr
 
 __all__ = ["ConfigError", "MixupConfig", "help_text", "load_config", "parse"]
@@ -29,6 +29,7 @@ GROUPS = {
     "loss": "Training",
     "resume": "Run",
 }
+SIDE = "[1, 16384]"  # pixels; a float image of this size takes 3 GB
 RESIZES = ("bilinear", "bicubic", "nearest")
 
 
@@ -57,23 +58,23 @@ class MixupConfig(TrainingArguments):
     allow_outside_files: bool = option(False, "Read files and URLs outside the data set that its rows or card name")
     skip_corrupt: bool = option(False, "Skip and count images that cannot be decoded, instead of raising")
 
-    image_size: int = option(32, "Height and width of training images, pixels", "[1, inf)")
-    resize: int | None = option(None, "Shorter side of training images before the crop, pixels", "[1, inf)")
-    crop_padding: int = option(0, "Padding on each side before the random crop, pixels; 0 for no crop", "[0, inf)")
+    image_size: int = option(32, "Height and width of training images, pixels", SIDE)
+    resize: int | None = option(None, "Shorter side of training images before the crop, pixels", SIDE)
+    crop_padding: int = option(0, "Padding on each side before the random crop, pixels; 0 for no crop", "[0, 16384]")
     crop_mode: str = option("constant", "Padding mode", choices=("constant", "reflect"))
     random_resized_crop: list[float] | None = option(None, "Smallest and largest share of the area to crop", "(0, 1]")
     flip: float = option(0.5, "Probability of a horizontal flip", "[0, 1]")
     randaugment: str | None = option(None, "RandAugment in timm's notation, for example rand-m9-mstd0.5-inc1")
     randaugment_ops: list[str] | None = option(None, "Operations of RandAugment, by timm's names; if null, timm's 15")
     erasing: float = option(0.0, "Probability of random erasing", "[0, 1]")
-    aug_repeats: int = option(1, "Repeated augmentation: copies of each image in a batch", "[1, inf)")
+    aug_repeats: int = option(1, "Repeated augmentation: copies of each image in a batch", "[1, 256]")
     class_balanced: bool = option(
         False, "Draw training images with replacement, each class with the same probability in each epoch"
     )
-    eval_image_size: int | None = option(None, "Size of evaluation images, pixels; if null, image_size", "[1, inf)")
-    eval_resize: int | None = option(None, "Shorter side of evaluation images before the crop, pixels", "[1, inf)")
+    eval_image_size: int | None = option(None, "Size of evaluation images, pixels; if null, image_size", SIDE)
+    eval_resize: int | None = option(None, "Shorter side of evaluation images before the crop, pixels", SIDE)
     eval_crop_pct: float | None = option(
-        None, "Share of the side kept by the crop; if null, the pretrained weights' or 1", "(0, 1]"
+        None, "Share of the side kept by the crop; if null, the pretrained weights' or 1", "[0.01, 1]"
     )
     interpolation: str | None = option(
         None, "Interpolation; if null, the pretrained weights' or bilinear", choices=RESIZES
@@ -221,7 +222,10 @@ def load_config(recipe: str, options: dict[str, Any]) -> MixupConfig:
     except ConfigError:
         raise
     except (ValueError, TypeError, OSError, ImportError) as error:  # raised by TrainingArguments
-        raise ConfigError(f"{recipe}: {' '.join(str(error).split())}") from error
+        text, given = " ".join(str(error).split()), {name: values[name] for name in values if name not in ADDED_FIELDS}
+        if not any(name in text for name in given):
+            text += f" Check {', '.join(f'{name}={short_repr(value)}' for name, value in given.items())}."
+        raise ConfigError(f"{recipe}: {text}") from error
 
 
 def _path_in_recipes(path: Path) -> Path:

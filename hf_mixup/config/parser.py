@@ -25,6 +25,14 @@ SYNONYMS = {  # names in other libraries, and the field or argument here
     "cutmix_alpha": "method_args.alpha",
     "smoothing": "label_smoothing",
     "batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "workers": "dataloader_num_workers",
+    "clip_grad": "max_grad_norm",
+    "dataset": "data",
+    "drop": "model_args.drop_rate",
+    "dropout": "model_args.drop_rate",
+    "max_epochs": "num_train_epochs",
+    "wd": "weight_decay",
     "drop_path": "model_args.drop_path_rate",
     "epochs": "num_train_epochs",
     "lr": "learning_rate",
@@ -60,7 +68,7 @@ def find_recipe(name: str) -> Path:
     """Path of a recipe: a file, or the name of one of the package's recipes, for example `cifar10/mixup`."""
     folder = recipes_folder()
     for path in (Path(name), folder / name, folder / f"{name}.yaml"):
-        if path.is_file():
+        if os.path.isfile(path):  # false, not an error, for a name that is too long
             return path
     near = difflib.get_close_matches(name.removesuffix(".yaml"), recipe_names(), n=3, cutoff=0.0)
     raise ConfigError(f"There is no recipe file {name!r}. Nearest recipes of the package: {', '.join(near) or 'none'}.")

@@ -22,15 +22,22 @@ SINGULAR = {
     dict: "a mapping of plain data (finite numbers, text, lists)",
 }
 PLURAL = {float: "a list of numbers", int: "a list of integers"}
+LONGEST_NAME = 255  # of files and folders; text of a field may be a path
 RANGES = {  # of fields that TrainingArguments does not check
-    "learning_rate": "(0, inf)",  # min_lr is divided by it
+    "learning_rate": "[1e-12, 1000]",  # min_lr is divided by it
     "weight_decay": "[0, inf)",
+    "adam_beta1": "[0, 1)",
+    "adam_beta2": "[0, 1)",
+    "adam_epsilon": "(0, 1]",
     "max_grad_norm": "[0, inf)",
-    "num_train_epochs": "[0, inf)",
+    "num_train_epochs": "(0, 1e6]",
     "warmup_steps": "[0, inf)",
     "save_steps": "(0, inf)",
     "eval_steps": "(0, inf)",
     "logging_steps": "(0, inf)",
+    "eval_delay": "[0, inf)",
+    "dataloader_num_workers": "[0, 256]",
+    "dataloader_prefetch_factor": "[1, inf)",
     "per_device_train_batch_size": "[1, inf)",
     "per_device_eval_batch_size": "[1, inf)",
     "gradient_accumulation_steps": "[1, inf)",
@@ -91,11 +98,17 @@ def _number(value: Any, kind: type) -> int | float:
     if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
         raise TypeError
     if isinstance(value, int):
-        return value
+        return _of_64_bits(value)
     number = float(value)
     if kind is int and number != int(number):
         raise ValueError
     return kind(number)
+
+
+def _of_64_bits(value: int | float) -> int | float:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:  # torch and numpy cannot represent it
+        raise OverflowError
+    return value
 
 
 def _instance(value: Any, kind: Any) -> Any:
@@ -113,7 +126,7 @@ def _plain_data(value: Any) -> Any:
     if isinstance(value, str):
         return float(value) if NUMBER.fullmatch(value) else value
     if value is None or (isinstance(value, bool | int | float) and math.isfinite(value)):
-        return value
+        return _of_64_bits(value)
     raise TypeError
 
 
@@ -142,6 +155,8 @@ def short_repr(value: Any) -> str:
 
 def check_value(item: Field, value: Any) -> None:
     """Raise ConfigError unless the value is one of the field's choices and its numbers are in the field's range."""
+    if isinstance(value, str) and max(map(len, value.split("/"))) > LONGEST_NAME:
+        raise ConfigError(f"{item.name} is {short_repr(value)}: a name has at most {LONGEST_NAME} characters.")
     choices, within = item.metadata.get("choices"), item.metadata.get("within") or RANGES.get(item.name)
     if choices and value is not None and value not in choices:
         raise ConfigError(f"{item.name} is {value!r}. Choose one of: {', '.join(choices)}.")

@@ -16,10 +16,22 @@ REFUSED = {
     "remove_unused_columns": "it would drop the image column. Leave it out",
     "dataloader_drop_last": "evaluation would lose its last rows. Training drops its last incomplete batch in any case",
     "label_smoothing_factor": "it does not apply to soft labels. Use label_smoothing",
+    "use_liger_kernel": "it is for language models. Leave it out",
+    "neftune_noise_alpha": "it adds noise to embeddings of text. Leave it out",
+    "resume_from_checkpoint": "a run continues from the last checkpoint in its output_dir. Use --resume",
     "warmup_ratio": "newer transformers do not have it. Use warmup_steps; a value below 1 is a share of all steps",
 }
 SECRET = re.compile(r"\bhf_[A-Za-z0-9]{20,}|://[^/\s]*:[^/\s]*@")  # a user's token, a password in a URL
 SECRETS = {"token", "hub_token", "use_auth_token", "api_key"}
+REFUSED_FALSE = {"eval_do_concat_batches": "metrics require the outputs of all batches. Leave it out"}
+# arguments of timm's optimizers that are fields of a recipe
+OF_OPTIMIZER = {
+    "opt": "optimizer",
+    "lr": "learning_rate",
+    "weight_decay": "weight_decay",
+    "momentum": "momentum",
+    "layer_decay": "layer_decay",
+}
 MIN_LR_SCHEDULES = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
 
 
@@ -29,15 +41,22 @@ def check_combinations(config: TrainingArguments) -> None:
         if value := getattr(config, name, None):
             shown = "" if name == "hub_token" else f"={value}"
             raise ConfigError(f"{name}{shown} is refused: {reason}.")
+    for name, reason in REFUSED_FALSE.items():
+        if not getattr(config, name, True):
+            raise ConfigError(f"{name}={getattr(config, name)} is refused: {reason}.")
     for name in ARGUMENTS:
         if secret := SECRETS & getattr(config, name).keys():
             raise ConfigError(f"{name}.{secret.pop()} is refused: {REFUSED['hub_token']}.")
+    for name in ("method", "task"):
+        if "name" in getattr(config, f"{name}_args"):
+            raise ConfigError(f"{name}_args.name is {getattr(config, f'{name}_args')['name']!r}: name it in `{name}`.")
     _check_secrets({item.name: getattr(config, item.name) for item in fields(config)})
     if config.eval_weights == "ema" and config.ema_decay is None:
         raise ConfigError("eval_weights is 'ema', but ema_decay is not set. Set ema_decay, for example to 0.9999.")
     for name in ("shuffle_memory", "stream_cache_size"):
         size_in_bytes(name, getattr(config, name))
     _check_images(config)
+    _check_optimizer(config)
     _check_schedule(config)
 
 
@@ -100,6 +119,24 @@ def _check_images(config: TrainingArguments) -> None:
             raise ConfigError(
                 f"{name} is {getattr(config, name)}, but streaming does not support it. Leave out one of the two."
             )
+
+
+def _check_optimizer(config: TrainingArguments) -> None:
+    if config.optimizer is None and (config.optimizer_args or config.layer_decay is not None):
+        name = "optimizer_args" if config.optimizer_args else "layer_decay"
+        raise ConfigError(
+            f"{name} is {getattr(config, name)}, but no `optimizer` is named that it is for: set optimizer, for "
+            "example to adamw, or use optim_args."
+        )
+    for name in OF_OPTIMIZER.keys() & config.optimizer_args.keys():
+        raise ConfigError(
+            f"optimizer_args.{name} is {config.optimizer_args[name]!r}: use the field {OF_OPTIMIZER[name]} instead."
+        )
+    if config.learning_rate * config.weight_decay >= 1:
+        raise ConfigError(
+            f"weight_decay is {config.weight_decay} and learning_rate is {config.learning_rate}: each step would "
+            "remove all weights, since the product is not below 1. Give a smaller weight_decay."
+        )
 
 
 def _check_schedule(config: TrainingArguments) -> None:

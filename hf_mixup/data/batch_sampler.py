@@ -51,7 +51,8 @@ class BatchPlan(Sampler):
         if rows < needed:
             raise DataError(
                 f"{rows} rows do not fill one batch of {batch_size} on each of {world} process(es), which takes "
-                f"{needed}: choose a batch size of at most {rows // world}, fewer processes, or a larger split."
+                f"{needed}: give a per_device_train_batch_size of at most {rows // world}, fewer processes, or a "
+                "larger split."
             )
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.rank, self.world, self.drop_last, self.repeats = rank, world, drop_last, repeats

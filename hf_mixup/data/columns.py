@@ -1,5 +1,6 @@
 """The image and label columns: whether they exist and hold what they should."""
 
+import logging
 from collections.abc import Collection
 
 import datasets
@@ -8,6 +9,8 @@ import pyarrow.compute as pc
 
 from ..errors import DataError, did_you_mean
 from .labels import Labels, column_values, encode_column, named
+
+logger = logging.getLogger(__name__)
 
 
 def check_columns(
@@ -102,3 +105,9 @@ def unseen_classes(wanted: dict[int, str], seen: Collection[int], training: str)
         f"{len(names)} class(es) of the evaluation split do not occur in the {training}: {named(names)}. The network "
         "cannot learn them, and their images count as errors. Add training images, or remove these classes."
     ]
+
+
+def warn_of_unseen_classes(dataset: datasets.Dataset, column: str, wanted: dict[int, str], training: str) -> None:
+    """Log the message of `unseen_classes` for a stored training split, if there is one."""
+    for message in unseen_classes(wanted, classes_in(dataset, column), training) if wanted else ():
+        logger.warning(message)

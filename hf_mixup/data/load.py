@@ -1,20 +1,17 @@
 """`load_data`: two checked splits and their class names, from the built-in sample, a local folder or the Hub."""
 
-import logging
 from dataclasses import dataclass, field
 
 import datasets
 
 from ..errors import DataError, did_you_mean
-from .columns import add_nested_column, check_columns, classes_in, unseen_classes, with_labels
+from .columns import add_nested_column, check_columns, classes_in, warn_of_unseen_classes, with_labels
 from .labels import NONE, Labels, check_kind, column_values, describe_labels
 from .open_dataset import OpenedDataset, Split, Splits, open_splits
-from .parts import check_fraction, held_out, sliced
+from .parts import check_fraction, check_streamed, held_out, sliced
 from .pixel_range import DeepImages
 from .streaming.cache import cache_split
 from .streaming.shards import Shards, find_shards
-
-logger = logging.getLogger(__name__)
 
 # The default evaluation split is the first of these names that exists.
 EVAL_SPLITS = ("validation", "valid", "val", "test")
@@ -25,7 +22,7 @@ class Data:
     """Two splits with an image column and an encoded label column, and their description."""
 
     train: Split | Shards  # a streamed split is Shards, or an IterableDataset if the rows of its files are not known
-    eval: datasets.Dataset
+    eval: datasets.Dataset | None  # None without evaluation, if the data has no split for it
     labels: Labels  # kind and meaning of the label column
     path: str
     config: str | None
@@ -34,7 +31,7 @@ class Data:
     image_column: str
     label_column: str | None  # None if no labels are read
     train_split: str
-    eval_split: str
+    eval_split: str | None
     skip_corrupt: bool  # an option of Images and Stream; load_data itself decodes no images
     home: str | None = None  # folder of local data, or URL prefix of the files of a Hub data set; None allows any file
     deep: DeepImages = field(default_factory=DeepImages, compare=False, repr=False)  # what Images and Stream tell
@@ -52,7 +49,7 @@ class Data:
     @property
     def eval_classes(self) -> dict[int, str]:
         """Number and name of the classes that occur in the evaluation split."""
-        if self.labels.kind not in ("class", "classes"):
+        if self.eval is None or self.labels.kind not in ("class", "classes"):
             return {}
         return {number: self.classes[number] for number in sorted(classes_in(self.eval, self.label_column))}
 
@@ -81,6 +78,7 @@ def load_data(
     class_names: list[str] | None = None,
     unlabelled: bool = False,
     allow_outside_files: bool = False,
+    evaluated: bool = True,
 ) -> Data:
     """Both splits, checked and with encoded labels; `data` is "sample", a folder or a Hub id.
 
@@ -94,6 +92,7 @@ def load_data(
     and "train[:90%]" is a part of a stored one. `eval_fraction`, between 0 and 1, holds out this share of the rows of
     each class of the training split for evaluation, always the same ones.
     Files and URLs outside the data set, named by its card or rows, are refused without `allow_outside_files`.
+    Stored data that is not `evaluated` may have no evaluation split.
     `revision` pins a Hub commit (its sha is looked up) or the fingerprint of local files.
 
     With `streaming` the training split is read during training: as `Shards` from parquet files, or from WebDataset tar
@@ -106,10 +105,12 @@ def load_data(
     if eval_fraction is not None:
         check_fraction(eval_fraction, eval_split, streaming)
         eval_split = train_split
+    if streaming:
+        check_streamed(train_split)
     columns = (image_column, None if labels == "none" else label_column)
     options = {"label": columns[1], "outside": allow_outside_files}
     source = open_splits(data, data_config, revision, streaming, token, **options)
-    names = (train_split, eval_split or _default_eval_split(source.splits, data))
+    names = (train_split, eval_split or _default_eval_split(source.splits, data, required=evaluated or streaming))
     where = [_describe(name, data) for name in names]
     train, evaluation, rows = _two_splits(source, names, columns, data)
     if streaming:
@@ -123,21 +124,17 @@ def load_data(
     if isinstance(train, datasets.Dataset):  # a stream is checked while it is read
         train = with_labels(train, columns[1], found, where[0])
     if eval_fraction is None:
-        evaluation = with_labels(evaluation, columns[1], found, where[1])
+        evaluation = evaluation and with_labels(evaluation, columns[1], found, where[1])
     else:
         train, evaluation = held_out(train, eval_fraction, columns[1] if found.kind == "class" else None)
         rows[train_split], names = len(train), (train_split, f"{eval_fraction:g} of {train_split}")
-    rows[names[1]] = len(evaluation)
+    if evaluation is not None:
+        rows[names[1]] = len(evaluation)
     described = (data, data_config, source.revision, rows, *columns, *names)
-    return _told_of_unseen(Data(train, evaluation, found, *described, skip_corrupt, source.home), where[0])
-
-
-def _told_of_unseen(data: Data, where: str) -> Data:
-    """The data, after a warning if a stored training split lacks classes of the evaluation split."""
-    if isinstance(data.train, datasets.Dataset) and (wanted := data.eval_classes):
-        for message in unseen_classes(wanted, classes_in(data.train, data.label_column), where):
-            logger.warning(message)
-    return data
+    loaded = Data(train, evaluation, found, *described, skip_corrupt, source.home)
+    if isinstance(train, datasets.Dataset):
+        warn_of_unseen_classes(train, columns[1], loaded.eval_classes, where[0])
+    return loaded
 
 
 def _stream_splits(
@@ -160,7 +157,9 @@ def _is_stream(split: object) -> bool:
 def _two_splits(source: OpenedDataset, names: tuple[str, str], columns: tuple[str, str], data: str) -> tuple:
     """The training and the evaluation split with their two columns, and the number of rows of all splits."""
     train, evaluation = (
-        _select_columns(
+        None
+        if name is None
+        else _select_columns(
             _select_split(source.splits, name, data, option), *columns, _describe(name, data), source.advice
         )
         for name, option in zip(names, ("train_split", "eval_split"), strict=True)
@@ -183,13 +182,14 @@ def _describe(split: str, data: str) -> str:
     return f"split {split!r} of {data!r}"
 
 
-def _default_eval_split(splits: Splits, data: str) -> str:
-    for name in EVAL_SPLITS:
-        if name in splits:
-            return name
+def _default_eval_split(splits: Splits, data: str, required: bool) -> str | None:
+    found = [name for name in EVAL_SPLITS if name in splits]
+    if found or not required:
+        return found[0] if found else None
     raise DataError(
         f"{data!r} has no split to evaluate on, only {sorted(splits)}: name one with eval_split=..., hold out a part "
-        f"of the training split with eval_fraction=0.1, or add a folder or file called one of {list(EVAL_SPLITS)}."
+        "with eval_fraction: 0.1, or with train_split: train[:90%] and eval_split: train[90%:]; or train without "
+        f"evaluation, with eval_strategy: no. Names of evaluation splits: {', '.join(EVAL_SPLITS)}."
     )
 
 

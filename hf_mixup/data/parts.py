@@ -23,6 +23,12 @@ def check_fraction(fraction: float, eval_split: str | None, streaming: bool) -> 
         raise DataError(f"eval_fraction={fraction} requires stored data: leave out streaming, or name an eval_split.")
 
 
+def check_streamed(split: str) -> None:
+    """DataError for a part of a split, which cannot be streamed, also not that of the built-in sample."""
+    if "[" in split:
+        raise DataError(f"train_split={split!r} is a part of a split, which requires stored data: leave out streaming.")
+
+
 def held_out(rows: datasets.Dataset, fraction: float, label: str | None) -> tuple[datasets.Dataset, datasets.Dataset]:
     """The rows without and with those that are held out: this share of all rows, of each class of column `label`."""
     numbers = np.arange(len(rows))

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from ..errors import ModelError
+
 # modules that hold the stages (blocks) of transformers' own image classifiers, by model_type
 STAGES = {
     "resnet": "resnet.encoder.stages",
@@ -151,6 +153,11 @@ def as_map(hidden, architecture: Architecture, image: tuple[int, int]) -> Tensor
         return hidden.permute(0, 3, 1, 2) if architecture.channels_last else hidden
     tokens = hidden[:, architecture.prefix_tokens :]
     height, width = patch_grid(tokens.shape[1], image)
+    if height * width != tokens.shape[1]:
+        raise ModelError(
+            f"{tokens.shape[1]} tokens of an image of {image[0]} x {image[1]} px are not a grid of square patches: "
+            "give one number as model_args.patch_size, or choose a method that does not read the network."
+        )
     return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
 
 

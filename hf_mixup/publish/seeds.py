@@ -49,6 +49,8 @@ def _without_seed(run: dict) -> dict:
 def results(runs: Sequence[dict]) -> str:
     """A Markdown table of the metrics of one run, or of each seed with mean and standard deviation."""
     data = runs[0]["data"]
+    if data["eval_split"] is None:
+        return "The run was not evaluated."
     split = f"{escaped(data['eval_split'])} | {data['splits'][data['eval_split']]}"
     titles = columns_of(runs)
     columns = [[run["final"].get(key) for run in runs] for key in titles]

@@ -49,7 +49,7 @@ def run(config: MixupConfig, data: Data) -> dict:
     folder = Path(config.output_dir)
     with lock_output_dir(folder) as separate_disks:
         resume_from_hub(config)
-        previous = check_output_dir(config, folder)
+        previous = check_output_dir(config, folder, data.revision)
         finished = previous is not None and previous.get("status") == "finished"
         return previous if finished else _train(config, data, folder, previous, separate_disks)
 
@@ -67,7 +67,7 @@ def _train(config: MixupConfig, data: Data, folder: Path, previous: dict | None,
             record.write(started, folder)
     with checkpoint_uploads(config, trainer, start):
         fit(trainer, folder, start)
-        skipped = {"train": trainer.train_dataset.skipped, "eval": trainer.eval_dataset.skipped}
+        skipped = {"train": trainer.train_dataset.skipped, "eval": getattr(trainer.eval_dataset, "skipped", 0)}
         finished = record.finished(started, trainer, final_metrics(trainer), skipped, data.deep.seen)
         fsdp.gather(trainer)
         if trainer.args.should_save:

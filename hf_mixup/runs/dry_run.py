@@ -4,24 +4,45 @@ import torch
 
 from ..config import MixupConfig
 from ..data import Data
+from ..errors import RunError
 from ..trainer import MixupTrainer
 from . import record
+from .first_steps import STEPS, check_finite, memory_as_run_error, ways_out, weight_sums
 from .output_dir import temporary_output_dir
 from .run import make_trainer
 
 
 def dry_run(config: MixupConfig, data: Data) -> dict:
-    """Run one training step on one batch and return the plan of the run; the output folder is not changed."""
-    with temporary_output_dir(config):
+    """Run two training steps and evaluate one batch; return the plan of the run; the output folder is not changed.
+
+    RunError if the loss or a weight is not finite, or no weight changes.
+    """
+    with temporary_output_dir(config), memory_as_run_error():
         trainer, _ = make_trainer(config, data)
         loader = trainer.get_train_dataloader()
-        batch = trainer._prepare_inputs(next(iter(loader)))
-        optimizer = trainer.create_optimizer()
-        trainer.step.train()
-        losses = trainer.step(seed=trainer.next_seed(), **batch)
+        losses = _first_steps(trainer, trainer._prepare_inputs(next(iter(loader))))
+        if trainer.args.eval_strategy != "no":
+            trainer.step.eval().evaluate(**trainer._prepare_inputs(next(iter(trainer.get_eval_dataloader()))))
+    return plan(config, data, trainer, loader, losses)
+
+
+def _first_steps(trainer: MixupTrainer, batch: dict) -> dict[str, float]:
+    """Train on a batch without a schedule; the losses of the first step."""
+    args, first = trainer.args, {}
+    optimizer, step = trainer.create_optimizer(), trainer.step.train()
+    before = weight_sums(step)
+    for number in range(1, STEPS + 1):
+        losses = step(seed=trainer.next_seed(), **batch)
         sum(losses.values()).backward()
+        if args.max_grad_norm:
+            trainer.accelerator.clip_grad_norm_(step.parameters(), args.max_grad_norm)
         optimizer.step()
-    return plan(config, data, trainer, loader, {name: loss.item() for name, loss in losses.items()})
+        optimizer.zero_grad()
+        check_finite(step, number, args, losses)
+        first = first or {name: loss.item() for name, loss in losses.items()}
+    if weight_sums(step) == before:
+        raise RunError(f"The first {STEPS} steps do not change any weight, so the run cannot train. {ways_out(args)}")
+    return first
 
 
 def plan(config: MixupConfig, data: Data, trainer: MixupTrainer, loader, losses: dict[str, float]) -> dict[str, str]:

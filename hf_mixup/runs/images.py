@@ -7,8 +7,10 @@ from ..config.validation import size_in_bytes
 from ..data import Data, Images, Stream, Transform, eval_transform, to_rgb, train_transform
 
 
-def eval_images(config: MixupConfig, data: Data, processor) -> Images:
-    """The evaluation split as uint8 images, resized and cropped as by the saved image processor."""
+def eval_images(config: MixupConfig, data: Data, processor) -> Images | None:
+    """The evaluation split as uint8 images, resized and cropped as by the saved image processor; None without one."""
+    if data.eval is None:
+        return None
     columns = (data.image_column, data.label_column, config.eval_image_size or config.image_size)
     return Images(data.eval, *columns, prepare=prepare(processor), **_options(config, data))
 

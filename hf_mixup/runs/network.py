@@ -1,5 +1,7 @@
 """The network of a run and its image processor."""
 
+import copy
+
 import torch
 
 from ..config import MixupConfig
@@ -39,16 +41,16 @@ def make_model(config: MixupConfig, data: Data, task: Task) -> tuple:
 
 @torch.no_grad()
 def _check_forward(model: torch.nn.Module, config: MixupConfig) -> None:
-    """RunError if the network, built with `model_args`, cannot compute."""
-    training = model.training
+    """RunError if the network, built with `model_args`, cannot compute; its buffers and the random state are kept."""
+    images = torch.zeros(2, 3, config.image_size, config.image_size)
     try:
-        model.eval()(torch.zeros(1, 3, config.image_size, config.image_size))
+        with torch.random.fork_rng(devices=[]):
+            copy.deepcopy(model).train()(images)  # dropout draws, and BatchNorm changes its buffers
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise RunError(
             f"{config.model!r} with model_args {config.model_args} cannot compute on images of {config.image_size} px: "
             f"{' '.join(str(error).split())}."
         ) from error
-    model.train(training)
 
 
 def outputs_of(task: Task, data: Data) -> int | None:

@@ -121,24 +121,25 @@ def _lock(folder: Path) -> int:
         os.close(file)  # the previous holder deleted the file between opening and locking
 
 
-def check_output_dir(config, folder: Path) -> dict | None:
+def check_output_dir(config, folder: Path, revision: str) -> dict | None:
     """The record of the run to resume, None for a new run; RunError if the folder holds something else.
 
+    `revision`: of the data that the run reads.
     If each machine has a disk of its own, the run is finished only if it is finished on all machines.
     """
     with raise_on_all_ranks():
-        previous = _previous_run(config, folder)
+        previous = _previous_run(config, folder, revision)
     finished = gather_object([previous is not None and previous.get("status") == "finished"])
     return previous if previous is None or all(finished) else {**previous, "status": "running"}
 
 
-def _previous_run(config, folder: Path) -> dict | None:
+def _previous_run(config, folder: Path, revision: str) -> dict | None:
     previous = record.read(folder)
     if previous is None:
         if last_checkpoint(folder) is not None or (folder / "model.safetensors").exists():
             raise RunError(f"{folder} holds a model but no {record.NAME} with its recipe: choose another --output_dir.")
         return None
-    if previous.get("recipe_hash") != config.recipe_hash():
+    if previous.get("recipe_hash") != config.recipe_hash() and not _data_has_moved(config, previous, revision):
         differing = _differences(previous.get("recipe", {}), config.recipe_dict())
         raise RunError(
             f"{folder} holds a run of another recipe: {differing}. "
@@ -154,6 +155,15 @@ def _previous_run(config, folder: Path) -> dict | None:
             "--output_dir."
         )
     return previous
+
+
+def _data_has_moved(config, previous: dict, revision: str) -> bool:
+    """Whether the recipe differs from that of a previous run only in the path of local data with the same content."""
+    now = config.recipe_dict()
+    data = now.pop("data")
+    before = {key: value for key, value in previous.get("recipe", {}).items() if key != "data"}
+    # the record holds only the last part of other local paths
+    return Path(data).expanduser().is_dir() and revision == previous.get("data", {}).get("revision") and now == before
 
 
 def original_data_commit(config) -> str | None:

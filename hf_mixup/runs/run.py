@@ -7,32 +7,36 @@ from pathlib import Path
 
 from transformers import PrinterCallback, ProgressCallback, set_seed
 from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import SaveStrategy
 
 from ..config import MixupConfig
 from ..data import Data, Images, load_data
-from ..errors import ModelError, RunError, TrainingInterrupted
+from ..errors import ModelError, RunError, TrainingInterrupted, did_you_mean
 from ..methods import Method, load
 from ..models.build import problem_type_of
 from ..tasks import DEFAULT, Task, load_task, task_of_network
 from ..trainer import MixupTrainer
 from ..trainer.checkpointing import last_checkpoint
+from ..trainer.schedules import check_schedule
 from ..trainer.stop import StopCallback
 from . import record
+from .first_steps import FirstStepsCallback, memory_as_run_error
 from .images import eval_images, train_images
 from .network import make_model
 from .output_dir import original_data_commit
 from .progress import BarCallback, ReportCallback
-
-TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 def fit(trainer: MixupTrainer, folder: Path, start: str | None) -> None:
     """Train, from the checkpoint `start` if it is given; TrainingInterrupted after SIGINT or SIGTERM."""
     stop = StopCallback(trainer)
     trainer.add_callback(stop)
+    if start is None:
+        trainer.add_callback(FirstStepsCallback(trainer.step))
     try:
-        trainer.train(resume_from_checkpoint=start)
+        with memory_as_run_error():
+            trainer.train(resume_from_checkpoint=start)
     finally:
         stop.restore()
     if stop.stopped:
@@ -42,7 +46,10 @@ def fit(trainer: MixupTrainer, folder: Path, start: str | None) -> None:
 
 
 def final_metrics(trainer: MixupTrainer) -> dict[str, float]:
-    """The metrics of the published weights: the last evaluation if it followed the last step, else a new one."""
+    """The metrics of the published weights: the last evaluation if it followed the last step, else a new one; empty
+    without an evaluation split."""
+    if trainer.eval_dataset is None:
+        return {}
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     at_end = evaluations and evaluations[-1]["step"] == trainer.state.global_step
     if at_end and not trainer.args.load_best_model_at_end:
@@ -56,6 +63,7 @@ def load_run_data(config: MixupConfig) -> Data:
     names = "data data_config revision streaming image_column label_column train_split eval_split eval_fraction".split()
     names += ("num_examples", "rows_per_shard", "skip_corrupt", "class_names", "allow_outside_files")
     values = {name: getattr(config, name) for name in names} | {"labels": task.reads, "unlabelled": task.unlabelled}
+    values["evaluated"] = config.eval_strategy != "no"
     return load_data(**values | {"revision": original_data_commit(config) or config.revision})
 
 
@@ -101,10 +109,15 @@ def build_trainer(config: MixupConfig, data: Data) -> tuple[MixupTrainer, object
 
 
 def check_trackers(config: MixupConfig) -> None:
-    """RunError if a common tracker of `report_to` is not installed: upstream raises a RuntimeError."""
+    """RunError if a tracker of `report_to` is not installed, or is unknown: upstream raises a RuntimeError."""
     available = get_available_reporting_integrations()
-    for name in TRACKERS:
-        if name in config.report_to and name not in available:
+    for name in config.report_to:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise RunError(
+                f"report_to is {name!r}.{did_you_mean(name, INTEGRATION_TO_CALLBACK)} Choose one of: {known}."
+            )
+        if name not in available:
             raise RunError(f"report_to is {name!r}, but {name} is not installed: pip install {name}.")
 
 
@@ -132,7 +145,7 @@ def choose_task(config: MixupConfig) -> Task:
 def make_task(config: MixupConfig) -> Task:
     """The task with its arguments; RunError if it does not accept them."""
     try:
-        task = load_task(config.task or DEFAULT, **config.task_args)
+        task = load_task(DEFAULT if config.task is None else config.task, **config.task_args)
     except (TypeError, ValueError) as error:
         raise RunError(str(error)) from error
     record.check_settings(task)
@@ -170,12 +183,6 @@ def check_trainer(trainer: MixupTrainer) -> None:
     for images in (trainer.train_dataset, trainer.eval_dataset):
         if isinstance(images, Images):
             images.load()
-    try:
-        trainer.create_optimizer()
-        trainer.create_scheduler(num_training_steps=1)
-    except TypeError as error:
-        raise RunError(f"lr_scheduler_kwargs {args.lr_scheduler_kwargs}: {error}.") from error
-    trainer.optimizer = trainer.lr_scheduler = None  # train() creates its own
     *_, steps = trainer.set_initial_training_values(args, trainer.get_train_dataloader())
     warmup = args.get_warmup_steps(steps)
     if warmup and warmup >= steps:
@@ -183,7 +190,14 @@ def check_trainer(trainer: MixupTrainer) -> None:
             f"The warm-up takes {warmup} steps and the run has {steps}: the learning rate would not be reached. Give "
             "warmup_epochs or warmup_steps that is smaller, or 0."
         )
+    try:
+        trainer.create_optimizer()
+        check_schedule(trainer.create_scheduler(steps), steps)
+    except (TypeError, ArithmeticError) as error:
+        raise RunError(f"lr_scheduler_kwargs {args.lr_scheduler_kwargs}: {error}.") from error
+    trainer.optimizer = trainer.lr_scheduler = None  # train() creates its own
     best, task = (args.metric_for_best_model or "loss").removeprefix("eval_"), trainer.task
-    known = list(dict.fromkeys(["loss", *(metric.key for metric in task.card.metrics), task.metric]))
+    metrics = [] if args.prediction_loss_only else [*(metric.key for metric in task.card.metrics), task.metric]
+    known = list(dict.fromkeys(["loss", *metrics]))
     if best not in known:
         raise RunError(f"metric_for_best_model is {best!r}. Choose one of: {', '.join(known)}.")

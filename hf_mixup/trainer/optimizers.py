@@ -12,22 +12,24 @@ def make_optimizer(model: nn.Module, args) -> torch.optim.Optimizer:
     model = getattr(model, "timm_model", model)
     if args.layer_decay is not None and not hasattr(model, "group_matcher"):
         raise ValueError(f"layer_decay requires a timm network; {type(model).__name__} is not one: leave it out.")
+    options = {"opt": args.optimizer, "lr": args.learning_rate, "weight_decay": args.weight_decay}
+    options |= {"momentum": args.momentum, **args.optimizer_args}
     try:
-        optimizer = create_optimizer_v2(
-            model,
-            opt=args.optimizer,
-            lr=args.learning_rate,
-            weight_decay=args.weight_decay,
-            momentum=args.momentum,
-            layer_decay=args.layer_decay,
-            **args.optimizer_args,
-        )
-    except (AssertionError, TypeError, ValueError) as error:
+        _try_step(options)
+        optimizer = create_optimizer_v2(model, layer_decay=args.layer_decay, **options)
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"optimizer {args.optimizer!r} with {args.optimizer_args}: {error}") from error
     for group in optimizer.param_groups:
         # timm's schedulers apply lr_scale at each step; torch's multiply the initial rate, so it is scaled here once
         group["lr"] *= group.pop("lr_scale", 1.0)
     return optimizer
+
+
+def _try_step(options: dict) -> None:
+    """One step of a new optimizer: some check their arguments only there."""
+    weight = nn.Parameter(torch.ones(2, 2))
+    weight.grad = torch.ones(2, 2)
+    create_optimizer_v2([weight], **options).step()
 
 
 def add_groups(optimizer: torch.optim.Optimizer, step: MixupStep, args, scheduler_given: bool = False) -> None:

@@ -7,6 +7,8 @@ import torch
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import has_length
 
+CHECKED_STEPS, TOLERANCE = 1000, 1e-6
+
 
 def steps_in_epoch(loader: DataLoader, accumulated: int) -> int:
     """Optimizer steps of an epoch of `loader`, each over `accumulated` batches."""
@@ -35,6 +37,24 @@ def finish_schedule(
         set_epochs(scheduler, warmup, args.steps_in_epoch(num_training_steps))
     if offset and isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
         scheduler.lr_lambdas = [_shifted(factor, offset) for factor in scheduler.lr_lambdas]
+
+
+def check_schedule(scheduler: torch.optim.lr_scheduler.LRScheduler, steps: int) -> None:
+    """ValueError unless the factors of the learning rate in a run of `steps` steps are from 0 to 1, and not all 0.
+
+    Of a long run, the first, the last, and CHECKED_STEPS steps between them are checked.
+    """
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        return
+    numbers = {*range(0, steps, max(steps // CHECKED_STEPS, 1)), steps - 1}
+    for factor in scheduler.lr_lambdas:
+        factors = [factor(step) for step in sorted(numbers)]
+        wrong = [value for value in factors if not -TOLERANCE <= value <= 1 + TOLERANCE]
+        if wrong or max(factors) == 0:
+            raise ValueError(
+                f"The schedule multiplies the learning rate by {wrong[0] if wrong else '0 in all steps'}: choose "
+                "another lr_scheduler_type, or other lr_scheduler_kwargs."
+            )
 
 
 def set_floors(scheduler: torch.optim.lr_scheduler.LambdaLR) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from fixtures.cli import content, folder_of, picture, recipe_of, start
+from fixtures.cli import content, folder_of, picture, recipe_of, record_of, start
 from timm.layers import BatchNormAct2d
 from timm.models import create_model, register_model
 
@@ -104,6 +104,24 @@ ARGUMENTS = {
     ),
     "a warm-up longer than the run": (["--warmup_steps", "400", "--max_steps", "9"], "400 steps", "the run has 9"),
     "a warm-up of more epochs": (["--warmup_epochs", "1", "--max_steps", "1"], "the run has 1", "warmup_epochs"),
+    "an optimizer's argument": (["--optimizer", "lamb", "--optimizer_args.betas", "abc"], "betas", "optimizer 'lamb'"),
+    "a drop path beyond one": (["--model_args.drop_path_rate", "4"], "4", "cannot compute"),
+    "a schedule above one": (
+        ["--lr_scheduler_type", "polynomial", "--lr_scheduler_kwargs", "{lr_end: 1e-9, power: -1}"],
+        "lr_scheduler",
+        "lr_scheduler_kwargs",
+    ),
+    "a step that overflows": (
+        ["--method", "automix", "--method_args.lam_channel", "true", "--class_weights", "1e30", "1e38"],
+        "class_weights",
+        "learning_rate",
+    ),
+    "a tracker that is not installed": (["--report_to", "mlflow"], "'mlflow'", "pip install mlflow"),
+    "an unknown tracker": (["--report_to", "wandbb"], "'wandbb'", "Did you mean 'wandb'"),
+    "alpha of another library": (["--mixup_alpha", "0.2"], "mixup_alpha", "method_args.alpha"),
+    "a learning rate of another library": (["--lr", "0.2"], "'lr'", "learning_rate"),
+    "a batch size of another library": (["--eval_batch_size", "8"], "eval_batch_size", "per_device_eval_batch_size"),
+    "a weight decay of another library": (["--wd", "0.2"], "'wd'", "weight_decay"),
     "a magnitude beyond all": (["--randaugment", "rand-m99999"], "99999", "give at most 30"),
     "a drop rate above 1": (["--model_args.drop_rate", "7"], "7.0", "model_args"),
     "layers without blocks": (["--model_args.layers", "0", "0"], "layer3", "model_args"),
@@ -199,7 +217,31 @@ def test_an_empty_split_is_refused(tmp_path, refused):
 
 
 def test_a_data_set_without_an_evaluation_split_is_refused(tmp_path, refused):
-    assert "eval_split" in refused("--data", folder_of(tmp_path / "data", splits=("train",)))
+    message = refused("--data", folder_of(tmp_path / "data", splits=("train",)))
+    assert all(words in message for words in ("eval_fraction: 0.1", "train[:90%]", "eval_strategy: no"))
+
+
+def test_without_evaluation_no_evaluation_split_is_required(tmp_path, capsys):
+    data = folder_of(tmp_path / "data", splits=("train",))
+    recipe = recipe_of(tmp_path / "recipe.yaml", data, eval_strategy="no", max_steps=2, per_device_train_batch_size=4)
+    assert start(recipe, "--output_dir", tmp_path / "run") == 0
+    record = record_of(tmp_path / "run")
+    assert record["status"] == "finished" and record["final"] == {} and record["data"]["eval_split"] is None
+    assert "The run was not evaluated." in (tmp_path / "run" / "README.md").read_text()
+    assert "loss" not in capsys.readouterr().out
+    assert start(recipe, "--output_dir", tmp_path / "dry", "--dry_run") == 0
+
+
+def test_without_logs_no_loss_is_printed(tmp_path, data, capsys):
+    recipe = recipe_of(tmp_path / "recipe.yaml", data, logging_strategy="no")
+    assert start(recipe, "--output_dir", tmp_path / "run") == 0
+    printed = capsys.readouterr().out
+    assert "top1" in printed and "train loss" not in printed
+
+
+def test_a_name_that_is_too_long_is_no_recipe(capsys):
+    assert start("x" * 300) == 2
+    assert "There is no recipe file" in capsys.readouterr().err
 
 
 def test_a_stream_of_unknown_length_requires_num_examples_or_max_steps(tmp_path, refused):
@@ -242,7 +284,7 @@ class Broken(BatchNormAct2d):
 
     def forward(self, x):
         if self.training:
-            raise ValueError("a bug deep inside")
+            raise OSError("a bug deep inside")
         return super().forward(x)
 
 
@@ -254,7 +296,7 @@ def broken_resnet(pretrained=False, **arguments):
 def test_an_error_that_is_not_of_the_package_keeps_its_traceback(tmp_path, data):
     recipe = recipe_of(tmp_path / "recipe.yaml", data)
     arguments = ["--model", "broken_resnet", "--model_args", "{layers: [1, 1, 1, 1], channels: [8, 8, 8, 8]}"]
-    with pytest.raises(ValueError, match="a bug deep inside") as caught:
+    with pytest.raises(OSError, match="a bug deep inside") as caught:
         start(recipe, "--output_dir", tmp_path / "run", *arguments)
     assert not isinstance(caught.value, MixupError)
     assert not (tmp_path / "run").exists()

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -116,3 +117,30 @@ def test_a_finished_run_whose_model_is_gone_is_reported(tmp_path, capsys):
     (tmp_path / "run" / "model.safetensors").unlink()
     assert start(*argv, "--max_steps", 1, "--resume") == 2
     assert "its model.safetensors is gone" in capsys.readouterr().err
+
+
+def test_a_run_continues_with_the_same_data_at_another_path_only(argv, reference, tmp_path, capsys):
+    [recipe], moved = argv, tmp_path / "other"
+    assert interrupted(argv, tmp_path / "run", signal.SIGTERM, 3) != 0
+    shutil.copytree(recipe.parent / "data", moved)
+    options = ["--data", moved, "--output_dir", tmp_path / "run", "--resume"]
+    shutil.copytree(recipe.parent / "data", tmp_path / "changed")
+    (tmp_path / "changed" / "train" / "cat" / "0.png").unlink()
+    assert start(*argv, *options, "--data", tmp_path / "changed") == 2
+    assert "data was './data' and is './changed'" in capsys.readouterr().err
+    assert start(*argv, *options, "--seed", 1) == 2
+    assert "seed was 0 and is 1" in capsys.readouterr().err
+    assert start(*argv, *options) == 0
+    assert record_of(tmp_path / "run")["steps"] == STEPS
+    assert record_of(tmp_path / "run")["data"]["path"] == "./other"
+    ours, whole = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", reference))
+    assert all(torch.equal(ours[name], whole[name]) for name in whole)
+
+
+def test_a_run_is_not_continued_with_other_data_at_the_same_path(tmp_path, capsys):
+    data = folder_of(tmp_path / "data", rows=10)
+    recipe = recipe_of(tmp_path / "recipe.yaml", data, save_strategy="steps", save_steps=1, num_train_epochs=4)
+    assert interrupted([recipe], tmp_path / "run", signal.SIGTERM, 1) != 0
+    (data / "train" / "cat" / "0.png").unlink()
+    assert start(recipe, "--output_dir", tmp_path / "run", "--resume") == 2
+    assert "The run started with data revision" in capsys.readouterr().err

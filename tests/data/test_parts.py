@@ -61,7 +61,8 @@ def test_slices_are_parts_of_splits(folder):
         ({"eval_split": "train[90:"}, "give for example 'train"),
         ({"eval_split": "trian[90%:]"}, "has no split 'trian"),
         ({"eval_split": "train[:10%]", "streaming": True}, "leave out streaming"),
-        ({}, "eval_fraction=0.1"),
+        ({}, "eval_fraction: 0.1"),
+        ({"train_split": "train[:10%]", "streaming": True}, "requires stored data: leave out streaming"),
     ],
 )
 def test_what_is_not_possible_is_refused(folder, options, message):

@@ -207,7 +207,8 @@ def check_share(rows: int, batch_size: int, rank: int, world: int) -> None:
     if rows < world * batch_size:
         raise DataError(
             f"{rows} rows do not fill one batch of {batch_size} on each of {world} process(es), which takes "
-            f"{world * batch_size}: choose a batch size of at most {rows // world}, fewer processes, or a larger split."
+            f"{world * batch_size}: give a per_device_train_batch_size of at most {rows // world}, fewer processes, or "
+            "a larger split."
         )
 
 
