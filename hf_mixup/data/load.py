@@ -8,7 +8,7 @@ from ..errors import DataError, did_you_mean
 from .columns import add_nested_column, check_columns, classes_in, warn_of_unseen_classes, with_labels
 from .labels import NONE, Labels, check_kind, column_values, describe_labels
 from .open_dataset import OpenedDataset, Split, Splits, open_splits
-from .parts import check_fraction, check_streamed, held_out, sliced
+from .parts import check_parts, held_out, sliced
 from .pixel_range import DeepImages
 from .streaming.cache import cache_split
 from .streaming.shards import Shards, find_shards
@@ -102,14 +102,11 @@ def load_data(
     `num_examples` must equal the number of rows if that is known.
     """
     check_kind(labels, class_names)
-    if eval_fraction is not None:
-        check_fraction(eval_fraction, eval_split, streaming)
-        eval_split = train_split
-    if streaming:
-        check_streamed(train_split)
+    check_parts(train_split, eval_split, eval_fraction, rows_per_shard, streaming)
     columns = (image_column, None if labels == "none" else label_column)
     options = {"label": columns[1], "outside": allow_outside_files}
     source = open_splits(data, data_config, revision, streaming, token, **options)
+    eval_split = eval_split if eval_fraction is None else train_split
     names = (train_split, eval_split or _default_eval_split(source.splits, data, required=evaluated or streaming))
     where = [_describe(name, data) for name in names]
     train, evaluation, rows = _two_splits(source, names, columns, data)
@@ -117,8 +114,6 @@ def load_data(
         key = str((data, data_config, source.revision))
         options = {"columns": columns, "key": key, "token": token}
         train, evaluation = _stream_splits(source, (train, evaluation), names, where, rows_per_shard, **options)
-    elif rows_per_shard is not None:
-        raise DataError(f"rows_per_shard={rows_per_shard!r} is for streamed data: leave it out, or set streaming.")
     rows[names[0]] = _known_rows(train, num_examples, where[0])
     found = _describe_labels(train, evaluation, columns[1], where, labels, class_names, unlabelled)
     if isinstance(train, datasets.Dataset):  # a stream is checked while it is read

@@ -13,20 +13,21 @@ logger = logging.getLogger(__name__)
 SEED = 0  # of the rows that are held out: the same ones in every run
 
 
-def check_fraction(fraction: float, eval_split: str | None, streaming: bool) -> None:
-    """DataError unless `eval_fraction` is a share and the only setting of the evaluation split."""
-    if not 0 < fraction < 1:
+def check_parts(
+    train_split: str, eval_split: str | None, fraction: float | None, rows_per_shard: object, streaming: bool
+) -> None:
+    """DataError for parts of splits that exclude each other or streaming; `fraction` is `eval_fraction`."""
+    if fraction is not None and not 0 < fraction < 1:
         raise DataError(f"eval_fraction={fraction!r}: give a share between 0 and 1, such as 0.1.")
-    if eval_split is not None:
+    if fraction is not None and eval_split is not None:
         raise DataError(f"eval_fraction={fraction} and eval_split={eval_split!r} exclude each other: leave one out.")
-    if streaming:
+    if fraction is not None and streaming:
         raise DataError(f"eval_fraction={fraction} requires stored data: leave out streaming, or name an eval_split.")
-
-
-def check_streamed(split: str) -> None:
-    """DataError for a part of a split, which cannot be streamed, also not that of the built-in sample."""
-    if "[" in split:
-        raise DataError(f"train_split={split!r} is a part of a split, which requires stored data: leave out streaming.")
+    if "[" in train_split and streaming:  # also of the built-in sample
+        problem = f"train_split={train_split!r} is a part of a split, which requires stored data"
+        raise DataError(f"{problem}: leave out streaming.")
+    if rows_per_shard is not None and not streaming:
+        raise DataError(f"rows_per_shard={rows_per_shard!r} is for streamed data: leave it out, or set streaming.")
 
 
 def held_out(rows: datasets.Dataset, fraction: float, label: str | None) -> tuple[datasets.Dataset, datasets.Dataset]:
