@@ -184,15 +184,16 @@ def check_trainer(trainer: MixupTrainer) -> None:
         if isinstance(images, Images):
             images.load()
     *_, steps = trainer.set_initial_training_values(args, trainer.get_train_dataloader())
-    warmup = args.get_warmup_steps(steps)
-    if warmup and warmup >= steps:
-        raise RunError(
-            f"The warm-up takes {warmup} steps and the run has {steps}: the learning rate would not be reached. Give "
-            "warmup_epochs or warmup_steps that is smaller, or 0."
-        )
     try:
         trainer.create_optimizer()
-        check_schedule(trainer.create_scheduler(steps), steps)
+        scheduler = trainer.create_scheduler(steps)  # counts the steps of an epoch for the warm-up
+        warmup = args.get_warmup_steps(steps)
+        if warmup and warmup >= steps:
+            raise RunError(
+                f"The warm-up takes {warmup} steps and the run has {steps}: the learning rate would not be reached. "
+                "Give warmup_epochs or warmup_steps that is smaller, or 0."
+            )
+        check_schedule(scheduler, steps)
     except (TypeError, ArithmeticError) as error:
         raise RunError(f"lr_scheduler_kwargs {args.lr_scheduler_kwargs}: {error}.") from error
     trainer.optimizer = trainer.lr_scheduler = None  # train() creates its own
