@@ -5,6 +5,7 @@ On a machine with a GPU, `pytest -m gpu` runs the tests that need it.
 
 import gc
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_XET"] = "1"
@@ -24,7 +25,11 @@ SIZE = (16, 16)
 
 
 def pytest_configure(config):
-    """Hide the GPUs from all other tests: they fork, which a process that has used CUDA cannot, and compare bits."""
+    """Hide the GPUs from all other tests: they fork, which a process that has used CUDA cannot, and compare bits.
+
+    A background job of a shell ignores Ctrl-C, and so would the commands that tests start and interrupt.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
