@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from concurrent.futures import thread as pools
-from queue import Queue
+from contextlib import suppress
+from queue import Empty, Queue
 from threading import Thread
 from typing import TypeVar
 
 Result = TypeVar("Result")
+STEP = 0.5  # seconds between checks for a signal
 
 
 def interruptible(call: Callable[[], Result]) -> Result:
@@ -21,13 +23,20 @@ def interruptible(call: Callable[[], Result]) -> Result:
 
     Thread(target=run, name="hf_mixup.interruptible", daemon=True).start()
     try:
-        result, error = done.get()
+        result, error = received(done)
     except BaseException:
         _abandon_pools()
         raise
     if error is not None:
         raise error
     return result
+
+
+def received(queue: Queue) -> Result:
+    """The next item of a queue. Waits in steps: a signal that arrives just before a wait is handled after it only."""
+    while True:
+        with suppress(Empty):
+            return queue.get(timeout=STEP)
 
 
 def _abandon_pools() -> None:

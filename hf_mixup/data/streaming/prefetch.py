@@ -6,6 +6,8 @@ from queue import Queue
 from threading import Event, Semaphore, Thread
 from typing import TypeVar
 
+from ...hub.interruptible import received
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 END = object()
@@ -40,7 +42,7 @@ def prefetch(make: Callable[[Callable[[float], None]], Iterator[Item]], ahead: i
     thread = Thread(target=run, name="hf_mixup.prefetch", daemon=True)
     try:
         thread.start()
-        while (entry := items.get())[0] is not END:
+        while (entry := received(items))[0] is not END:
             allowed.release()
             yield entry[0]
         if entry[1] is not None:
@@ -79,7 +81,7 @@ def parallel_map(function: Callable[[Item], Result], items: list[Item], threads:
         Thread(target=work, name="hf_mixup.parallel_map", daemon=True).start()
     results = {}
     for _ in items:
-        number, results[number], error = done.get()
+        number, results[number], error = received(done)
         if error is not None:
             waiting.clear()
             raise error
