@@ -284,7 +284,7 @@ class Broken(BatchNormAct2d):
 
     def forward(self, x):
         if self.training:
-            raise OSError("a bug deep inside")
+            raise EOFError("a bug deep inside")
         return super().forward(x)
 
 
@@ -296,7 +296,7 @@ def broken_resnet(pretrained=False, **arguments):
 def test_an_error_that_is_not_of_the_package_keeps_its_traceback(tmp_path, data):
     recipe = recipe_of(tmp_path / "recipe.yaml", data)
     arguments = ["--model", "broken_resnet", "--model_args", "{layers: [1, 1, 1, 1], channels: [8, 8, 8, 8]}"]
-    with pytest.raises(OSError, match="a bug deep inside") as caught:
+    with pytest.raises(EOFError, match="a bug deep inside") as caught:
         start(recipe, "--output_dir", tmp_path / "run", *arguments)
     assert not isinstance(caught.value, MixupError)
     assert not (tmp_path / "run").exists()
